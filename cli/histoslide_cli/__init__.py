@@ -1,0 +1,1 @@
+"""The ``histoslide`` command. Arguments in, library calls, exit codes out; nothing else."""

@@ -1,0 +1,174 @@
+"""What every command shares: exit codes, logging, progress, and common options."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from histoslide.geometry import Mpp
+    from histoslide.pipeline import TissueOptions
+
+EXIT_DONE = 0
+EXIT_USAGE = 2
+EXIT_SOME_FAILED = 3
+EXIT_NONE_SUCCEEDED = 4
+EXIT_RESOLUTION = 5
+EXIT_INTERRUPTED = 130
+
+PLAIN_INTERVAL_S = 10.0
+"""Seconds between progress lines where stderr is no terminal."""
+
+
+class _Format(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        word = {"WARNING": "warning: ", "ERROR": "error: "}.get(record.levelname, "")
+        return f"histoslide: {word}{record.getMessage()}"
+
+
+class _Handler(logging.Handler):
+    """Writes to whatever stderr is now, without tearing a progress bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def set_up_logging(*, quiet: bool, verbose: bool) -> None:
+    """Send the library's messages to stderr, one line each."""
+    logger = logging.getLogger("histoslide")
+    logger.handlers.clear()
+    handler = _Handler()
+    handler.setFormatter(_Format())
+    logger.addHandler(handler)
+    logger.propagate = False
+    logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+
+
+class Progress:
+    """A bar with rate and time left on a terminal, plain lines elsewhere, nothing when quiet."""
+
+    def __init__(self, label: str, *, unit: str, quiet: bool) -> None:
+        self._label, self._unit, self._quiet = label, unit, quiet
+        self._bar: Any = None
+        self._started = self._said = time.monotonic()
+        self._first: int | None = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Say that ``done`` of ``total`` units are finished."""
+        if self._quiet:
+            return
+        if sys.stderr.isatty():
+            if self._bar is None:
+                from tqdm import tqdm
+
+                self._bar = tqdm(total=total, initial=done - 1, desc=self._label, unit=self._unit)
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._bar.n)
+            return
+        now = time.monotonic()
+        first = self._first = done if self._first is None else self._first
+        if done < total and now - self._said < PLAIN_INTERVAL_S:
+            return
+        self._said = now
+        left = (now - self._started) / max(1, done - first + 1) * (total - done)
+        tail = f", {note}" if note else ""
+        line = f"{self._label}: {done} of {total} {self._unit}s{tail}"
+        line += f", about {left:.0f} s left" if done < total else ""
+        print(f"histoslide: {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def add_resolution_options(parser: argparse.ArgumentParser) -> None:
+    """``--mpp`` and ``--mpp-csv``."""
+    parser.add_argument(
+        "--mpp",
+        type=float,
+        metavar="UM",
+        help="micrometres per pixel of level 0, instead of what the slide records",
+    )
+    parser.add_argument(
+        "--mpp-csv",
+        type=Path,
+        metavar="FILE",
+        help="CSV with the columns slide,mpp; goes before --mpp for the slides it names",
+    )
+
+
+def read_resolutions(arguments: argparse.Namespace) -> tuple[Mpp | None, dict[str, Mpp]]:
+    """What ``--mpp`` and ``--mpp-csv`` say.
+
+    Raises:
+        ResolutionError: not a positive number, or an unusable file.
+    """
+    from histoslide.geometry import Mpp
+    from histoslide.slide import read_mpp_csv
+
+    mpp = None if arguments.mpp is None else Mpp(value=arguments.mpp, source="--mpp")
+    return mpp, {} if arguments.mpp_csv is None else read_mpp_csv(arguments.mpp_csv)
+
+
+def add_tissue_options(parser: argparse.ArgumentParser) -> None:
+    """``--tissue``, ``--tissue-threshold``, ``--mask`` and ``--roi``."""
+    parser.add_argument(
+        "--tissue",
+        choices=("otsu", "hed", "entropy", "none"),
+        default="otsu",
+        help="how tissue is found: Otsu on saturation, stain density after colour deconvolution, "
+        "local entropy, or everything (default: otsu)",
+    )
+    parser.add_argument(
+        "--tissue-threshold",
+        type=float,
+        default=0.1,
+        metavar="PART",
+        help="part of the label footprint that must be tissue, 0-1 (default: 0.1)",
+    )
+    parser.add_argument(
+        "--mask",
+        type=Path,
+        metavar="FILE",
+        help="tissue mask instead: a PNG that spans the slide, or GeoJSON in level-0 pixels",
+    )
+    parser.add_argument(
+        "--roi", type=Path, metavar="FILE", help="only work inside this PNG or GeoJSON region"
+    )
+
+
+def tissue_options(arguments: argparse.Namespace) -> TissueOptions:
+    """What the tissue options say.
+
+    Raises:
+        HistoslideError: a value is out of range.
+    """
+    from histoslide.pipeline import TissueOptions
+
+    return TissueOptions(
+        method=arguments.tissue,
+        threshold=arguments.tissue_threshold,
+        mask=arguments.mask,
+        roi=arguments.roi,
+    )
+
+
+def scrubbed_command(argv: list[str]) -> str:
+    """A command line in which every path is reduced to its last part, for metadata."""
+    words = ["histoslide"]
+    for word in argv:
+        option, equals, value = word.partition("=")
+        if equals and option.startswith("--"):
+            words.append(f"{option}={Path(value).name}")
+        else:
+            words.append(Path(word).name if "/" in word or "\\" in word else word)
+    return " ".join(words)

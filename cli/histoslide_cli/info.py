@@ -1,0 +1,146 @@
+"""``histoslide info``: what a slide is, before anything is done with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histoslide_cli.console import (
+    EXIT_DONE,
+    EXIT_NONE_SUCCEEDED,
+    EXIT_SOME_FAILED,
+    EXIT_USAGE,
+    add_resolution_options,
+    add_tissue_options,
+    read_resolutions,
+    tissue_options,
+)
+
+if TYPE_CHECKING:
+    from histoslide.slide import Slide
+
+logger = logging.getLogger("histoslide.cli")
+
+
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    common: argparse.ArgumentParser,
+) -> argparse.ArgumentParser:
+    """Add this command's options."""
+    parser = subparsers.add_parser(
+        "info",
+        parents=[common],
+        help="what a slide is: size, levels, resolution",
+        description="Shows size, levels and resolution of slides, and on request a picture of "
+        "tissue mask and grid to check before scoring.",
+        epilog="example: histoslide info slides/*.svs --mask-png checks/",
+    )
+    parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE", help="files or folders")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--mask-png",
+        type=Path,
+        metavar="PATH",
+        help="draw mask and grid over each slide: a .png file for one slide, else a folder",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing pictures")
+    add_resolution_options(parser)
+    add_tissue_options(parser)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show every slide that opens; the exit code tells whether all did."""
+    from histoslide.errors import HistoslideError
+    from histoslide.slide import find_slides, open_slide
+
+    mpp, by_name = read_resolutions(arguments)
+    paths = find_slides(arguments.slides)
+    found: list[dict[str, Any]] = []
+    failed = 0
+    for path in paths:
+        try:
+            with open_slide(path, mpp=by_name.get(path.name, mpp)) as slide:
+                facts = describe(slide)
+                if not arguments.json:
+                    print_facts(facts)
+                found.append(facts)
+                if arguments.mask_png is not None:
+                    draw_check(slide, arguments, several=len(paths) > 1)
+        except HistoslideError as error:
+            failed += 1
+            if len(paths) == 1:
+                raise
+            logger.error("%s", error)  # noqa: TRY400
+    if arguments.json:
+        print(json.dumps(found, indent=2))  # noqa: T201
+    if failed == len(paths):
+        return EXIT_NONE_SUCCEEDED if failed > 1 else EXIT_USAGE
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def describe(slide: Slide) -> dict[str, Any]:
+    """The facts of a slide, JSON-ready."""
+    bounds = slide.bounds_l0
+    return {
+        "name": slide.name,
+        "vendor": slide.properties.get("openslide.vendor"),
+        "width_l0": slide.size_l0.width,
+        "height_l0": slide.size_l0.height,
+        "mpp": None if slide.mpp is None else slide.mpp.value,
+        "mpp_source": None if slide.mpp is None else slide.mpp.source,
+        "objective_power": slide.properties.get("openslide.objective-power"),
+        "levels": [
+            {"width": size.width, "height": size.height, "downsample": downsample}
+            for size, downsample in zip(slide.level_sizes, slide.level_downsamples, strict=True)
+        ],
+        "bounds_l0": None if bounds is None else [bounds.x, bounds.y, bounds.width, bounds.height],
+        "quickhash": slide.properties.get("openslide.quickhash-1"),
+    }
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Print a slide's facts for a person."""
+    mpp = facts["mpp"]
+    width, height = facts["width_l0"], facts["height_l0"]
+    lines = [facts["name"]]
+    size = f"{width:,} × {height:,} px"
+    if mpp is not None:
+        size += f" = {width * mpp / 1000:.2f} × {height * mpp / 1000:.2f} mm"
+    resolution = (
+        "unknown: pass --mpp to work on this slide"
+        if mpp is None
+        else f"{mpp:.4g} µm/px ({facts['mpp_source']})"
+    )
+    levels = ", ".join(
+        f"{level['width']:,}×{level['height']:,} (÷{level['downsample']:.4g})"
+        for level in facts["levels"]
+    )
+    lines += [f"  size        {size}", f"  resolution  {resolution}", f"  levels      {levels}"]
+    power = facts["objective_power"]
+    lines.append(f"  scanner     {facts['vendor']}" + (f", objective {power}×" if power else ""))
+    if facts["bounds_l0"] is not None:
+        x, y, w, h = facts["bounds_l0"]
+        lines.append(f"  bounds      {w:g}×{h:g} px at ({x:g}, {y:g})")
+    print("\n".join(lines))  # noqa: T201
+
+
+def draw_check(slide: Slide, arguments: argparse.Namespace, *, several: bool) -> None:
+    """Draw mask and grid of a slide."""
+    from histoslide.heatmap import make_grid, plan_cells
+    from histoslide.model import default_bundle, read_spec
+    from histoslide.render import DEFAULT_OVERLAY_PX, draw_mask, save_png
+
+    options = tissue_options(arguments)
+    grid = make_grid(slide, read_spec(default_bundle()))
+    tissue, roi = options.find(slide)
+    plan = plan_cells(grid, tissue, threshold=options.threshold, roi=roi)
+    picture = draw_mask(slide, tissue, grid, plan, longest_px=DEFAULT_OVERLAY_PX)
+    target: Path = arguments.mask_png
+    if several or target.suffix.lower() != ".png":
+        target = target / f"{slide.name}-mask.png"
+    save_png(picture.image, target, overwrite=arguments.overwrite)
+    logger.info("wrote %s", target)

@@ -1,0 +1,73 @@
+"""Entry point: builds the parser, runs a command, turns errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from histoslide.errors import HistoslideError, ResolutionUnknownError
+from histoslide_cli import demo, info, overlay, score, tile, train
+from histoslide_cli.console import EXIT_INTERRUPTED, EXIT_RESOLUTION, EXIT_USAGE, set_up_logging
+
+COMMANDS = (info, tile, train, score, overlay, demo)
+"""Modules with ``add_parser`` and ``run``; none imports torch before it runs."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="histoslide",
+        description="Finds metastases in whole-slide images of lymph nodes. A research tool, not "
+        "a medical device.",
+        epilog="example: histoslide score slide.tif --out heat.zarr",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"histoslide {version('histoslide')}"
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    noise = common.add_mutually_exclusive_group()
+    noise.add_argument("--quiet", action="store_true", help="say nothing but errors and results")
+    noise.add_argument("--verbose", action="store_true", help="say what is being done")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        module.add_parser(subparsers, common).set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        argv: arguments without the program's name; None for those of the process.
+    """
+    arguments = build_parser().parse_args(argv)
+    set_up_logging(quiet=arguments.quiet, verbose=arguments.verbose)
+    log = logging.getLogger("histoslide")
+    try:
+        code: int = arguments.run(arguments)
+    except ResolutionUnknownError as error:
+        log.error("%s", error)  # noqa: TRY400 - one line for the user, no traceback
+        return EXIT_RESOLUTION
+    except HistoslideError as error:
+        log.error("%s", error)  # noqa: TRY400
+        return EXIT_USAGE
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does: that is not an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        log.error("interrupted: run the same command again to continue")  # noqa: TRY400
+        sys.stderr.flush()
+        if argv is None:
+            # Worker threads may be minutes into a block; what they would write is not needed.
+            os._exit(EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

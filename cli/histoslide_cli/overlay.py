@@ -1,0 +1,69 @@
+"""``histoslide overlay``: a heatmap drawn over its slide."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from histoslide_cli.console import EXIT_DONE
+
+logger = logging.getLogger("histoslide.cli")
+
+
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    common: argparse.ArgumentParser,
+) -> argparse.ArgumentParser:
+    """Add this command's options."""
+    parser = subparsers.add_parser(
+        "overlay",
+        parents=[common],
+        help="draw a heatmap over its slide",
+        description="Draws a stored heatmap over its slide as a PNG with colour bar, scale bar "
+        "and title, on an absolute scale from 0 to 1.",
+        epilog="example: histoslide overlay heat.zarr --slide slide.tif --out heat.png",
+    )
+    parser.add_argument("heatmap", type=Path, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument(
+        "--slide", type=Path, metavar="FILE", help="the slide (default: draw without tissue)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="PNG to write")
+    parser.add_argument(
+        "--size", type=int, default=1600, metavar="PX", help="longest side (default: 1600)"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, metavar="P", help="outlined (default: 0.5)"
+    )
+    parser.add_argument("--class", dest="class_name", metavar="NAME", help="of several classes")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw the overlay."""
+    from histoslide.errors import HistoslideError
+    from histoslide.outputs import refuse_existing
+    from histoslide.render import draw_overlay, save_png
+    from histoslide.slide import open_slide
+    from histoslide.store import open_heatmap
+
+    if arguments.size < 100:
+        raise HistoslideError(f"--size must be at least 100 px, not {arguments.size}")
+    if not 0 <= arguments.threshold <= 1:
+        raise HistoslideError(f"--threshold must lie in 0-1, not {arguments.threshold}")
+    refuse_existing(arguments.out, overwrite=arguments.overwrite)
+    heat = open_heatmap(arguments.heatmap)
+    slide = (
+        None if arguments.slide is None else open_slide(arguments.slide, mpp=heat.grid.slide_mpp)
+    )
+    overlay = draw_overlay(
+        heat,
+        slide,
+        longest_px=arguments.size,
+        threshold=arguments.threshold,
+        class_name=arguments.class_name,
+    )
+    save_png(overlay.image, arguments.out, overwrite=arguments.overwrite)
+    print(arguments.out)  # noqa: T201
+    return EXIT_DONE

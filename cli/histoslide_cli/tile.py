@@ -1,0 +1,116 @@
+"""``histoslide tile``: tissue tiles of slides as files."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from histoslide_cli.console import (
+    EXIT_DONE,
+    EXIT_NONE_SUCCEEDED,
+    EXIT_SOME_FAILED,
+    Progress,
+    add_resolution_options,
+    add_tissue_options,
+    read_resolutions,
+    tissue_options,
+)
+
+logger = logging.getLogger("histoslide.cli")
+
+
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    common: argparse.ArgumentParser,
+) -> argparse.ArgumentParser:
+    """Add this command's options."""
+    parser = subparsers.add_parser(
+        "tile",
+        parents=[common],
+        help="cut tissue into tiles on disk",
+        description="Cuts the tissue of slides into tiles at a fixed resolution, with a CSV "
+        "manifest and a contact sheet. Running it again continues; several slides get a folder "
+        "each.",
+        epilog="example: histoslide tile slide.svs --out tiles/ --format png",
+    )
+    parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE", help="files or folders")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write")
+    parser.add_argument(
+        "--format",
+        choices=("png", "jpg", "pcam-hdf5"),
+        default="png",
+        help="picture files, or one HDF5 file a slide as PatchCamelyon has them (default: png)",
+    )
+    parser.add_argument(
+        "--size", type=int, default=96, metavar="PX", help="side of a tile (default: 96)"
+    )
+    parser.add_argument(
+        "--label-size",
+        type=int,
+        default=32,
+        metavar="PX",
+        help="side of the centre that must be tissue (default: 32)",
+    )
+    parser.add_argument(
+        "--target-mpp",
+        type=float,
+        default=0.972,
+        metavar="UM",
+        help="micrometres per pixel of the tiles (default: 0.972, as PatchCamelyon)",
+    )
+    parser.add_argument(
+        "--stride", type=int, metavar="PX", help="distance between tiles (default: their size)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing tile folder")
+    add_resolution_options(parser)
+    add_tissue_options(parser)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Tile every slide; the exit code tells whether all of it could be read."""
+    from histoslide.errors import HistoslideError
+    from histoslide.pipeline import output_names, tile_slide
+    from histoslide.slide import find_slides
+
+    if arguments.size < 1 or not 0 < arguments.label_size <= arguments.size:
+        raise HistoslideError(
+            f"--label-size {arguments.label_size} must lie in 1..--size ({arguments.size})"
+        )
+    if arguments.stride is not None and arguments.stride < 1:
+        raise HistoslideError(f"--stride must be at least 1 px, not {arguments.stride}")
+    mpp, by_name = read_resolutions(arguments)
+    options = tissue_options(arguments)
+    paths = find_slides(arguments.slides)
+    names = output_names(paths)
+    failed = damaged = 0
+    for path in paths:
+        out = arguments.out / Path(names[path]).stem if len(paths) > 1 else arguments.out
+        try:
+            with Progress(path.name, unit="tile", quiet=arguments.quiet) as progress:
+                tiles = tile_slide(
+                    path,
+                    out,
+                    input_px=arguments.size,
+                    label_px=arguments.label_size,
+                    target_mpp=arguments.target_mpp,
+                    stride_px=arguments.stride,
+                    tissue=options,
+                    tile_format=arguments.format,
+                    mpp=by_name.get(path.name, mpp),
+                    overwrite=arguments.overwrite,
+                    on_tiles=progress.update,
+                )
+        except HistoslideError as error:
+            failed += 1
+            if len(paths) == 1:
+                raise
+            logger.error("%s", error)  # noqa: TRY400
+            continue
+        damaged += tiles.unreadable > 0
+        missing = f", {tiles.unreadable} could not be read" if tiles.unreadable else ""
+        print(f"{path.name}: {tiles.tiles} tiles{missing} in {out}")  # noqa: T201
+    if failed == len(paths):
+        return EXIT_NONE_SUCCEEDED
+    return EXIT_SOME_FAILED if failed or damaged else EXIT_DONE

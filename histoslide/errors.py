@@ -1,0 +1,53 @@
+"""Every error that a user of histoslide can cause or meet.
+
+Each message is one line that carries the offending value and the way out. The commands turn these
+into exit codes; anything that is not a :class:`HistoslideError` is a bug.
+"""
+
+
+class HistoslideError(Exception):
+    """Base of all expected errors."""
+
+
+class SlideOpenError(HistoslideError):
+    """A file is missing, is not a slide, or is a slide no reader supports."""
+
+
+class SlideReadError(HistoslideError):
+    """A slide opened, but some of its pixels cannot be read."""
+
+
+class ResolutionUnknownError(HistoslideError):
+    """A slide records no micrometres per pixel and none were given."""
+
+
+class ResolutionError(HistoslideError):
+    """A recorded or given resolution cannot be used (not positive, or x and y differ)."""
+
+
+class MaskError(HistoslideError):
+    """A tissue mask or region of interest cannot be read or does not fit the slide."""
+
+
+class BundleError(HistoslideError):
+    """A model bundle is missing, malformed, or its weights are not those it was written with."""
+
+
+class WeightsUnavailableError(HistoslideError):
+    """Pretrained weights were asked for and can neither be found nor downloaded."""
+
+
+class DataError(HistoslideError):
+    """Training data are missing, empty, or not what their layout promises."""
+
+
+class StoreError(HistoslideError):
+    """A heat.zarr cannot be read or written."""
+
+
+class SettingsDifferError(StoreError):
+    """A heat.zarr was begun with settings that differ from those asked for now."""
+
+
+class OutputExistsError(HistoslideError):
+    """An output already exists and overwriting it was not asked for."""

@@ -1,0 +1,88 @@
+"""Lengths and boxes whose frame is in their name: level-0 pixels, model pixels, cells."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from histoslide.errors import ResolutionError
+
+PLAUSIBLE_MPP = (0.05, 5.0)
+"""Micrometres per pixel of a light-microscope slide scan: 100× oil is about 0.1, 2× about 5."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mpp:
+    """A resolution in micrometres per pixel and where it comes from.
+
+    Raises:
+        ResolutionError: not a positive number.
+    """
+
+    value: float
+    """Micrometres per pixel."""
+    source: str
+    """``slide metadata``, ``--mpp`` or ``--mpp-csv``, or what a caller of the library says."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.value) and self.value > 0):
+            raise ResolutionError(
+                f"a resolution must be a positive number of µm/px, not {self.value} ({self.source})"
+            )
+
+    @property
+    def plausible(self) -> bool:
+        """Whether a microscope slide could have been scanned at this resolution."""
+        low, high = PLAUSIBLE_MPP
+        return low <= self.value <= high
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width and height in pixels of a frame that the holder names."""
+
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"a size must be positive, not {self.width}×{self.height}")
+
+
+@dataclass(frozen=True)
+class Box:
+    """An axis-parallel rectangle with real-valued corners, x to the right and y down."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def right(self) -> float:
+        """X of the right edge."""
+        return self.x + self.width
+
+    @property
+    def bottom(self) -> float:
+        """Y of the lower edge."""
+        return self.y + self.height
+
+    def scaled(self, factor: float) -> Box:
+        """The same rectangle in a frame whose pixels are ``1 / factor`` times as large."""
+        return Box(self.x * factor, self.y * factor, self.width * factor, self.height * factor)
+
+
+@dataclass(frozen=True)
+class CellRange:
+    """A rectangle of cells: rows ``row`` to ``row + rows``, columns ``col`` to ``col + cols``."""
+
+    row: int
+    col: int
+    rows: int
+    cols: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """The range as array indices (row, col)."""
+        return slice(self.row, self.row + self.rows), slice(self.col, self.col + self.cols)

@@ -1,0 +1,201 @@
+"""A heatmap as a Dask array whose blocks know how to score themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from histoslide.geometry import Mpp, Size
+from histoslide.grid import DEFAULT_BLOCK_CELLS, TileGrid
+from histoslide.model import Model, ModelSpec
+from histoslide.scoring import Status, block_dtype, score_block
+from histoslide.slide import Slide, require_mpp
+from histoslide.tissue import METHODS, TissueMask, find_tissue
+
+DEFAULT_TISSUE_THRESHOLD = 0.1
+"""Part of the label footprint that must be tissue. Low, because a label speaks of any tumour in
+the footprint: a nest at the rim of the tissue must not be passed over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LazyHeatmap:
+    """A heatmap before it is computed. Storing it is running it (:mod:`histoslide.store`)."""
+
+    blocks: da.Array
+    """Structured array of shape ``grid.shape``, one chunk a block; see
+    :func:`histoslide.scoring.block_dtype`."""
+    plan: NDArray[np.uint8]
+    """Status of every cell before scoring, shape ``grid.shape``."""
+    grid: TileGrid
+    """Where the cells lie."""
+    spec: ModelSpec
+    """The model that scores them."""
+    slide: Mapping[str, Any]
+    """Facts about the slide, JSON-ready, for the metadata."""
+    mask: Mapping[str, Any]
+    """How the plan was made, JSON-ready, for the metadata."""
+    model: Mapping[str, Any]
+    """Name, hash and spec of the model, JSON-ready, for the metadata."""
+    device: str
+    """Where it will be computed."""
+
+    @property
+    def probability(self) -> da.Array:
+        """Lazy probabilities, shape (rows, cols, classes); NaN where nothing is scored."""
+        return self.blocks["probability"]
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that decides the values of the heatmap, JSON-ready."""
+        grid = self.grid
+        return {
+            "slide.size_l0": [grid.size_l0.width, grid.size_l0.height],
+            "slide.quickhash": self.slide["quickhash"],
+            "slide.mpp": grid.slide_mpp.value,
+            "grid.stride_px": grid.stride_px,
+            "grid.block_cells": grid.block_cells,
+            "mask.method": self.mask["method"],
+            "mask.threshold": self.mask["threshold"],
+            "mask.roi": self.mask["roi"],
+            "mask.plan_sha256": hashlib.sha256(self.plan.tobytes()).hexdigest(),
+            "model.name": self.model["name"],
+            "model.sha256": self.model["sha256"],
+        }
+
+
+def make_grid(
+    slide: Slide,
+    spec: ModelSpec,
+    *,
+    stride_px: int | None = None,
+    block_cells: int = DEFAULT_BLOCK_CELLS,
+) -> TileGrid:
+    """The grid on which a model scores a slide; the stride defaults to the label footprint.
+
+    Raises:
+        ResolutionUnknownError: the slide's resolution is not known.
+        ResolutionError: the slide is much coarser than the model.
+    """
+    return TileGrid(
+        size_l0=slide.size_l0,
+        slide_mpp=require_mpp(slide),
+        model_mpp=spec.mpp,
+        input_px=spec.input_px,
+        label_px=spec.label_px,
+        stride_px=spec.label_px if stride_px is None else stride_px,
+        block_cells=block_cells,
+    )
+
+
+def plan_cells(
+    grid: TileGrid,
+    tissue: TissueMask,
+    *,
+    threshold: float = DEFAULT_TISSUE_THRESHOLD,
+    roi: TissueMask | None = None,
+) -> NDArray[np.uint8]:
+    """Decide which cells to score.
+
+    Args:
+        grid: of the slide.
+        tissue: mask of the slide.
+        threshold: part of the label footprint that must be tissue, 0-1; at 0, every cell counts.
+        roi: region of interest; cells with less than half of their footprint in it are excluded.
+
+    Returns:
+        ``PENDING``, ``BACKGROUND`` or ``EXCLUDED`` for each cell, shape ``grid.shape``.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"the tissue threshold must lie in 0-1, not {threshold}")
+    share = tissue.fractions(grid, side_px=grid.label_px)
+    # A bare comparison would lose footprints that are all tissue to float rounding at 1.0.
+    enough = share >= threshold - 1e-9
+    plan = np.where(enough, Status.PENDING, Status.BACKGROUND).astype(np.uint8)
+    if roi is not None:
+        plan[roi.fractions(grid, side_px=grid.label_px) < 0.5] = Status.EXCLUDED
+    return plan
+
+
+def make_heatmap(
+    slide: Slide,
+    model: Model,
+    *,
+    stride_px: int | None = None,
+    tissue: TissueMask | None = None,
+    tissue_threshold: float = DEFAULT_TISSUE_THRESHOLD,
+    roi: TissueMask | None = None,
+    block_cells: int = DEFAULT_BLOCK_CELLS,
+) -> LazyHeatmap:
+    """Lay out a slide's heatmap; pixels are read and scored only when it is stored.
+
+    Args:
+        slide: with a known resolution.
+        model: to score with.
+        stride_px: side of a cell in model pixels; None for the model's label footprint.
+        tissue: mask; None finds it with the default method.
+        tissue_threshold: see :func:`plan_cells`.
+        roi: see :func:`plan_cells`.
+        block_cells: side of a block in cells.
+
+    Raises:
+        ResolutionUnknownError: the slide's resolution is not known.
+        ResolutionError: the slide is much coarser than the model.
+    """
+    grid = make_grid(slide, model.spec, stride_px=stride_px, block_cells=block_cells)
+    tissue = find_tissue(slide, METHODS["otsu"]) if tissue is None else tissue
+    plan = plan_cells(grid, tissue, threshold=tissue_threshold, roi=roi)
+
+    def score(part: NDArray[np.uint8], block_id: tuple[int, int]) -> NDArray[np.void]:
+        return score_block(slide, grid, grid.block(*block_id), part, model)
+
+    dtype = block_dtype(len(model.spec.classes))
+    blocks = da.map_blocks(
+        score,
+        da.from_array(plan, chunks=(block_cells, block_cells), name=False),
+        dtype=dtype,
+        meta=np.empty((0, 0), dtype=dtype),
+        name=f"score-{uuid.uuid4().hex}",
+    )
+    return LazyHeatmap(
+        blocks=blocks,
+        plan=plan,
+        grid=grid,
+        spec=model.spec,
+        slide=_describe_slide(slide, grid.slide_mpp),
+        mask={
+            "method": tissue.method,
+            "settings": dict(tissue.settings),
+            "threshold": tissue_threshold,
+            "tissue_share": tissue.tissue_share,
+            "roi": None if roi is None else dict(roi.settings),
+            "warnings": list(tissue.warnings),
+        },
+        model={
+            "name": model.spec.name,
+            "sha256": model.sha256,
+            "spec": json.loads(model.spec.to_json()),
+        },
+        device=str(model.device),
+    )
+
+
+def _describe_slide(slide: Slide, mpp: Mpp) -> dict[str, Any]:
+    size: Size = slide.size_l0
+    bounds = slide.bounds_l0
+    return {
+        "name": slide.name,
+        "size_l0": [size.width, size.height],
+        "quickhash": slide.properties.get("openslide.quickhash-1"),
+        "vendor": slide.properties.get("openslide.vendor"),
+        "bounds_l0": None if bounds is None else [bounds.x, bounds.y, bounds.width, bounds.height],
+        "mpp": mpp.value,
+        "mpp_source": mpp.source,
+    }

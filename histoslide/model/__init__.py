@@ -1,0 +1,16 @@
+"""Trained models: what they are, how they are kept, and how they predict."""
+
+from histoslide.model.bundle import default_bundle, load_bundle, read_spec, save_bundle
+from histoslide.model.prediction import Model, load_model, pick_device
+from histoslide.model.spec import ModelSpec
+
+__all__ = [
+    "Model",
+    "ModelSpec",
+    "default_bundle",
+    "load_bundle",
+    "load_model",
+    "pick_device",
+    "read_spec",
+    "save_bundle",
+]

@@ -1,0 +1,106 @@
+"""Networks by name: a torchvision body with fastai's head, built without importing fastai.
+
+The modules are laid out as ``Sequential(body, head)`` exactly as ``fastai.vision_learner`` lays
+them out, so a state dict moves between the two without renaming (a test compares the logits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from histoslide.errors import BundleError, WeightsUnavailableError
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import ResNet
+
+BODY_SPLIT = 6
+"""Index in a ResNet body where fastai starts its second parameter group (layer3 onwards)."""
+
+
+class ConcatPool(nn.Module):
+    """Adaptive maximum and average pooling to 1x1, concatenated (maximum first, as in fastai)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (n, c, h, w) features to (n, 2c, 1, 1)."""
+        maximum = torch.amax(features, dim=(2, 3), keepdim=True)
+        average = torch.mean(features, dim=(2, 3), keepdim=True)
+        return torch.cat([maximum, average], dim=1)
+
+
+def fastai_head(features: int, classes: int) -> nn.Sequential:
+    """The classification head of ``fastai.vision.learner.create_head`` with its defaults.
+
+    Args:
+        features: channels that the body puts out.
+        classes: number of logits.
+    """
+    return nn.Sequential(
+        ConcatPool(),
+        nn.Flatten(),
+        nn.BatchNorm1d(2 * features),
+        nn.Dropout(0.25),
+        nn.Linear(2 * features, 512, bias=False),
+        nn.ReLU(inplace=True),
+        nn.BatchNorm1d(512),
+        nn.Dropout(0.5),
+        nn.Linear(512, classes, bias=False),
+    )
+
+
+def _resnet(build: Callable[..., ResNet], features: int) -> Callable[[int, bool], nn.Sequential]:
+    def make(classes: int, imagenet: bool) -> nn.Sequential:
+        if imagenet:
+            try:
+                network = build(weights="DEFAULT")
+            except OSError as error:  # URLError and a full disk are both OSErrors
+                raise WeightsUnavailableError(
+                    f"ImageNet weights of {build.__name__} could not be fetched ({error}): connect "
+                    f"to the network once, put the file into {torch.hub.get_dir()}/checkpoints, or "
+                    "use --pretrained none"
+                ) from error
+        else:
+            # Residual branches that start at zero: a deep network trained from nothing learns
+            # from the first steps on (Goyal et al. 2017, section 5.1).
+            network = build(weights=None, zero_init_residual=True)
+        body = nn.Sequential(*list(network.children())[:-2])
+        head = fastai_head(features, classes)
+        for layer in head:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight)
+        return nn.Sequential(body, head)
+
+    return make
+
+
+ARCHITECTURES: Mapping[str, Callable[[int, bool], nn.Sequential]] = {
+    "resnet18": _resnet(models.resnet18, 512),
+    "resnet34": _resnet(models.resnet34, 512),
+    "resnet50": _resnet(models.resnet50, 2048),
+}
+"""Name to ``make(classes, imagenet)``; a new network is one more entry."""
+
+
+def build_network(architecture: str, classes: int, *, imagenet: bool = False) -> nn.Sequential:
+    """Build a network that maps normalised (n, 3, h, w) float tiles to (n, classes) logits.
+
+    Args:
+        architecture: a key of :data:`ARCHITECTURES`.
+        classes: number of logits.
+        imagenet: start the body from torchvision's ImageNet weights (fetched on first use).
+
+    Raises:
+        BundleError: no such architecture.
+        WeightsUnavailableError: the ImageNet weights can neither be found nor fetched.
+    """
+    try:
+        make = ARCHITECTURES[architecture]
+    except KeyError:
+        raise BundleError(
+            f"unknown architecture {architecture!r}: choose from {', '.join(ARCHITECTURES)}"
+        ) from None
+    return make(classes, imagenet)

@@ -1,0 +1,126 @@
+"""The bundle: one ``.safetensors`` file with the weights and, in its metadata, the spec.
+
+Loading parses numbers and JSON and executes no code. A hash of the weights is stored beside the
+spec and checked at loading, so a damaged or altered file is refused instead of scored with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from histoslide.errors import BundleError
+from histoslide.model.spec import ModelSpec
+from histoslide.outputs import refuse_existing, whole_file
+
+_SPEC_KEY = "histoslide"
+_HASH_KEY = "weights_sha256"
+
+
+def default_bundle() -> Path:
+    """Path of the bundle that ships with histoslide."""
+    return Path(__file__).parents[1] / "weights" / "pcam-resnet50.safetensors"
+
+
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of all tensors, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_bundle(
+    path: Path,
+    spec: ModelSpec,
+    state: Mapping[str, Tensor],
+    *,
+    half: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write a bundle atomically: the file is either the whole new one or what was there before.
+
+    Args:
+        path: file to write, conventionally ending in ``.safetensors``.
+        spec: what the weights are.
+        state: the network's state dict.
+        half: store floating-point weights as float16, half the size.
+        overwrite: replace an existing file.
+
+    Raises:
+        OutputExistsError: the file exists and ``overwrite`` is false.
+        BundleError: the folder cannot be written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    tensors = {}
+    for name, tensor in state.items():
+        value = tensor.detach().cpu()
+        if half and value.is_floating_point():
+            value = value.to(torch.float16)
+        tensors[name] = value.contiguous().clone()
+    metadata = {_SPEC_KEY: spec.to_json(), _HASH_KEY: weights_sha256(tensors)}
+    try:
+        with whole_file(path) as partial:
+            save_file(tensors, partial, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path} cannot be written: {error}") from error
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """Read a bundle's spec without its weights (no torch tensors are made).
+
+    Raises:
+        BundleError: missing, not a safetensors file, or without a valid histoslide spec.
+    """
+    return ModelSpec.from_json(_metadata(path)[_SPEC_KEY])
+
+
+def load_bundle(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """Read a bundle's spec and its weights as float32 on the CPU.
+
+    Raises:
+        BundleError: as :func:`read_spec`, or the weights differ from those it was written with.
+    """
+    metadata = _metadata(path)
+    spec = ModelSpec.from_json(metadata[_SPEC_KEY])
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from error
+    if weights_sha256(state) != metadata.get(_HASH_KEY):
+        raise BundleError(
+            f"{path}: the weights differ from those it was written with (sha256 mismatch): "
+            "the file is damaged or was altered, get it again"
+        )
+    return spec, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    # The header of a safetensors file is a little-endian length and that much JSON; reading it
+    # ourselves keeps `read_spec` usable without mapping 50 MB of weights.
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > 100_000_000:
+                raise ValueError("header too long")
+            metadata = json.loads(file.read(length)).get("__metadata__")
+    except FileNotFoundError:
+        raise BundleError(f"{path} does not exist: pass --model FILE.safetensors") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error}") from error
+    except (ValueError, struct.error, AttributeError):
+        raise BundleError(f"{path} is not a safetensors file") from None
+    if not metadata or _SPEC_KEY not in metadata:
+        raise BundleError(f"{path} carries no histoslide model spec: train or convert it first")
+    return dict(metadata)

@@ -1,0 +1,137 @@
+"""A model that is ready to score: uint8 tiles in, probabilities out."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from histoslide.errors import BundleError, HistoslideError
+from histoslide.model.architectures import build_network
+from histoslide.model.bundle import default_bundle, load_bundle
+from histoslide.model.spec import ModelSpec
+
+CPU_BATCH = 32
+"""Tiles a batch on a CPU: larger ones leave its caches and gain nothing."""
+
+GPU_BATCH = 256
+"""Tiles a batch on an accelerator: fills it with under 2 GB of activations for ResNet50."""
+
+
+class Model:
+    """A network and its spec on a device. Calls are serialised, so threads may share one."""
+
+    def __init__(
+        self, spec: ModelSpec, network: nn.Module, *, device: torch.device, sha256: str
+    ) -> None:
+        """Wrap a network that maps normalised (n, 3, h, w) tiles to (n, classes) logits.
+
+        Args:
+            spec: what the network is.
+            network: moved to ``device`` and put into evaluation mode.
+            device: where to compute.
+            sha256: identifies the weights in a heatmap's metadata.
+        """
+        self.spec = spec
+        self.device = device
+        self.sha256 = sha256
+        self._network = network.to(device).to(memory_format=torch.channels_last).eval()
+        self._mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1)
+        self._lock = threading.Lock()
+
+    @property
+    def batch_size(self) -> int:
+        """How many tiles to hand over at a time."""
+        return CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
+
+    def logits(self, tiles: Tensor) -> Tensor:
+        """Raw outputs of the network.
+
+        Args:
+            tiles: RGB, uint8, shape (n, 3, input_px, input_px), on any device.
+
+        Returns:
+            float32, shape (n, classes), on the model's device.
+        """
+        spec = self.spec
+        images = tiles.to(self.device).float().div_(255)
+        if spec.network_px != spec.input_px:
+            images = functional.interpolate(
+                images, size=spec.network_px, mode="bilinear", antialias=True
+            )
+        images = (images - self._mean) / self._std
+        images = images.contiguous(memory_format=torch.channels_last)
+        with self._lock, torch.inference_mode():
+            return self._network(images).float()
+
+    def probabilities(self, tiles: Tensor) -> Tensor:
+        """Calibrated class probabilities of uint8 tiles; shapes as in :meth:`logits`."""
+        return functional.softmax(self.logits(tiles) / self.spec.temperature, dim=1)
+
+
+def load_model(path: Path | None = None, *, device: torch.device | None = None) -> Model:
+    """Load a bundle for scoring.
+
+    Args:
+        path: bundle file; None for the one that ships with histoslide.
+        device: where to compute; None picks as :func:`pick_device`.
+
+    Raises:
+        BundleError: the bundle cannot be read, or its weights do not fit its architecture.
+    """
+    path = default_bundle() if path is None else path
+    spec, state = load_bundle(path)
+    network = build_network(spec.architecture, len(spec.classes))
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise BundleError(f"{path}: the weights do not fit {spec.architecture}: {reason}") from None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    device = pick_device() if device is None else device
+    return Model(spec, fold_batch_norm(network.eval()), device=device, sha256=digest)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name; ``auto`` takes CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        HistoslideError: this machine has no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA fails by assertion
+        reason = str(error).splitlines()[0]
+        raise HistoslideError(f"device {name!r} cannot be used here: {reason}") from error
+    return device
+
+
+def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
+    """Fold each batch norm of a ResNet body into the convolution before it (evaluation only).
+
+    The sums are the same; the pass over all activations that a batch norm costs is saved.
+    """
+    _fold_children(network[0])
+    return network
+
+
+def _fold_children(module: nn.Module) -> None:
+    previous: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and previous and isinstance(previous[1], nn.Conv2d):
+            setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
+            setattr(module, name, nn.Identity())
+        else:
+            _fold_children(child)
+        previous = (name, child)

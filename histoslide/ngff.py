@@ -1,0 +1,113 @@
+"""The metadata of OME-Zarr 0.4 and 0.5 for a two-dimensional multiscale image and its labels.
+
+Source: the OME-NGFF specifications 0.4 and 0.5, sections "multiscales", "omero", "image-label".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+STATUS_COLOURS = {
+    0: [0, 0, 0, 0],
+    1: [230, 230, 230, 0],
+    2: [53, 132, 228, 60],
+    3: [224, 27, 36, 255],
+    4: [119, 118, 123, 120],
+}
+"""RGBA in which viewers show each status: background clear, unreadable loud."""
+
+
+def multiscale(
+    name: str, um: float, levels: int, *, channels: bool, downscaling: str, version: str
+) -> list[dict[str, Any]]:
+    """One ``multiscales`` entry with axes (c,) y, x; level k has pixels of ``um * 2**k`` µm.
+
+    Args:
+        name: shown by viewers.
+        um: micrometres a pixel of level 0.
+        levels: number of levels.
+        channels: whether there is a leading channel axis.
+        downscaling: how coarser levels are made, for people to read.
+        version: of OME-Zarr; 0.4 repeats it in each entry.
+    """
+    axes: list[dict[str, str]] = [
+        {"name": name_, "type": "space", "unit": "micrometer"} for name_ in "yx"
+    ]
+    if channels:
+        axes.insert(0, {"name": "c", "type": "channel"})
+    lead = [1.0] if channels else []
+    entry: dict[str, Any] = {
+        "name": name,
+        "axes": axes,
+        "datasets": [
+            {
+                "path": str(level),
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": [*lead, um * 2**level, um * 2**level]}
+                ],
+            }
+            for level in range(levels)
+        ],
+        "type": downscaling,
+    }
+    if version == "0.4":
+        entry["version"] = version
+    return [entry]
+
+
+def image_metadata(
+    name: str, um: float, levels: int, channels: tuple[str, ...], version: str
+) -> dict[str, Any]:
+    """Group attributes of the heatmap image; the display window is fixed to 0-1."""
+    body: dict[str, Any] = {
+        "multiscales": multiscale(
+            name,
+            um,
+            levels,
+            channels=len(channels) > 1,
+            downscaling="maximum, ignoring NaN",
+            version=version,
+        ),
+        "omero": {
+            "channels": [
+                {
+                    "label": channel,
+                    "color": "FF0000",
+                    "active": True,
+                    "window": {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0},
+                }
+                for channel in channels
+            ]
+        },
+    }
+    return _wrap(body, version)
+
+
+def label_metadata(
+    um: float, levels: int, names: Mapping[int, str], version: str
+) -> dict[str, Any]:
+    """Group attributes of the status labels, with a name and a colour for each status."""
+    label: dict[str, Any] = {
+        "colors": [{"label-value": k, "rgba": v} for k, v in STATUS_COLOURS.items()],
+        "properties": [{"label-value": k, "status": v} for k, v in names.items()],
+        "source": {"image": "../../"},
+    }
+    if version == "0.4":
+        label["version"] = version
+    body = {
+        "multiscales": multiscale(
+            "status",
+            um,
+            levels,
+            channels=False,
+            downscaling="the most important status",
+            version=version,
+        ),
+        "image-label": label,
+    }
+    return _wrap(body, version)
+
+
+def _wrap(body: dict[str, Any], version: str) -> dict[str, Any]:
+    return {"ome": {"version": version, **body}} if version == "0.5" else body

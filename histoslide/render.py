@@ -1,0 +1,413 @@
+"""Pictures for people: heatmap overlays, mask checks and contact sheets."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from histoslide.errors import StoreError
+from histoslide.geometry import Size
+from histoslide.grid import TileGrid
+from histoslide.outputs import refuse_existing, whole_file
+from histoslide.scoring import Status
+from histoslide.slide import Slide
+from histoslide.store import Heatmap
+from histoslide.tiles import fit_size, read_overview
+from histoslide.tissue import TissueMask
+
+DEFAULT_OVERLAY_PX = 1600
+"""Longest side of the slide in an overlay, in pixels."""
+
+DEFAULT_THRESHOLD = 0.5
+"""Probability above which cells are outlined."""
+
+COLOUR_MAP = "viridis"
+"""Perceptually uniform; from its middle up unlike any colour of haematoxylin and eosin."""
+
+_OPACITY = (0.10, 0.70)
+"""Opacity of the colour at probability 0 and 1: tissue stays readable where nothing is found."""
+
+_GREY = (0.62, 0.62, 0.62)
+_DPI = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
+    """A rendered overlay and where the slide lies in it."""
+
+    image: NDArray[np.uint8]
+    """RGB, shape (h, w, 3), with titles and bars."""
+    left: int
+    """Column of the slide's left edge in the image."""
+    top: int
+    """Row of the slide's upper edge in the image."""
+    slide_size: Size
+    """Size of the slide in the image, in pixels."""
+
+
+def blend(
+    thumbnail: NDArray[np.uint8], grid: TileGrid, probability: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """Colour a picture of the whole slide by probability, on an absolute scale from 0 to 1.
+
+    Args:
+        thumbnail: RGB, shape (h, w, 3), spanning the slide exactly.
+        grid: of the heatmap.
+        probability: shape ``grid.shape``; NaN leaves the picture untouched.
+
+    Returns:
+        RGB, shape (h, w, 3).
+    """
+    rows, cols = cell_index(grid, Size(thumbnail.shape[1], thumbnail.shape[0]))
+    values = probability[np.ix_(rows, cols)]
+    scored = np.isfinite(values)
+    values = np.where(scored, values, 0)
+    colour = mpl.colormaps[COLOUR_MAP](values)[..., :3] * 255
+    opacity = np.where(scored, _opacity(values), 0)[..., None]
+    return np.rint(thumbnail * (1 - opacity) + colour * opacity).astype(np.uint8)
+
+
+def cell_index(grid: TileGrid, size: Size) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The row of cells under each pixel row, and the column under each pixel column.
+
+    Args:
+        grid: of the slide.
+        size: of a picture that spans the slide.
+    """
+    y = (np.arange(size.height) + 0.5) * (grid.size_l0.height / size.height)
+    x = (np.arange(size.width) + 0.5) * (grid.size_l0.width / size.width)
+    rows = np.minimum((y / grid.cell_l0).astype(np.intp), grid.rows - 1)
+    cols = np.minimum((x / grid.cell_l0).astype(np.intp), grid.cols - 1)
+    return rows, cols
+
+
+def draw_overlay(
+    heat: Heatmap,
+    slide: Slide | None,
+    *,
+    longest_px: int = DEFAULT_OVERLAY_PX,
+    threshold: float = DEFAULT_THRESHOLD,
+    class_name: str | None = None,
+) -> Overlay:
+    """Draw a heatmap over its slide with colour bar, scale bar and title.
+
+    Args:
+        heat: stored heatmap.
+        slide: it was scored on; None draws it over plain grey tissue.
+        longest_px: longest side of the slide in the picture.
+        threshold: cells at or above it are outlined; it stands in the title.
+        class_name: None for the tumour class.
+
+    Raises:
+        StoreError: no such class, or the slide is not the one that was scored.
+        SlideReadError: the slide cannot be read.
+    """
+    grid = heat.grid
+    if slide is not None:
+        check_same_slide(heat, slide)
+        size = fit_size(slide, longest_px)
+        thumbnail, _ = read_overview(slide, size)
+    else:
+        factor = longest_px / max(grid.size_l0.width, grid.size_l0.height)
+        size = Size(
+            max(1, round(grid.size_l0.width * factor)), max(1, round(grid.size_l0.height * factor))
+        )
+        rows, cols = cell_index(grid, size)
+        scored = (heat.status == Status.SCORED)[np.ix_(rows, cols)]
+        thumbnail = np.where(scored[..., None], 225, 250).astype(np.uint8).repeat(3, axis=2)
+    probability = heat.probability(class_name)
+    picture = blend(thumbnail, grid, probability)
+    shown = class_name or heat.tumour_class or heat.classes[1]
+    title = f"{heat.metadata['slide']['name']}\n{heat.metadata['model']['name']} · outline: "
+    title += f"P({shown}) ≥ {threshold:g}"
+    canvas = _Canvas(size, title)
+    canvas.axes.imshow(picture, extent=(0, grid.size_l0.width, grid.size_l0.height, 0))
+    _outline(canvas, grid, probability >= threshold)
+    _hatch(canvas, grid, heat.status == Status.UNREADABLE)
+    _scale_bar(canvas, grid.size_l0, grid.slide_mpp.value)
+    _colour_bar(canvas, f"P({shown})", threshold)
+    return canvas.finish()
+
+
+def draw_mask(
+    slide: Slide, tissue: TissueMask, grid: TileGrid, plan: NDArray[np.uint8], *, longest_px: int
+) -> Overlay:
+    """Draw mask and grid over the slide, to be checked before hours of scoring.
+
+    Args:
+        slide: to show.
+        tissue: its mask; what is not tissue is greyed out.
+        grid: of the heatmap.
+        plan: status of each cell before scoring; cells to be scored are outlined together.
+        longest_px: longest side of the slide in the picture.
+
+    Raises:
+        SlideReadError: the slide cannot be read.
+    """
+    size = fit_size(slide, longest_px)
+    thumbnail, _ = read_overview(slide, size)
+    mask = np.asarray(
+        Image.fromarray(tissue.mask).resize((size.width, size.height), Image.Resampling.NEAREST)
+    )
+    picture = thumbnail.copy()
+    picture[~mask] = (picture[~mask] * 0.35 + 255 * 0.65 * np.array(_GREY)).astype(np.uint8)
+    count = int((plan == Status.PENDING).sum())
+    title = (
+        f"{slide.name}\ntissue by {tissue.method}: {tissue.tissue_share:.1%} of the slide · "
+        f"{count:,} of {plan.size:,} cells to score"
+    )
+    canvas = _Canvas(size, title)
+    canvas.axes.imshow(picture, extent=(0, grid.size_l0.width, grid.size_l0.height, 0))
+    _outline(canvas, grid, plan == Status.PENDING, colour="#1a7f37")
+    _tile_example(canvas, grid, plan)
+    _scale_bar(canvas, grid.size_l0, grid.slide_mpp.value)
+    return canvas.finish()
+
+
+def contact_sheet(
+    tiles: Sequence[NDArray[np.uint8]], *, label_px: int, columns: int = 10
+) -> NDArray[np.uint8]:
+    """Tiles side by side on white, each with a box around its label footprint.
+
+    Args:
+        tiles: RGB squares of one size.
+        label_px: side of the label footprint; the box is drawn just outside it.
+        columns: tiles a row.
+
+    Returns:
+        RGB, shape (h, w, 3).
+    """
+    if not tiles:
+        raise ValueError("a contact sheet needs at least one tile")
+    side, gap = tiles[0].shape[0], 4
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new(
+        "RGB", (columns * (side + gap) + gap, rows * (side + gap) + gap), (255, 255, 255)
+    )
+    draw = ImageDraw.Draw(sheet)
+    margin = (side - label_px) // 2
+    for i, tile in enumerate(tiles):
+        x, y = gap + (i % columns) * (side + gap), gap + (i // columns) * (side + gap)
+        sheet.paste(Image.fromarray(tile), (x, y))
+        inner = (x + margin - 1, y + margin - 1, x + side - margin, y + side - margin)
+        draw.rectangle(inner, outline=(255, 230, 0))
+    return np.asarray(sheet)
+
+
+def save_png(image: NDArray[np.uint8], path: Path, *, overwrite: bool = False) -> None:
+    """Write a picture; the file is either the whole new one or what was there before.
+
+    Raises:
+        OutputExistsError: the file exists and ``overwrite`` is false.
+        StoreError: the folder cannot be written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    try:
+        with whole_file(path) as partial:
+            Image.fromarray(image).save(partial, "PNG", optimize=True)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error}") from error
+
+
+def check_same_slide(heat: Heatmap, slide: Slide) -> None:
+    """Refuse a slide that is not the one a heatmap was made from.
+
+    Raises:
+        StoreError: the size or the quickhash differs.
+    """
+    recorded = heat.metadata["slide"]
+    size = [slide.size_l0.width, slide.size_l0.height]
+    quickhash = slide.properties.get("openslide.quickhash-1")
+    if recorded["size_l0"] != size or recorded["quickhash"] != quickhash:
+        raise StoreError(
+            f"{slide.name} is not the slide that {heat.path.name} was scored on "
+            f"({recorded['name']}, {recorded['size_l0'][0]}×{recorded['size_l0'][1]} px): "
+            "pass the right --slide"
+        )
+
+
+class _Canvas:
+    """A figure in which one slide pixel of the picture is one pixel of the image."""
+
+    def __init__(self, size: Size, title: str) -> None:
+        self.size = size
+        # A narrow slide still needs room for its title.
+        width = max(size.width, 420)
+        self.font_px = int(np.clip(width / 60, 12, 26))
+        self.left = self.font_px + (width - size.width) // 2
+        self.bottom = self.font_px
+        wrapped = "\n".join(
+            part
+            for line in title.splitlines()
+            for part in textwrap.wrap(line, max(20, int(width / self.font_px * 1.7)))
+        )
+        lines = wrapped.count("\n") + 1
+        self.top = round(self.font_px * (1.4 * lines + 1))
+        right = self.font_px * 6
+        self.width = width + self.font_px + right
+        self.height = self.top + size.height + self.bottom
+        self.figure = Figure(figsize=(self.width / _DPI, self.height / _DPI), dpi=_DPI)
+        self.axes = self.figure.add_axes(self.fraction(0, 0, size.width, size.height))
+        self.axes.set_axis_off()
+        self.figure.text(
+            self.font_px / self.width,
+            1 - 0.6 * self.font_px / self.height,
+            wrapped,
+            fontsize=self.points,
+            va="top",
+            linespacing=1.3,
+        )
+
+    @property
+    def points(self) -> float:
+        """Font size in points."""
+        return self.font_px * 72 / _DPI
+
+    def fraction(
+        self, x: float, y: float, width: float, height: float
+    ) -> tuple[float, float, float, float]:
+        """A rectangle in pixels from the slide's upper left corner, as figure fractions."""
+        return (
+            (self.left + x) / self.width,
+            1 - (self.top + y + height) / self.height,
+            width / self.width,
+            height / self.height,
+        )
+
+    def finish(self) -> Overlay:
+        """Draw everything."""
+        canvas = FigureCanvasAgg(self.figure)
+        canvas.draw()
+        image = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        return Overlay(image=image, left=self.left, top=self.top, slide_size=self.size)
+
+
+def _opacity(values: NDArray[np.float64] | NDArray[np.float32]) -> NDArray[np.float64]:
+    low, high = _OPACITY
+    return np.asarray(low + (high - low) * values, dtype=np.float64)
+
+
+def _outline(
+    canvas: _Canvas, grid: TileGrid, inside: NDArray[np.bool_], colour: str = "black"
+) -> None:
+    """Draw the border between cells inside and outside a set, along the cells' edges."""
+    padded = np.pad(inside, 1)
+    across = np.argwhere(padded[:, 1:] != padded[:, :-1])  # edges between column j and j + 1
+    down = np.argwhere(padded[1:, :] != padded[:-1, :])
+    side = grid.cell_l0
+    vertical = [((j, i - 1), (j, i)) for i, j in across]
+    horizontal = [((j - 1, i), (j, i)) for i, j in down]
+    segments = np.array(vertical + horizontal, dtype=float).reshape(-1, 2, 2) * side
+    width = 1.1 if colour == "black" else 0.8
+    canvas.axes.add_collection(LineCollection(list(segments), colors=colour, linewidths=width))
+    canvas.axes.set_xlim(0, grid.size_l0.width)
+    canvas.axes.set_ylim(grid.size_l0.height, 0)
+
+
+def _hatch(canvas: _Canvas, grid: TileGrid, unreadable: NDArray[np.bool_]) -> None:
+    if not unreadable.any():
+        return
+    side = grid.cell_l0
+    # One rectangle a run of cells in a row: thousands of single cells would be slow to draw.
+    for row in np.flatnonzero(unreadable.any(axis=1)):
+        edges = np.flatnonzero(np.diff(np.pad(unreadable[row], 1).astype(np.int8)))
+        for start, stop in edges.reshape(-1, 2):
+            box = Rectangle(
+                (start * side, row * side),
+                (stop - start) * side,
+                side,
+                facecolor=(1, 1, 1, 0.55),
+                edgecolor="#c01c28",
+                hatch="////",
+                linewidth=0,
+            )
+            canvas.axes.add_patch(box)
+    patch = Patch(facecolor="white", edgecolor="#c01c28", hatch="////", label="could not be read")
+    canvas.axes.legend(handles=[patch], loc="lower right", fontsize=canvas.points * 0.8)
+
+
+def _tile_example(canvas: _Canvas, grid: TileGrid, plan: NDArray[np.uint8]) -> None:
+    """Show one tile and its label footprint, to scale, in the middle of what is scored."""
+    pending = np.argwhere(plan == Status.PENDING)
+    if not len(pending):
+        return
+    row, col = pending[len(pending) // 2]
+    for box, colour, label in (
+        (grid.tile_box_l0(row, col), "black", f"a tile, {grid.input_px} px"),
+        (grid.label_box_l0(row, col), "#ffd500", f"its label footprint, {grid.label_px} px"),
+    ):
+        canvas.axes.add_patch(
+            Rectangle(
+                (box.x, box.y),
+                box.width,
+                box.height,
+                fill=False,
+                edgecolor=colour,
+                linewidth=1.5,
+                label=label,
+            )
+        )
+    canvas.axes.legend(loc="lower right", fontsize=canvas.points * 0.8)
+
+
+def scale_bar_um(width_um: float) -> float:
+    """A round length, 1, 2 or 5 times a power of ten, of about a fifth of a picture's width."""
+    target = width_um / 5
+    power = 10.0 ** np.floor(np.log10(target))
+    return float(max(step * power for step in (1, 2, 5) if step * power <= target))
+
+
+def _scale_bar(canvas: _Canvas, size_l0: Size, mpp: float) -> None:
+    length_um = scale_bar_um(size_l0.width * mpp)
+    per_px = size_l0.width / canvas.size.width
+    length, height = length_um / mpp, canvas.font_px * 0.4 * per_px
+    x, y = 1.2 * canvas.font_px * per_px, size_l0.height - 1.2 * canvas.font_px * per_px
+    label = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+    pad = 0.5 * canvas.font_px * per_px
+    text_height = 1.5 * canvas.font_px * per_px
+    canvas.axes.add_patch(
+        Rectangle(
+            (x - pad, y - text_height - pad),
+            max(length, 4 * canvas.font_px * per_px) + 2 * pad,
+            text_height + height + 2 * pad,
+            facecolor=(1, 1, 1, 0.8),
+            linewidth=0,
+        )
+    )
+    canvas.axes.add_patch(Rectangle((x, y), length, height, facecolor="black", linewidth=0))
+    canvas.axes.text(
+        x, y - 0.2 * canvas.font_px * per_px, label, fontsize=canvas.points, va="bottom"
+    )
+
+
+def _colour_bar(canvas: _Canvas, label: str, threshold: float) -> None:
+    size = canvas.size
+    length = min(size.height, canvas.font_px * 22)
+    rectangle = canvas.fraction(
+        size.width + canvas.font_px, (size.height - length) / 2, canvas.font_px, length
+    )
+    axes = canvas.figure.add_axes(rectangle)
+    # The bar shows what is seen: the colour blended over a light tissue tone.
+    values = np.linspace(0, 1, 256)
+    opacity = _opacity(values)[:, None]
+    tissue = np.array([0.87, 0.76, 0.85])
+    colours = mpl.colormaps[COLOUR_MAP](values)[:, :3] * opacity + tissue * (1 - opacity)
+    mappable = ScalarMappable(Normalize(0, 1), ListedColormap(colours))
+    bar = canvas.figure.colorbar(mappable, cax=axes, ticks=[0, 0.25, 0.5, 0.75, 1])
+    bar.ax.tick_params(labelsize=canvas.points * 0.8)
+    bar.set_label(label, fontsize=canvas.points * 0.9)
+    bar.ax.axhline(threshold, color="black", linewidth=1.2)

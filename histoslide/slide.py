@@ -1,0 +1,392 @@
+"""Slides: what any reader must offer, and the reader over OpenSlide.
+
+OpenSlide reports errors by latching them: after one failed read a handle answers nothing else. A
+failed read therefore closes its handle, opens a fresh one and tries once more before it gives up.
+Handles are opened lazily, one a thread, and never cross a fork or a pickle.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from histoslide.errors import (
+    HistoslideError,
+    ResolutionError,
+    ResolutionUnknownError,
+    SlideOpenError,
+    SlideReadError,
+)
+from histoslide.geometry import Box, Mpp, Size
+
+logger = logging.getLogger(__name__)
+
+SLIDE_SUFFIXES = frozenset(
+    {
+        ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu",
+        ".bif", ".svslide", ".czi", ".dcm",
+    }
+)  # fmt: skip
+"""File endings that a folder of slides is searched for."""
+
+DEFAULT_CACHE_BYTES = 256 * 2**20
+"""Bound on the decoded tiles that all handles of a slide keep together."""
+
+MAX_AXIS_DIFFERENCE = 0.01
+"""Relative difference of x and y resolution above which pixels are not treated as square."""
+
+_ALIGN_SEARCH_PX = 64
+"""How far before a wanted level pixel to look for a better aligned start, see `_aligned_start`."""
+
+
+class Slide(Protocol):
+    """A whole-slide image; every reader offers exactly this."""
+
+    @property
+    def name(self) -> str:
+        """File name without its folder."""
+        ...
+
+    @property
+    def size_l0(self) -> Size:
+        """Size of the finest level, in level-0 pixels."""
+        ...
+
+    @property
+    def level_sizes(self) -> tuple[Size, ...]:
+        """Size of every level in its own pixels, finest first."""
+        ...
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels a pixel of each level."""
+        ...
+
+    @property
+    def mpp(self) -> Mpp | None:
+        """Resolution of level 0, or None where it is not known."""
+        ...
+
+    @property
+    def bounds_l0(self) -> Box | None:
+        """The part that holds all scanned tissue, in level-0 pixels, where the slide records it."""
+        ...
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """The reader's own metadata, for people to read."""
+        ...
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level.
+
+        Args:
+            level: index, 0 is the finest.
+            x: left edge in pixels of that level.
+            y: upper edge in pixels of that level.
+            width: of the region, which lies wholly inside the level.
+            height: likewise.
+
+        Returns:
+            Shape (height, width, 3).
+
+        Raises:
+            SlideReadError: the pixels cannot be read.
+        """
+        ...
+
+
+class OpenSlideSlide:
+    """A slide read through OpenSlide; picklable, and usable from any thread or process."""
+
+    def __init__(
+        self, path: Path, *, mpp: Mpp | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES
+    ) -> None:
+        """Open a slide.
+
+        Args:
+            path: slide file.
+            mpp: resolution that replaces what the slide records.
+            cache_bytes: bound on decoded tiles kept for all threads together.
+
+        Raises:
+            SlideOpenError: missing, a folder, empty, or in no format OpenSlide knows.
+            ResolutionError: x and y resolutions differ by more than 1 % (unless ``mpp`` is given).
+        """
+        self._path = path
+        self._cache_bytes = cache_bytes
+        self._start()
+        handle = self._handle()
+        self._properties = dict(handle.properties)
+        self._level_sizes = tuple(Size(*size) for size in handle.level_dimensions)
+        self._downsamples = tuple(float(d) for d in handle.level_downsamples)
+        self._mpp = mpp if mpp is not None else self._recorded_mpp()
+        colour = self._properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
+        self._background = np.frombuffer(bytes.fromhex(colour), dtype=np.uint8)
+
+    @property
+    def name(self) -> str:
+        """File name without its folder."""
+        return self._path.name
+
+    @property
+    def size_l0(self) -> Size:
+        """Size of the finest level, in level-0 pixels."""
+        return self._level_sizes[0]
+
+    @property
+    def level_sizes(self) -> tuple[Size, ...]:
+        """Size of every level in its own pixels, finest first."""
+        return self._level_sizes
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels a pixel of each level."""
+        return self._downsamples
+
+    @property
+    def mpp(self) -> Mpp | None:
+        """Resolution of level 0, or None where it is not known."""
+        return self._mpp
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """OpenSlide's properties."""
+        return self._properties
+
+    @property
+    def bounds_l0(self) -> Box | None:
+        """The part that holds all scanned tissue, in level-0 pixels, where the slide records it."""
+        names = ("x", "y", "width", "height")
+        values = [self._properties.get(f"openslide.bounds-{name}") for name in names]
+        found = [float(value) for value in values if value is not None]
+        return Box(*found) if len(found) == len(names) else None
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see :meth:`Slide.read_level`."""
+        downsample = self._downsamples[level]
+        left, x_l0 = _aligned_start(x, downsample)
+        top, y_l0 = _aligned_start(y, downsample)
+        size = (x - left + width, y - top + height)
+        try:
+            pixels = self._read_region((x_l0, y_l0), level, size)
+        except openslide.OpenSlideError:
+            self._drop_handle()
+            try:
+                pixels = self._read_region((x_l0, y_l0), level, size)
+            except (openslide.OpenSlideError, SlideOpenError) as error:
+                self._drop_handle()
+                raise SlideReadError(
+                    f"{self.name}: level {level} cannot be read at ({x}, {y}), "
+                    f"{width}×{height} px: {error}"
+                ) from error
+        return pixels[y - top :, x - left :]
+
+    def close(self) -> None:
+        """Close the handles of all threads; the slide opens them again when it is read again."""
+        with self._lock:
+            for handle in self._handles:
+                handle.close()
+            self._start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        mine = ("_path", "_cache_bytes", "_properties", "_level_sizes", "_downsamples", "_mpp")
+        return {name: self.__dict__[name] for name in (*mine, "_background")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._handles: list[openslide.OpenSlide] = []
+        self._cache = openslide.OpenSlideCache(self._cache_bytes)
+        self._process = os.getpid()
+
+    def _handle(self) -> openslide.OpenSlide:
+        if self._process != os.getpid():
+            self._start()  # forked: the parent's handles and cache are not ours to use
+        handle = getattr(self._local, "handle", None)
+        if handle is None:
+            handle = self._local.handle = _open_handle(self._path)
+            handle.set_cache(self._cache)
+            with self._lock:
+                self._handles.append(handle)
+        return handle
+
+    def _drop_handle(self) -> None:
+        handle = getattr(self._local, "handle", None)
+        if handle is not None:
+            self._local.handle = None
+            with self._lock:
+                self._handles.remove(handle)
+            handle.close()
+
+    def _read_region(
+        self, location_l0: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        image = self._handle().read_region(location_l0, level, size)
+        rgba = np.asarray(image)
+        rgb, alpha = rgba[..., :3], rgba[..., 3:]
+        if alpha.min() == 255:
+            return rgb
+        weight = alpha.astype(np.float32) / 255
+        blended = rgb * weight + self._background * (1 - weight)
+        return np.rint(blended).astype(np.uint8)
+
+    def _recorded_mpp(self) -> Mpp | None:
+        texts = [
+            self._properties.get(name)
+            for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+        ]
+        if None in texts:
+            return None
+        x, y = (float(text) for text in texts if text is not None)
+        if not (x > 0 and y > 0):
+            return None
+        if abs(x - y) > MAX_AXIS_DIFFERENCE * min(x, y):
+            raise ResolutionError(
+                f"{self.name} records {x:g} µm/px across but {y:g} µm/px down: pixels must be "
+                "square, pass --mpp if the record is wrong"
+            )
+        return Mpp(value=math.sqrt(x * y), source="slide metadata")
+
+
+def open_slide(
+    path: Path, *, mpp: Mpp | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES
+) -> OpenSlideSlide:
+    """Open a slide; see :class:`OpenSlideSlide` for the arguments and errors.
+
+    A resolution that no microscope slide has is logged as a warning, not refused.
+    """
+    slide = OpenSlideSlide(path, mpp=mpp, cache_bytes=cache_bytes)
+    if slide.mpp is not None and not slide.mpp.plausible:
+        logger.warning(
+            "%s: %g µm/px (%s) is implausible for a slide scan: check it, or pass --mpp",
+            slide.name,
+            slide.mpp.value,
+            slide.mpp.source,
+        )
+    return slide
+
+
+def require_mpp(slide: Slide) -> Mpp:
+    """The slide's resolution.
+
+    Raises:
+        ResolutionUnknownError: the slide records none and none was given.
+    """
+    if slide.mpp is None:
+        raise ResolutionUnknownError(
+            f"{slide.name} records no resolution: pass --mpp (micrometres per pixel) "
+            "or --mpp-csv FILE with the columns slide,mpp"
+        )
+    return slide.mpp
+
+
+def read_mpp_csv(path: Path) -> dict[str, Mpp]:
+    """Resolutions by slide file name from a CSV with the columns ``slide,mpp``.
+
+    Raises:
+        ResolutionError: unreadable, other columns, a value that is no positive number, or a slide
+            named twice.
+    """
+    found: dict[str, Mpp] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if rows.fieldnames is None or not {"slide", "mpp"} <= set(rows.fieldnames):
+                raise ResolutionError(f"{path} has the columns {rows.fieldnames}: need slide,mpp")
+            for row in rows:
+                name = Path(row["slide"] or "").name
+                if not name:
+                    raise ResolutionError(f"{path}, line {rows.line_num}: names no slide")
+                if name in found:
+                    raise ResolutionError(f"{path} names {name} twice")
+                try:
+                    found[name] = Mpp(value=float(row["mpp"]), source="--mpp-csv")
+                except (TypeError, ValueError, ResolutionError):
+                    raise ResolutionError(
+                        f"{path}: the mpp of {name} is {row['mpp']!r}, not a positive number"
+                    ) from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ResolutionError(f"{path} cannot be read: {error}") from error
+    return found
+
+
+def find_slides(paths: list[Path]) -> list[Path]:
+    """Slide files among ``paths``; folders are searched (not recursively) by file ending.
+
+    Raises:
+        SlideOpenError: a folder holds no slide.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SLIDE_SUFFIXES)
+        if not inside:
+            raise SlideOpenError(f"{path} is a folder without slides")
+        found += inside
+    return found
+
+
+def _open_handle(path: Path) -> openslide.OpenSlide:
+    if path.is_dir():
+        raise SlideOpenError(f"{path} is a folder, not a slide")
+    if not path.exists():
+        raise SlideOpenError(f"{path} does not exist")
+    try:
+        if path.stat().st_size == 0:
+            raise SlideOpenError(f"{path} is empty")
+        return openslide.OpenSlide(path)
+    except HistoslideError:
+        raise
+    except (openslide.OpenSlideError, OSError) as error:
+        raise SlideOpenError(f"{path} is not a slide that OpenSlide can open: {error}") from error
+
+
+def _aligned_start(start: int, downsample: float) -> tuple[int, int]:
+    """Where to begin reading so that level pixel ``start`` comes out unshifted.
+
+    OpenSlide takes locations in whole level-0 pixels and divides by the downsample. Where that
+    leaves a fraction it stretches each of the file's tiles over the fraction, which moves pixels
+    by up to one. Starting a few pixels earlier, where the fraction all but vanishes, avoids it
+    for most downsamples; for those a hair from whole, such as 4.0012, it makes it rarer.
+
+    Returns:
+        The level pixel to start at (at most ``start``) and its location in level-0 pixels.
+    """
+    best = (math.inf, start, 0)
+    for candidate in range(start, max(-1, start - _ALIGN_SEARCH_PX), -1):
+        location = round(candidate * downsample)
+        fraction = abs(location / downsample - candidate)
+        if fraction < best[0]:
+            best = (fraction, candidate, location)
+        if fraction == 0:
+            break
+    return best[1], best[2]

@@ -1,0 +1,469 @@
+"""heat.zarr: writing a heatmap block by block, resuming it, completing it, reading it.
+
+Level 0 holds the probabilities, ``labels/status/0`` what happened to each cell. A block's
+probabilities are written before its status, so a block whose status is there is done, whatever
+moment a run was killed at. Pyramid levels and ``complete: true`` come last.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import dask
+import dask.array as da
+import numpy as np
+import zarr
+import zarr.errors
+from numpy.typing import NDArray
+
+from histoslide.errors import SettingsDifferError, StoreError
+from histoslide.geometry import CellRange, Mpp, Size
+from histoslide.grid import TileGrid
+from histoslide.heatmap import LazyHeatmap
+from histoslide.model import ModelSpec
+from histoslide.ngff import image_metadata, label_metadata
+from histoslide.outputs import swap_folder
+from histoslide.scoring import Status
+
+SCHEMA_VERSION = 1
+"""Version of ``attributes.histoslide``; described by ``histoslide/schemas/heatmap-1.json``."""
+
+NgffVersion = Literal["0.5", "0.4"]
+
+READ_AHEAD = 2
+"""Blocks in work at a time: while one is in the network, the next is being read."""
+
+_RECORDED_PACKAGES = (
+    "histoslide",
+    "torch",
+    "torchvision",
+    "numpy",
+    "zarr",
+    "dask",
+    "openslide-python",
+    "openslide-bin",
+)
+
+_COARSEST_PX = 64
+"""The pyramid ends at the first level whose longer side is at most this."""
+
+_STATUS_RANK = np.array([0, 1, 3, 4, 2], dtype=np.uint8)
+"""Which status a coarser level shows, by status: unreadable over scored over excluded over
+background over pending, so that zooming out never hides a failed read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heatmap:
+    """A stored heatmap."""
+
+    path: Path
+    """The heat.zarr."""
+    grid: TileGrid
+    """Where its cells lie on the slide."""
+    metadata: Mapping[str, Any]
+    """``attributes.histoslide`` as stored."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names of the model, in the order of its outputs."""
+        return tuple(self.metadata["model"]["spec"]["classes"])
+
+    @property
+    def tumour_class(self) -> str | None:
+        """The class that a two-class heatmap shows."""
+        name: str | None = self.metadata["model"]["spec"]["tumour_class"]
+        return name
+
+    @property
+    def array(self) -> da.Array:
+        """Level 0 as a Dask array: (rows, cols), or (classes, rows, cols) for more than two."""
+        return da.from_zarr(self._level("0"))
+
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """:class:`histoslide.scoring.Status` of every cell, shape ``grid.shape``."""
+        return np.asarray(self._level("labels/status/0")[:])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell has been decided and the pyramid is whole."""
+        return bool(self.metadata["complete"])
+
+    def probability(self, class_name: str | None = None) -> NDArray[np.float32]:
+        """Probabilities of one class, shape ``grid.shape``, NaN where nothing was scored.
+
+        Args:
+            class_name: None for the tumour class of a two-class heatmap.
+
+        Raises:
+            StoreError: no such class, or none was named and the model has no tumour class.
+        """
+        level = self._level("0")
+        name = class_name if class_name is not None else self.tumour_class
+        if name is None or name not in self.classes:
+            raise StoreError(
+                f"{self.path} has no class {name!r}: choose from {', '.join(self.classes)}"
+            )
+        if level.ndim == 3:
+            return np.asarray(level[self.classes.index(name)])
+        values = np.asarray(level[:])
+        shown = self.tumour_class if self.tumour_class is not None else self.classes[1]
+        return values if name == shown else 1 - values
+
+    def _level(self, name: str) -> zarr.Array[Any]:
+        array = zarr.open_group(self.path, mode="r")[name]
+        assert isinstance(array, zarr.Array)
+        return array
+
+
+def open_heatmap(path: Path, *, allow_incomplete: bool = False) -> Heatmap:
+    """Open a heat.zarr.
+
+    Args:
+        path: of the store.
+        allow_incomplete: also open one whose run has not finished.
+
+    Raises:
+        StoreError: missing, not a heatmap, of an unknown schema version, or incomplete.
+    """
+    metadata = _read_metadata(path)
+    if not metadata["complete"] and not allow_incomplete:
+        raise StoreError(f"{path} is incomplete: run the same score command again to finish it")
+    slide, grid, spec = metadata["slide"], metadata["grid"], metadata["model"]["spec"]
+    return Heatmap(
+        path=path,
+        metadata=metadata,
+        grid=TileGrid(
+            size_l0=Size(*slide["size_l0"]),
+            slide_mpp=Mpp(value=slide["mpp"], source=slide["mpp_source"]),
+            model_mpp=spec["mpp"],
+            input_px=spec["input_px"],
+            label_px=spec["label_px"],
+            stride_px=grid["stride_px"],
+            block_cells=grid["block_cells"],
+        ),
+    )
+
+
+def store_heatmap(
+    lazy: LazyHeatmap,
+    path: Path,
+    *,
+    ngff: NgffVersion = "0.5",
+    overwrite: bool = False,
+    command: str | None = None,
+    on_block: Callable[[int, int, int], None] | None = None,
+) -> Heatmap:
+    """Compute a heatmap into a store, or finish one that was begun with the same settings.
+
+    A complete store of the same settings is returned as it is. With ``overwrite`` the new store
+    is built beside the old one, which is replaced only when the new one is whole.
+
+    Args:
+        lazy: from :func:`histoslide.heatmap.make_heatmap`.
+        path: of the store, conventionally ending in ``.zarr``.
+        ngff: OME-Zarr version; 0.5 is Zarr v3, 0.4 is Zarr v2.
+        overwrite: replace a store made with other settings.
+        command: command line for the metadata, without absolute paths.
+        on_block: called after each block with (blocks done, blocks in all, cells scored so far);
+            from worker threads, one call at a time.
+
+    Raises:
+        SettingsDifferError: the store was begun with other settings and ``overwrite`` is false.
+        StoreError: ``path`` is something else, or cannot be written (read-only, disk full).
+    """
+    target = path
+    try:
+        if path.exists():
+            if not overwrite:
+                heat = _existing(lazy, path, ngff)
+                if heat.complete:
+                    return heat
+            else:
+                if not _is_heatmap(path):
+                    raise StoreError(f"{path} is not a heatmap: it will not be overwritten")
+                target = path.with_name(f".{path.name}.new")
+                if target.exists() and _difference(lazy, target, ngff):
+                    shutil.rmtree(target)
+        if not target.exists():
+            _create(lazy, target, ngff, command)
+        _run(lazy, target, on_block)
+        _complete(lazy, target)
+        if target != path:
+            swap_folder(target, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        raise StoreError(
+            f"{path} cannot be written: {reason}; blocks already written are kept, run the same "
+            "command again when that is mended"
+        ) from error
+    return open_heatmap(path)
+
+
+class BlockTarget:
+    """What Dask stores blocks into: probabilities first, status last."""
+
+    def __init__(self, path: Path, tumour_index: int | None) -> None:
+        group = zarr.open_group(path, mode="r+")
+        self._probability: Any = group["0"]
+        self._status: Any = group["labels/status/0"]
+        # Two classes sum to one: the heatmap shows the tumour class, or else the second.
+        self._shown = 1 if tumour_index is None else tumour_index
+
+    def __setitem__(self, where: tuple[slice, slice], block: NDArray[np.void]) -> None:
+        probability = block["probability"]
+        if self._probability.ndim == 2:
+            self._probability[where] = probability[..., self._shown]
+        else:
+            self._probability[(slice(None), *where)] = np.moveaxis(probability, -1, 0)
+        self._status[where] = block["status"]
+
+
+def _existing(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> Heatmap:
+    if difference := _difference(lazy, path, ngff):
+        raise SettingsDifferError(
+            f"{path} was made with other settings ({difference}): "
+            "choose another --out or pass --overwrite"
+        )
+    return open_heatmap(path, allow_incomplete=True)
+
+
+def _difference(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> str:
+    """The settings in which a store differs from what is asked for; empty if there are none."""
+    there = _read_metadata(path)["fingerprint"]
+    here = lazy.fingerprint | {"ngff": ngff}
+    return "; ".join(
+        f"{key} was {there.get(key)}, is {here.get(key)}"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    )
+
+
+def _is_heatmap(path: Path) -> bool:
+    try:
+        _read_metadata(path)
+    except StoreError:
+        return False
+    return True
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise StoreError(f"{path} does not exist")
+    try:
+        group = zarr.open_group(path, mode="r")
+        metadata: Any = group.attrs["histoslide"]
+    except (KeyError, FileNotFoundError, NotADirectoryError, ValueError, zarr.errors.BaseZarrError):
+        raise StoreError(f"{path} is not a heatmap made by histoslide") from None
+    if metadata.get("schema_version") != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has heatmap schema {metadata.get('schema_version')}, this histoslide reads "
+            f"{SCHEMA_VERSION}: score the slide again or use the release that wrote it"
+        )
+    return dict(metadata)
+
+
+def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | None) -> None:
+    """Lay out an empty store; it appears under its name only once its metadata are whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    zarr_format: Literal[2, 3] = 3 if ngff == "0.5" else 2
+    root = zarr.open_group(partial, mode="w", zarr_format=zarr_format)
+    for level, shape in enumerate(level_shapes(lazy.grid.shape)):
+        _create_array(root, str(level), lazy, shape, zarr_format, probability=True)
+        _create_array(root, f"labels/status/{level}", lazy, shape, zarr_format, probability=False)
+    levels = len(level_shapes(lazy.grid.shape))
+    channels = _channels(lazy.spec)
+    root.attrs.update(image_metadata(lazy.slide["name"], lazy.grid.cell_um, levels, channels, ngff))
+    labels = root["labels"]
+    labels.attrs.update(
+        {"ome": {"version": ngff, "labels": ["status"]}}
+        if ngff == "0.5"
+        else {"labels": ["status"]}
+    )
+    colours = {status.value: status.name.lower() for status in Status}
+    root["labels/status"].attrs.update(label_metadata(lazy.grid.cell_um, levels, colours, ngff))
+    root.attrs["histoslide"] = {
+        "schema_version": SCHEMA_VERSION,
+        "complete": False,
+        "fingerprint": lazy.fingerprint | {"ngff": ngff},
+        "slide": dict(lazy.slide),
+        "grid": {
+            "rows": lazy.grid.rows,
+            "cols": lazy.grid.cols,
+            "stride_px": lazy.grid.stride_px,
+            "block_cells": lazy.grid.block_cells,
+            "cell_um": lazy.grid.cell_um,
+            "cell_l0": lazy.grid.cell_l0,
+        },
+        "mask": dict(lazy.mask),
+        "model": dict(lazy.model),
+        "device": lazy.device,
+        "command": command,
+        "versions": {name: version(name) for name in _RECORDED_PACKAGES},
+        "counts": None,
+        "seconds": 0.0,
+    }
+    partial.replace(path)
+
+
+def _create_array(
+    root: zarr.Group,
+    name: str,
+    lazy: LazyHeatmap,
+    shape: tuple[int, int],
+    zarr_format: Literal[2, 3],
+    *,
+    probability: bool,
+) -> None:
+    chunk = (lazy.grid.block_cells, lazy.grid.block_cells)
+    names = ["y", "x"]
+    classes = len(_channels(lazy.spec))
+    full_shape: tuple[int, ...] = shape
+    full_chunk: tuple[int, ...] = chunk
+    if probability and classes > 1:
+        full_shape, full_chunk, names = (classes, *shape), (classes, *chunk), ["c", *names]
+    root.create_array(
+        name,
+        shape=full_shape,
+        chunks=full_chunk,
+        dtype="float32" if probability else "uint8",
+        fill_value=math.nan if probability else int(Status.PENDING),
+        dimension_names=names if zarr_format == 3 else None,
+        chunk_key_encoding={"name": "default", "separator": "/"}
+        if zarr_format == 3
+        else {"name": "v2", "separator": "/"},
+    )
+
+
+def _channels(spec: ModelSpec) -> tuple[str, ...]:
+    """Names of the stored channels: one for two classes, which sum to one, else all."""
+    if len(spec.classes) > 2:
+        return spec.classes
+    return (spec.tumour_class if spec.tumour_class is not None else spec.classes[1],)
+
+
+def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """Shapes of the pyramid's levels; each halves the one before, rounding up."""
+    shapes = [shape]
+    while max(shapes[-1]) > _COARSEST_PX:
+        rows, cols = shapes[-1]
+        shapes.append((-(-rows // 2), -(-cols // 2)))
+    return shapes
+
+
+def _run(lazy: LazyHeatmap, path: Path, on_block: Callable[[int, int, int], None] | None) -> None:
+    group = zarr.open_group(path, mode="r+")
+    status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
+    grid = lazy.grid
+    down, across = grid.block_shape
+    total = down * across
+    pending: list[tuple[int, int, CellRange]] = []
+    for i in range(down):
+        for j in range(across):
+            cells = grid.block(i, j)
+            if (status[cells.slices] == Status.PENDING).any():
+                pending.append((i, j, cells))
+    target = _Counting(
+        BlockTarget(path, lazy.spec.tumour_index),
+        done=total - len(pending),
+        total=total,
+        scored=int((status == Status.SCORED).sum()),
+        on_block=on_block,
+    )
+    if not pending:
+        return
+    started = time.monotonic()
+    try:
+        with dask.config.set(scheduler="threads", num_workers=READ_AHEAD):
+            da.store(
+                [lazy.blocks.blocks[i, j] for i, j, _ in pending],
+                [target] * len(pending),  # type: ignore[list-item]  # any __setitem__ will do
+                regions=[cells.slices for _, _, cells in pending],
+                lock=False,
+            )
+    finally:
+        metadata = _read_metadata(path)
+        metadata["seconds"] += time.monotonic() - started
+        group.attrs["histoslide"] = metadata
+
+
+class _Counting:
+    """A target that reports every block it has written."""
+
+    def __init__(
+        self,
+        target: BlockTarget,
+        *,
+        done: int,
+        total: int,
+        scored: int,
+        on_block: Callable[[int, int, int], None] | None,
+    ) -> None:
+        self._target, self._on_block = target, on_block
+        self._done, self._total, self._scored = done, total, scored
+        self._lock = threading.Lock()
+
+    def __setitem__(self, where: tuple[slice, slice], block: NDArray[np.void]) -> None:
+        self._target[where] = block
+        with self._lock:
+            self._done += 1
+            self._scored += int((block["status"] == Status.SCORED).sum())
+            if self._on_block is not None:
+                self._on_block(self._done, self._total, self._scored)
+
+
+def _complete(lazy: LazyHeatmap, path: Path) -> None:
+    for partial in path.rglob("*.partial"):  # what a killed run was writing
+        partial.unlink()
+    group = zarr.open_group(path, mode="r+")
+    values = np.asarray(group["0"][:])  # type: ignore[index]
+    status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
+    counts = {s.name.lower(): int((status == s).sum()) for s in Status}
+    for level in range(1, len(level_shapes(lazy.grid.shape))):
+        values, status = halve_probability(values), halve_status(status)
+        group[str(level)][...] = values  # type: ignore[index]
+        group[f"labels/status/{level}"][...] = status  # type: ignore[index]
+    metadata = _read_metadata(path)
+    group.attrs["histoslide"] = metadata | {"counts": counts, "complete": True}
+
+
+def halve_probability(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The next coarser level: the maximum of each 2×2 cells, ignoring NaN unless all are NaN.
+
+    Args:
+        values: shape (..., rows, cols).
+
+    Returns:
+        Shape (..., ceil(rows / 2), ceil(cols / 2)).
+    """
+    # fmax ignores NaN and, unlike nanmax, does not warn where all are NaN.
+    halved: NDArray[np.float32] = np.fmax.reduce(_quarters(values, math.nan), axis=0)
+    return halved
+
+
+def halve_status(status: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The next coarser level of a status array; see the module's ranking of statuses."""
+    quarters = _quarters(status, int(Status.PENDING))
+    best = _STATUS_RANK[quarters].argmax(axis=0)
+    return np.take_along_axis(quarters, best[None], axis=0)[0]
+
+
+def _quarters(values: NDArray[Any], fill: float) -> NDArray[Any]:
+    """The four cells under each coarser cell, shape (4, ..., ceil(rows / 2), ceil(cols / 2))."""
+    rows, cols = values.shape[-2:]
+    padding = [(0, 0)] * (values.ndim - 2) + [(0, rows % 2), (0, cols % 2)]
+    even = np.pad(values, padding, constant_values=fill)
+    return np.stack([even[..., i::2, j::2] for i in (0, 1) for j in (0, 1)])

@@ -1,0 +1,213 @@
+"""Reading a rectangle of a slide at the model's resolution, once, at exact positions."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from histoslide.errors import SlideReadError
+from histoslide.geometry import Box, CellRange, Size
+from histoslide.grid import TileGrid
+from histoslide.slide import Slide
+
+logger = logging.getLogger(__name__)
+
+LEVEL_TOLERANCE = 0.005
+"""A level this much coarser than wanted still counts as fine enough: recorded downsamples carry
+rounding, for example 4.0012 for 4."""
+
+_FILTER = Image.Resampling.BICUBIC
+_FILTER_SUPPORT = 2
+"""Reach of the bicubic kernel in output pixels."""
+
+MAX_WINDOW_PX = 1152
+"""Longest side of one window in model pixels (the tiles of 34 cells at a stride of 32)."""
+
+_OVERVIEW_READ_PX = 2048
+"""Side of the pieces in which an overview is read, in pixels of the level that is read."""
+
+WHITE = 255
+"""Value of regions beyond the slide."""
+
+
+def best_level(slide: Slide, downsample: float) -> int:
+    """The coarsest level that is at least as fine as ``downsample`` level-0 pixels a pixel."""
+    limit = downsample * (1 + LEVEL_TOLERANCE)
+    fine = [i for i, d in enumerate(slide.level_downsamples) if d <= limit]
+    return max(fine, key=lambda i: slide.level_downsamples[i], default=0)
+
+
+def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
+    """Read a real-valued rectangle of a slide into an image of the given size.
+
+    The coarsest level that is fine enough is read and resampled with a bicubic filter, widened for
+    reduction so that nothing aliases. Pixels around the rectangle take part in the filter, so
+    neighbouring rectangles join without a seam.
+
+    Args:
+        slide: to read from.
+        box_l0: rectangle in level-0 pixels; it may reach beyond the slide, which is white there.
+        size: of the result in pixels.
+
+    Returns:
+        RGB, shape (size.height, size.width, 3).
+
+    Raises:
+        SlideReadError: the slide cannot be read there.
+    """
+    level = best_level(slide, min(box_l0.width / size.width, box_l0.height / size.height))
+    downsample = slide.level_downsamples[level]
+    box = box_l0.scaled(1 / downsample)
+    reach_x = math.ceil(_FILTER_SUPPORT * max(1.0, box.width / size.width))
+    reach_y = math.ceil(_FILTER_SUPPORT * max(1.0, box.height / size.height))
+    left, top = math.floor(box.x) - reach_x, math.floor(box.y) - reach_y
+    right, bottom = math.ceil(box.right) + reach_x, math.ceil(box.bottom) + reach_y
+    pixels = _read_padded(slide, level, left, top, right, bottom)
+    inner = (box.x - left, box.y - top, box.right - left, box.bottom - top)
+    whole = (
+        float(reach_x),
+        float(reach_y),
+        float(reach_x + size.width),
+        float(reach_y + size.height),
+    )
+    if inner == whole:  # no resampling: exactly the pixels of the level
+        return pixels[reach_y : reach_y + size.height, reach_x : reach_x + size.width]
+    image = Image.fromarray(pixels).resize((size.width, size.height), _FILTER, box=inner)
+    return np.asarray(image)
+
+
+def read_window(slide: Slide, grid: TileGrid, cells: CellRange) -> NDArray[np.uint8]:
+    """Read all tiles of a range of cells at once, at the model's resolution.
+
+    Returns:
+        RGB, shape of ``grid.window_size_px(cells)``; the tile of the cell at (i, j) within the
+        range is the ``input_px`` square whose corner is at (i, j) times ``stride_px``.
+
+    Raises:
+        SlideReadError: the slide cannot be read there.
+    """
+    return read_box(slide, grid.window_box_l0(cells), grid.window_size_px(cells))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of cells and the pixels that all their tiles lie in."""
+
+    cells: CellRange
+    """Which cells."""
+    pixels: NDArray[np.uint8] | None
+    """RGB as :func:`read_window` returns it, or None where a single cell cannot be read."""
+
+
+def read_windows(
+    slide: Slide, grid: TileGrid, cells: CellRange, wanted: NDArray[np.bool_]
+) -> Iterator[Window]:
+    """Read the windows that hold all wanted cells of a range.
+
+    Ranges of wide strides are read in several windows, so that memory depends on
+    :data:`MAX_WINDOW_PX` alone. A window that cannot be read is halved until the unreadable cells
+    are singled out.
+
+    Args:
+        slide: to read from.
+        grid: of the slide.
+        cells: range to read.
+        wanted: which of its cells, shape (rows, cols); windows hold others in between as well.
+    """
+    for part in _parts(grid, cells, wanted):
+        yield from _read_or_halve(slide, grid, part)
+
+
+def _read_or_halve(slide: Slide, grid: TileGrid, part: CellRange) -> Iterator[Window]:
+    try:
+        yield Window(part, read_window(slide, grid, part))
+    except SlideReadError as error:
+        if part.rows * part.cols == 1:
+            logger.warning("cell (%d, %d) is unreadable: %s", part.row, part.col, error)
+            yield Window(part, None)
+            return
+        for half in _halves(part):
+            yield from _read_or_halve(slide, grid, half)
+
+
+def read_overview(slide: Slide, size: Size) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The whole slide as an image of the given size, read in pieces so that memory stays bounded.
+
+    Returns:
+        RGB of shape (size.height, size.width, 3), white where a piece could not be read, and a
+        mask of shape (size.height, size.width) that is true where it could.
+    """
+    factor_x = slide.size_l0.width / size.width
+    factor_y = slide.size_l0.height / size.height
+    downsample = slide.level_downsamples[best_level(slide, min(factor_x, factor_y))]
+    step = max(1, int(_OVERVIEW_READ_PX * downsample / max(factor_x, factor_y)))
+    pixels = np.full((size.height, size.width, 3), WHITE, dtype=np.uint8)
+    readable = np.ones((size.height, size.width), dtype=np.bool_)
+    for y in range(0, size.height, step):
+        for x in range(0, size.width, step):
+            part = Size(min(step, size.width - x), min(step, size.height - y))
+            box = Box(x * factor_x, y * factor_y, part.width * factor_x, part.height * factor_y)
+            where = np.s_[y : y + part.height, x : x + part.width]
+            try:
+                pixels[where] = read_box(slide, box, part)
+            except SlideReadError as error:
+                logger.warning("%s", error)
+                readable[where] = False
+    return pixels, readable
+
+
+def fit_size(slide: Slide, longest_px: int) -> Size:
+    """Size of the whole slide shrunk to a longer side of at most ``longest_px``, never enlarged."""
+    width, height = slide.size_l0.width, slide.size_l0.height
+    factor = min(1.0, longest_px / max(width, height))
+    return Size(max(1, round(width * factor)), max(1, round(height * factor)))
+
+
+def _read_padded(
+    slide: Slide, level: int, left: int, top: int, right: int, bottom: int
+) -> NDArray[np.uint8]:
+    size = slide.level_sizes[level]
+    x0, y0 = max(left, 0), max(top, 0)
+    x1, y1 = min(right, size.width), min(bottom, size.height)
+    if (x0, y0, x1, y1) == (left, top, right, bottom):
+        return slide.read_level(level, left, top, right - left, bottom - top)
+    canvas = np.full((bottom - top, right - left, 3), WHITE, dtype=np.uint8)
+    if x0 < x1 and y0 < y1:
+        part = slide.read_level(level, x0, y0, x1 - x0, y1 - y0)
+        canvas[y0 - top : y1 - top, x0 - left : x1 - left] = part
+    return canvas
+
+
+def _parts(grid: TileGrid, cells: CellRange, wanted: NDArray[np.bool_]) -> Iterator[CellRange]:
+    """Rectangles that hold all wanted cells of a block, each small enough for one read."""
+    step = max(1, (MAX_WINDOW_PX - grid.input_px) // grid.stride_px + 1)
+    for top in range(0, cells.rows, step):
+        for left in range(0, cells.cols, step):
+            rows, cols = np.nonzero(wanted[top : top + step, left : left + step])
+            if len(rows):
+                yield CellRange(
+                    cells.row + top + int(rows.min()),
+                    cells.col + left + int(cols.min()),
+                    int(np.ptp(rows)) + 1,
+                    int(np.ptp(cols)) + 1,
+                )
+
+
+def _halves(cells: CellRange) -> tuple[CellRange, CellRange]:
+    if cells.rows >= cells.cols:
+        middle = cells.rows // 2
+        return (
+            CellRange(cells.row, cells.col, middle, cells.cols),
+            CellRange(cells.row + middle, cells.col, cells.rows - middle, cells.cols),
+        )
+    middle = cells.cols // 2
+    return (
+        CellRange(cells.row, cells.col, cells.rows, middle),
+        CellRange(cells.row, cells.col + middle, cells.rows, cells.cols - middle),
+    )

@@ -1,0 +1,1 @@
+"""Training patch models with fastai; scoring never imports this package."""
