@@ -86,3 +86,27 @@ class CellRange:
     def slices(self) -> tuple[slice, slice]:
         """The range as array indices (row, col)."""
         return slice(self.row, self.row + self.rows), slice(self.col, self.col + self.cols)
+
+
+def true_downsample(size_l0: Size, size: Size) -> float:
+    """The downsample that a level was made with, from sizes that were rounded to whole pixels.
+
+    A level of a 9000 px slide at a downsample of 16 is 562 px wide. The ratio of the sizes,
+    16.014, which OpenSlide reports, would shift the far edge by half a pixel of the level, and by
+    a whole one for other sizes. The truth lies between the ratios that rounding either way allows,
+    in both axes; the shortest decimal in there is taken, which makes 16 of the example.
+
+    Args:
+        size_l0: size of level 0.
+        size: size of the level.
+    """
+    pairs = ((size_l0.width, size.width), (size_l0.height, size.height))
+    ratio = math.sqrt(math.prod(whole / part for whole, part in pairs))
+    low = max(whole / (part + 1) for whole, part in pairs)
+    high = min(whole / max(part - 1, 0.5) for whole, part in pairs)
+    if low >= high:
+        return ratio  # no single factor explains both axes
+    inside = ratio if low < ratio < high else (low + high) / 2
+    return next(
+        (short for digits in range(9) if low < (short := round(inside, digits)) < high), inside
+    )

@@ -28,7 +28,8 @@ from histoslide.errors import (
     SlideOpenError,
     SlideReadError,
 )
-from histoslide.geometry import Box, Mpp, Size
+from histoslide.geometry import Box, Mpp, Size, true_downsample
+from histoslide.salvage import SalvagedTiff
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,8 @@ class OpenSlideSlide:
         handle = self._handle()
         self._properties = dict(handle.properties)
         self._level_sizes = tuple(Size(*size) for size in handle.level_dimensions)
-        self._downsamples = tuple(float(d) for d in handle.level_downsamples)
+        self._reported_downsamples = tuple(float(d) for d in handle.level_downsamples)
+        self._downsamples = tuple(true_downsample(self.size_l0, s) for s in self._level_sizes)
         self._mpp = mpp if mpp is not None else self._recorded_mpp()
         colour = self._properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self._background = np.frombuffer(bytes.fromhex(colour), dtype=np.uint8)
@@ -175,13 +177,13 @@ class OpenSlideSlide:
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see :meth:`Slide.read_level`."""
-        downsample = self._downsamples[level]
+        downsample = self._reported_downsamples[level]
         left, x_l0 = _aligned_start(x, downsample)
         top, y_l0 = _aligned_start(y, downsample)
         size = (x - left + width, y - top + height)
         try:
             pixels = self._read_region((x_l0, y_l0), level, size)
-        except openslide.OpenSlideError:
+        except (openslide.OpenSlideError, SlideOpenError):
             self._drop_handle()
             try:
                 pixels = self._read_region((x_l0, y_l0), level, size)
@@ -213,7 +215,8 @@ class OpenSlideSlide:
 
     def __getstate__(self) -> dict[str, object]:
         mine = ("_path", "_cache_bytes", "_properties", "_level_sizes", "_downsamples", "_mpp")
-        return {name: self.__dict__[name] for name in (*mine, "_background")}
+        more = ("_reported_downsamples", "_background")
+        return {name: self.__dict__[name] for name in (*mine, *more)}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -277,12 +280,26 @@ class OpenSlideSlide:
 
 def open_slide(
     path: Path, *, mpp: Mpp | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES
-) -> OpenSlideSlide:
+) -> OpenSlideSlide | SalvagedTiff:
     """Open a slide; see :class:`OpenSlideSlide` for the arguments and errors.
 
-    A resolution that no microscope slide has is logged as a warning, not refused.
+    A tiled TIFF that OpenSlide refuses because its end is missing is opened as far as it goes. A
+    resolution that no microscope slide has is logged as a warning, not refused.
     """
-    slide = OpenSlideSlide(path, mpp=mpp, cache_bytes=cache_bytes)
+    slide: OpenSlideSlide | SalvagedTiff
+    try:
+        slide = OpenSlideSlide(path, mpp=mpp, cache_bytes=cache_bytes)
+    except SlideOpenError as error:
+        rest = SalvagedTiff.open(path, mpp=mpp)
+        if rest is None:
+            raise
+        logger.warning(
+            "%s; it is a damaged TIFF: what is left of it is read, %d of %d tiles",
+            error,
+            rest.tiles_left,
+            rest.tiles_in_all,
+        )
+        slide = rest
     if slide.mpp is not None and not slide.mpp.plausible:
         logger.warning(
             "%s: %g µm/px (%s) is implausible for a slide scan: check it, or pass --mpp",
@@ -348,11 +365,16 @@ def find_slides(paths: list[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SLIDE_SUFFIXES)
+        inside = sorted(p for p in path.iterdir() if is_slide_file(p))
         if not inside:
             raise SlideOpenError(f"{path} is a folder without slides")
         found += inside
     return found
+
+
+def is_slide_file(path: Path) -> bool:
+    """Whether a file's ending is that of a slide; macOS's hidden companions (``._x``) are not."""
+    return path.suffix.lower() in SLIDE_SUFFIXES and not path.name.startswith(".")
 
 
 def _open_handle(path: Path) -> openslide.OpenSlide:

@@ -8,6 +8,7 @@ moment a run was killed at. Pyramid levels and ``complete: true`` come last.
 from __future__ import annotations
 
 import errno
+import json
 import math
 import shutil
 import threading
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,6 +213,12 @@ def store_heatmap(
     return open_heatmap(path)
 
 
+def metadata_schema() -> dict[str, Any]:
+    """The JSON Schema of ``attributes.histoslide``."""
+    text = files("histoslide").joinpath(f"schemas/heatmap-{SCHEMA_VERSION}.json").read_text()
+    return dict(json.loads(text))
+
+
 class BlockTarget:
     """What Dask stores blocks into: probabilities first, status last."""
 
@@ -243,11 +251,11 @@ def _difference(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> str:
     """The settings in which a store differs from what is asked for; empty if there are none."""
     there = _read_metadata(path)["fingerprint"]
     here = lazy.fingerprint | {"ngff": ngff}
-    return "; ".join(
-        f"{key} was {there.get(key)}, is {here.get(key)}"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
-    )
+    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    # A hash tells a person nothing, and follows from the other settings where those differ.
+    plain = [key for key in keys if "sha256" not in key]
+    shown = [f"{key} was {there.get(key)}, is {here.get(key)}" for key in plain]
+    return "; ".join(shown or [f"{key} differs" for key in keys])
 
 
 def _is_heatmap(path: Path) -> bool:

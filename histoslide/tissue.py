@@ -42,7 +42,7 @@ SATURATION_LIMITS = (0.05, 0.12)
 """Bounds on the Otsu threshold of saturation. Glass stays below 0.05 on most scanners; above 0.12
 pale and fatty tissue would be lost on slides whose dense tissue pulls the threshold up."""
 
-HED_LIMITS = (0.008, 0.02)
+HED_LIMITS = (0.008, 0.012)
 """Bounds on the Otsu threshold of summed haematoxylin and eosin density, in scikit-image's units:
 natural optical density divided by ln(10⁶)."""
 

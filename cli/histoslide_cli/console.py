@@ -47,6 +47,8 @@ def set_up_logging(*, quiet: bool, verbose: bool) -> None:
     handler.setFormatter(_Format())
     logger.addHandler(handler)
     logger.propagate = False
+    # What tifffile says of damaged files is said by the library, in one line.
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
     logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
 
 

@@ -136,7 +136,7 @@ class PatchData:
     """A training set and a validation set of the same classes.
 
     Raises:
-        DataError: a set is empty, or only one class occurs in training.
+        DataError: a set is empty, only one class occurs in training, or validation lacks one.
     """
 
     layout: str
@@ -157,4 +157,11 @@ class PatchData:
             raise DataError(
                 f"only class {self.classes[int(present[0])]!r} occurs in the training set: "
                 "a classifier needs at least two"
+            )
+        missing = set(present.tolist()) - set(np.unique(self.valid.labels).tolist())
+        if missing:
+            names = ", ".join(repr(self.classes[label]) for label in sorted(missing))
+            raise DataError(
+                f"the validation set ({len(self.valid)} patches) lacks class {names}: "
+                "AUC means nothing without it; hold back more, or other, patches"
             )

@@ -64,9 +64,9 @@ class Hdf5Patches:
         Raises:
             DataError: the file is damaged at this patch.
         """
-        if self._handle is None or self._owner != os.getpid():
-            self._handle, self._owner = h5py.File(self.pixels, "r"), os.getpid()
         try:
+            if self._handle is None or self._owner != os.getpid():
+                self._handle, self._owner = h5py.File(self.pixels, "r"), os.getpid()
             patch: NDArray[np.uint8] = self._handle["x"][index]
         except OSError as error:
             raise DataError(f"{self.pixels} cannot be read at patch {index}: {error}") from error
@@ -105,4 +105,6 @@ def _open_split(root: Path, split: str) -> Hdf5Patches:
         raise DataError(
             f"{pixels} has pixels of shape {shape} for {len(labels)} labels: expected (n, h, w, 3)"
         )
+    if other := sorted(set(np.unique(labels).tolist()) - {0, 1}):
+        raise DataError(f"{targets} has the labels {other[:5]}: expected only 0 and 1")
     return Hdf5Patches(pixels, labels)

@@ -57,7 +57,10 @@ def _resnet(build: Callable[..., ResNet], features: int) -> Callable[[int, bool]
         if imagenet:
             try:
                 network = build(weights="DEFAULT")
-            except OSError as error:  # URLError and a full disk are both OSErrors
+            except (
+                OSError,
+                RuntimeError,
+            ) as error:  # no network, full disk; a download with a wrong hash
                 raise WeightsUnavailableError(
                     f"ImageNet weights of {build.__name__} could not be fetched ({error}): connect "
                     f"to the network once, put the file into {torch.hub.get_dir()}/checkpoints, or "

@@ -1,7 +1,7 @@
 """The bundle: one ``.safetensors`` file with the weights and, in its metadata, the spec.
 
 Loading parses numbers and JSON and executes no code. A hash of the weights is stored beside the
-spec and checked at loading, so a damaged or altered file is refused instead of scored with.
+spec, covers both, and is checked at loading, so a damaged or altered file is refused instead of scored with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from histoslide.model.spec import ModelSpec
 from histoslide.outputs import refuse_existing, whole_file
 
 _SPEC_KEY = "histoslide"
-_HASH_KEY = "weights_sha256"
+_HASH_KEY = "sha256"
 
 
 def default_bundle() -> Path:
@@ -30,9 +30,9 @@ def default_bundle() -> Path:
     return Path(__file__).parents[1] / "weights" / "pcam-resnet50.safetensors"
 
 
-def weights_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, types, shapes and bytes of all tensors, in order of name."""
-    digest = hashlib.sha256()
+def bundle_sha256(spec_json: str, state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the spec and the names, types, shapes and bytes of all tensors, by name."""
+    digest = hashlib.sha256(spec_json.encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -68,7 +68,8 @@ def save_bundle(
         if half and value.is_floating_point():
             value = value.to(torch.float16)
         tensors[name] = value.contiguous().clone()
-    metadata = {_SPEC_KEY: spec.to_json(), _HASH_KEY: weights_sha256(tensors)}
+    text = spec.to_json()
+    metadata = {_SPEC_KEY: text, _HASH_KEY: bundle_sha256(text, tensors)}
     try:
         with whole_file(path) as partial:
             save_file(tensors, partial, metadata=metadata)
@@ -98,9 +99,9 @@ def load_bundle(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from error
-    if weights_sha256(state) != metadata.get(_HASH_KEY):
+    if bundle_sha256(metadata[_SPEC_KEY], state) != metadata.get(_HASH_KEY):
         raise BundleError(
-            f"{path}: the weights differ from those it was written with (sha256 mismatch): "
+            f"{path}: weights or spec differ from what was written (sha256 mismatch): "
             "the file is damaged or was altered, get it again"
         )
     return spec, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}

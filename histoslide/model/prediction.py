@@ -111,7 +111,7 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA fails by assertion
+    except (RuntimeError, AssertionError, ImportError) as error:  # as torch was built without it
         reason = str(error).splitlines()[0]
         raise HistoslideError(f"device {name!r} cannot be used here: {reason}") from error
     return device

@@ -33,7 +33,10 @@ class WeightAveraging(Callback):
         self._live = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(self._average.module.state_dict())
 
-    def after_validate(self) -> None:
-        """Swap the live weights back, except after the last epoch."""
+    def after_epoch(self) -> None:
+        """Swap the live weights back, except after the last epoch.
+
+        Not sooner: whoever listens to the end of validation finds the weights that were judged.
+        """
         if self.learn.epoch + 1 < self.learn.n_epoch:
             self.learn.model.load_state_dict(self._live)

@@ -15,7 +15,7 @@ from pathlib import Path
 import fastai.callback.progress
 import fastai.callback.schedule  # noqa: F401  (gives the Learner fit_one_cycle)
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
 from fastai.metrics import RocAuc, RocAucBinary, accuracy
 from fastai.optimizer import OptimWrapper
@@ -23,7 +23,7 @@ from fastai.torch_core import params, set_seed
 from torch import Tensor, nn
 
 from histoslide.datasets import PatchData
-from histoslide.errors import DataError
+from histoslide.errors import BundleError, DataError, HistoslideError
 from histoslide.model.architectures import BODY_SPLIT, build_network
 from histoslide.model.bundle import save_bundle
 from histoslide.model.spec import ModelSpec
@@ -131,15 +131,16 @@ def train(
     if initial is not None:
         network.load_state_dict(initial)
     network = network.to(device).to(memory_format=torch.channels_last)
+    seen_px = recipe.stages[-1].crop_px or recipe.input_px
     spec = ModelSpec(
         name=name,
         architecture=recipe.architecture,
         classes=data.classes,
         tumour_class=tumour_class(data.classes),
-        input_px=recipe.input_px,
+        input_px=seen_px,
         label_px=recipe.label_px,
         mpp=recipe.mpp,
-        network_px=recipe.stages[-1].network_px or recipe.stages[-1].crop_px or recipe.input_px,
+        network_px=recipe.stages[-1].network_px or seen_px,
         mean=recipe.mean,
         std=recipe.std,
         licence=licence,
@@ -158,10 +159,17 @@ def train(
         learner = make_learner(data, recipe, stage, network, device=device, workers=workers)
         reporter = _EpochReporter(index + 1, len(records), finish_epoch, spec, checkpoint)
         learner.add_cb(reporter)
-        if stage.trainable_groups is not None:
-            learner.freeze_to(-stage.trainable_groups)
-        with learner.no_bar(), learner.no_logging():
-            learner.fit_one_cycle(stage.epochs, stage.lr)
+        # Always: the network remembers what an earlier stage froze.
+        learner.freeze_to(-(stage.trainable_groups or 0))
+        try:
+            with learner.no_bar(), learner.no_logging():
+                learner.fit_one_cycle(stage.epochs, stage.lr)
+        except DataError as error:
+            # torch wraps what a worker process raises in its traceback; the user needs one line.
+            line = str(error).strip().splitlines()[-1]
+            raise DataError(line.rpartition("DataError: ")[2]) from error
+        if reporter.failure is not None:
+            raise reporter.failure
     logits, labels = predict_logits(learner)
     temperature = fit_temperature(logits, labels)
     figures = judge(logits / temperature, labels, positive=spec.tumour_index)
@@ -205,8 +213,9 @@ def make_learner(
         opt_func=partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True)),
         splitter=parameter_groups,
         wd=recipe.weight_decay,
-        # Frozen groups stay frozen whole: learning their batch norms would need the backward
-        # pass through all of them, which is most of the cost that freezing is meant to save.
+        # Batch norms of frozen groups do not learn either: that would need the backward pass
+        # through all of them, which is most of the cost that freezing is meant to save. Their
+        # running statistics still follow the data, as they must when the crop grows.
         train_bn=False,
         metrics=[accuracy, auc],
         cbs=callbacks,
@@ -239,21 +248,29 @@ class _EpochReporter(Callback):
     ) -> None:
         self._stage, self._done, self._finish = stage, done, finish
         self._spec, self._checkpoint = spec, checkpoint
+        # fastai rewrites the message of an error that leaves a callback, so it is kept here and
+        # raised after the fit.
+        self.failure: HistoslideError | None = None
 
     def before_epoch(self) -> None:
         self._start = time.monotonic()
 
     def after_loss(self) -> None:
         if self.training and not torch.isfinite(self.learn.loss_grad):
-            raise DataError(
-                f"the loss became {float(self.learn.loss_grad)} in epoch "
+            self.failure = DataError(
+                f"the loss became {self.learn.loss_grad.item()} in epoch "
                 f"{self._done + self.learn.epoch + 1}: lower the learning rate with --lr"
             )
+            raise CancelFitException
 
     def after_validate(self) -> None:
         if self._checkpoint is not None:
             state = self.learn.model.state_dict()
-            save_bundle(self._checkpoint, self._spec, state, overwrite=True)
+            try:
+                save_bundle(self._checkpoint, self._spec, state, overwrite=True)
+            except BundleError as error:
+                self.failure = error
+                raise CancelFitException from error
 
     def after_epoch(self) -> None:
         train_loss, valid_loss, accuracy_, auc = self.learn.recorder.values[-1]

@@ -62,11 +62,8 @@ class Stage:
             raise DataError(f"a stage needs at least one epoch, not {self.epochs}")
         if self.lr <= 0:
             raise DataError(f"the learning rate must be positive, not {self.lr}")
-        if self.crop_px is not None and self.crop_px < PCAM_LABEL_PX:
-            raise DataError(
-                f"a crop of {self.crop_px} px would cut into the {PCAM_LABEL_PX} px that the "
-                "label speaks of"
-            )
+        if self.trainable_groups is not None and self.trainable_groups < 1:
+            raise DataError(f"trainable_groups must be 1 or more, not {self.trainable_groups}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +98,22 @@ class Recipe:
     """Per-channel mean subtracted from RGB in 0-1 units."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Per-channel standard deviation that RGB in 0-1 units is divided by."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise DataError(f"recipe {self.name!r} has no stage")
+        for stage in self.stages:
+            if stage.crop_px is None:
+                continue
+            if stage.crop_px > self.input_px:
+                raise DataError(
+                    f"a crop of {stage.crop_px} px is larger than the patches ({self.input_px} px)"
+                )
+            if stage.crop_px < self.label_px:
+                raise DataError(
+                    f"a crop of {stage.crop_px} px would cut into the {self.label_px} px that the "
+                    "label speaks of"
+                )
 
     @property
     def epochs(self) -> int:

@@ -1,0 +1,38 @@
+"""Shared fixtures: where real data lie, and small networks that need no training."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from histoslide.model import ModelSpec, save_bundle
+from histoslide.model.architectures import build_network
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real slides and patches; the test is skipped, visibly, where it is absent."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("HISTOSLIDE_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set HISTOSLIDE_TEST_DATA to run this test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of an untrained ResNet18 at 32 px: quick, and its probabilities mean nothing."""
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        name="small",
+        architecture="resnet18",
+        classes=("normal", "tumour"),
+        tumour_class="tumour",
+        network_px=32,
+    )
+    path = tmp_path_factory.mktemp("bundle") / "small.safetensors"
+    save_bundle(path, spec, build_network("resnet18", 2).state_dict(), half=True)
+    return path

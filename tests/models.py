@@ -1,0 +1,64 @@
+"""Small networks whose answers are known, for tests of where probabilities land."""
+
+import torch
+from torch import Tensor, nn
+
+from histoslide.model import Model, ModelSpec
+
+
+class CentreColour(nn.Module):
+    """Logits whose softmax is the mean of one colour channel over the label footprint, 0-1."""
+
+    def __init__(self, label_px: int, channel: int) -> None:
+        super().__init__()
+        self._label_px, self._channel = label_px, channel
+
+    def forward(self, images: Tensor) -> Tensor:
+        side = images.shape[-1]
+        low = (side - self._label_px) // 2
+        part = images[:, self._channel, low : low + self._label_px, low : low + self._label_px]
+        share = part.mean(dim=(1, 2)).clamp(1e-6, 1 - 1e-6)
+        return torch.stack([torch.log1p(-share), torch.log(share)], dim=1)
+
+
+class ThreeColours(nn.Module):
+    """Three logits whose softmax is the tile's mean colour, normalised to one."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.log(images.mean(dim=(2, 3)).clamp_min(1e-6))
+
+
+def colour_model(
+    channel: int = 0, *, input_px: int = 96, label_px: int = 32, mpp: float = 0.972
+) -> Model:
+    """A two-class model that reads one channel's mean over the footprint as P(tumour)."""
+    spec = ModelSpec(
+        name=f"colour-{channel}",
+        architecture="none",
+        classes=("normal", "tumour"),
+        tumour_class="tumour",
+        input_px=input_px,
+        label_px=label_px,
+        network_px=input_px,
+        mpp=mpp,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+    )
+    return Model(
+        spec,
+        CentreColour(label_px, channel),
+        device=torch.device("cpu"),
+        sha256=f"{channel}-{input_px}-{label_px}",
+    )
+
+
+def three_class_model() -> Model:
+    """A model of three classes: the shares of red, green and blue."""
+    spec = ModelSpec(
+        name="colours",
+        architecture="none",
+        classes=("red", "green", "blue"),
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+    )
+    return Model(spec, ThreeColours(), device=torch.device("cpu"), sha256="three")

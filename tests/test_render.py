@@ -1,0 +1,148 @@
+"""Pictures: what is drawn where, and what is left alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from models import colour_model
+
+from histoslide.errors import OutputExistsError, StoreError
+from histoslide.heatmap import make_grid, make_heatmap
+from histoslide.render import (
+    blend,
+    contact_sheet,
+    draw_mask,
+    draw_overlay,
+    save_png,
+    scale_bar_um,
+)
+from histoslide.scoring import Status
+from histoslide.slide import OpenSlideSlide, open_slide
+from histoslide.store import Heatmap, open_heatmap, store_heatmap
+from histoslide.synthetic import fiducial_slide
+from histoslide.tissue import TissueMask
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> OpenSlideSlide:
+    path = tmp_path_factory.mktemp("slides") / "fiducial.tif"
+    return open_slide(fiducial_slide(path, width=960, height=640, mpp=0.972))
+
+
+@pytest.fixture
+def heat(tmp_path: Path, slide: OpenSlideSlide) -> Heatmap:
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[:, 10:] = True
+    tissue = TissueMask(mask=mask, method="file")
+    lazy = make_heatmap(slide, colour_model(), tissue=tissue)
+    return store_heatmap(lazy, tmp_path / "heat.zarr")
+
+
+def test_background_is_untouched(slide: OpenSlideSlide, heat: Heatmap) -> None:
+    rng = np.random.default_rng(1)
+    thumbnail = rng.integers(0, 256, (320, 480, 3), dtype=np.uint8)
+    picture = blend(thumbnail, heat.grid, heat.probability())
+    np.testing.assert_array_equal(picture[:, :160], thumbnail[:, :160])
+    assert (picture[:, 160:] != thumbnail[:, 160:]).any(axis=2).mean() > 0.95
+
+
+def test_colour_is_absolute(heat: Heatmap) -> None:
+    """The same probability has the same colour whatever else is in the heatmap."""
+    grey = np.full((64, 96, 3), 200, dtype=np.uint8)
+    low = np.full(heat.grid.shape, 0.2, dtype=np.float32)
+    high = low.copy()
+    high[0, 0] = 1.0
+    one, other = blend(grey, heat.grid, low), blend(grey, heat.grid, high)
+    np.testing.assert_array_equal(one[10:, 10:], other[10:, 10:])
+    assert (one[0, 0] != other[0, 0]).any()
+
+
+def test_unreadable_cells_are_hatched_and_said(slide: OpenSlideSlide, heat: Heatmap) -> None:
+    plain = draw_overlay(heat, slide, longest_px=480)
+    group = zarr.open_group(heat.path, mode="r+")
+    status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
+    status[4:8, 20:26] = Status.UNREADABLE
+    group["labels/status/0"][:] = status  # type: ignore[index]
+    hatched = draw_overlay(open_heatmap(heat.path), slide, longest_px=480)
+    assert hatched.image.shape == plain.image.shape
+    changed = (hatched.image != plain.image).any(axis=2)
+    box = changed[plain.top + 64 : plain.top + 128, plain.left + 320 : plain.left + 416]
+    assert box.mean() > 0.9
+    red = (hatched.image[..., 0] > 150) & (hatched.image[..., 1] < 100)
+    assert red[plain.top + 64 : plain.top + 128, plain.left + 320 : plain.left + 416].any()
+
+
+def test_another_slide_is_refused(tmp_path: Path, heat: Heatmap) -> None:
+    other = open_slide(fiducial_slide(tmp_path / "other.tif", width=961, height=640, mpp=0.972))
+    with pytest.raises(StoreError, match=r"other\.tif is not the slide"):
+        draw_overlay(heat, other)
+
+
+def test_without_the_slide(heat: Heatmap) -> None:
+    overlay = draw_overlay(heat, None, longest_px=300)
+    assert overlay.slide_size.width == 300
+
+
+def test_narrow_slides_have_room_for_their_title(tmp_path: Path) -> None:
+    path = fiducial_slide(tmp_path / "narrow.tif", width=200, height=1500, mpp=0.972)
+    slide = open_slide(path)
+    lazy = make_heatmap(slide, colour_model())
+    overlay = draw_overlay(store_heatmap(lazy, tmp_path / "h.zarr"), slide, longest_px=1500)
+    assert overlay.image.shape[1] > overlay.slide_size.width + 200
+
+
+def test_mask_picture_greys_what_is_not_tissue(slide: OpenSlideSlide) -> None:
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[:, 15:] = True
+    grid = make_grid(slide, colour_model().spec)
+    plan = np.where(np.arange(30) < 15, Status.BACKGROUND, Status.PENDING)
+    plan = np.broadcast_to(plan, grid.shape).astype(np.uint8)
+    tissue = TissueMask(mask=mask, method="otsu")
+    picture = draw_mask(slide, tissue, grid, plan, longest_px=480)
+    part = picture.image[picture.top :, picture.left :].astype(int)
+    spread = np.ptp(part, axis=2)
+    assert np.median(spread[20:300, 20:220]) < np.median(spread[20:300, 260:460]) / 2
+
+
+def test_contact_sheet_shows_tiles_with_their_box() -> None:
+    tiles = [np.full((96, 96, 3), value, dtype=np.uint8) for value in (10, 60, 110)]
+    sheet = contact_sheet(tiles, label_px=32, columns=2)
+    assert sheet.shape == (2 * 100 + 4, 2 * 100 + 4, 3)
+    np.testing.assert_array_equal(sheet[4 + 32 : 4 + 64, 4 + 32 : 4 + 64], 10)  # footprint is clean
+    assert tuple(sheet[4 + 31, 4 + 48]) == (255, 230, 0)
+    assert tuple(sheet[104 + 50, 4 + 4]) == (110, 110, 110)
+    with pytest.raises(ValueError, match="at least one"):
+        contact_sheet([], label_px=32)
+
+
+def test_pictures_are_not_overwritten_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    save_png(np.zeros((4, 4, 3), dtype=np.uint8), path)
+    before = path.read_bytes()
+    with pytest.raises(OutputExistsError, match=r"a\.png exists: pass --overwrite"):
+        save_png(np.ones((4, 4, 3), dtype=np.uint8), path)
+    assert path.read_bytes() == before
+    save_png(np.ones((4, 4, 3), dtype=np.uint8), path, overwrite=True)
+    assert path.read_bytes() != before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        save_png(np.zeros((4, 4, 3), dtype=np.uint8), tmp_path / "file" / "b.png")
+
+
+@given(st.floats(1, 1e6))
+def test_scale_bar_is_round_and_about_a_fifth(width_um: float) -> None:
+    length = scale_bar_um(width_um)
+    assert width_um / 5 / 2.5 <= length * (1 + 1e-9)
+    assert length <= width_um / 5
+    digits = f"{length:e}"[0]
+    assert digits in "125"
+
+
+def test_class_of_a_heatmap_must_exist(slide: OpenSlideSlide, heat: Heatmap) -> None:
+    with pytest.raises(StoreError, match="choose from normal, tumour"):
+        draw_overlay(heat, slide, class_name="stroma")
+    assert replace(heat, path=heat.path) == heat

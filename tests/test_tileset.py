@@ -1,0 +1,115 @@
+"""Tiles on disk: the right pixels, a manifest, restart and overwrite."""
+
+import csv
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from histoslide_cli.main import main
+from PIL import Image
+
+from histoslide.synthetic import decode_fiducial, fiducial_slide, scene_slide
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slides") / "fiducial.tif"
+    return fiducial_slide(path, width=1230, height=811, mpp=0.5)
+
+
+def tile(slide: Path, out: Path, *options: str) -> int:
+    return main(["tile", str(slide), "--out", str(out), "--tissue", "none", *options])
+
+
+def manifest(folder: Path) -> list[dict[str, str]]:
+    with (folder / "manifest.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tiles_hold_the_pixels_of_their_box(slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tiles"
+    assert tile(slide, out) == 0
+    rows = manifest(out)
+    side = 96 * 0.972 / 0.5
+    assert len(rows) == 5 * 7
+    for row in rows:
+        assert float(row["x_l0"]) == pytest.approx(int(row["col"]) * side, abs=1e-3)
+        assert float(row["width_l0"]) == pytest.approx(side, abs=1e-3)
+        pixels = np.asarray(Image.open(out / row["file"]))
+        assert pixels.shape == (96, 96, 3)
+        box = [float(row[name]) for name in ("x_l0", "y_l0", "width_l0", "height_l0")]
+        if box[0] + box[2] < 1230 and box[1] + box[3] < 811 and min(box[:2]) > 0:
+            mean = pixels[8:-8, 8:-8].reshape(-1, 3).mean(axis=0)
+            x, y = decode_fiducial(mean, width=1230, height=811)
+            assert x == pytest.approx(box[0] + side / 2, abs=2)
+            assert y == pytest.approx(box[1] + side / 2, abs=2)
+    assert (out / "contact-sheet.png").exists()
+
+
+def test_restart_keeps_what_is_there(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tiles"
+    assert tile(slide, out) == 0
+    files = sorted((out / "tiles").iterdir())
+    whole = (out / "manifest.csv").read_bytes()
+    files[0].unlink()
+    (out / "manifest.csv").unlink()
+    state = json.loads((out / "tiles.json").read_text())
+    (out / "tiles.json").write_text(json.dumps(state | {"complete": False}))
+    kept = files[1].stat().st_mtime_ns
+    assert tile(slide, out) == 0
+    assert (out / "manifest.csv").read_bytes() == whole
+    assert files[0].exists()
+    assert files[1].stat().st_mtime_ns == kept
+    capsys.readouterr()
+    assert tile(slide, out, "--stride", "48") == 2
+    assert "stride_px was 96, is 48" in capsys.readouterr().err
+    assert tile(slide, out, "--stride", "200", "--overwrite") == 0
+    assert len(manifest(out)) < 35
+    assert [p.name for p in tmp_path.iterdir()] == ["tiles"]
+
+
+def test_hdf5_equals_png(slide: Path, tmp_path: Path) -> None:
+    assert tile(slide, tmp_path / "png") == 0
+    assert tile(slide, tmp_path / "h5", "--format", "pcam-hdf5") == 0
+    with h5py.File(tmp_path / "h5" / "fiducial_x.h5") as file:
+        pixels = np.asarray(file["x"])
+    rows = manifest(tmp_path / "h5")
+    assert pixels.shape == (len(rows), 96, 96, 3)
+    for row, other in zip(rows, manifest(tmp_path / "png"), strict=True):
+        png = np.asarray(Image.open(tmp_path / "png" / other["file"]))
+        np.testing.assert_array_equal(pixels[int(row["index"])], png)
+
+
+def test_only_tissue_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "node.tif"
+    scene_slide(path, width=900, height=900, mpp=0.972, seed=1)
+    assert main(["tile", str(path), "--out", str(tmp_path / "t"), "--format", "jpg"]) == 0
+    rows = manifest(tmp_path / "t")
+    assert 0 < len(rows) < 100
+    assert all(float(row["tissue_fraction"]) >= 0.1 for row in rows)
+    assert all(row["file"].endswith(".jpg") for row in rows)
+
+
+def test_foreign_folders_are_left_alone(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    for option in ([], ["--overwrite"]):
+        assert tile(slide, out, *option) == 2
+        assert "not a tile folder" in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == ["thesis.txt"]
+    assert tile(slide, tmp_path / "a", "--size", "32", "--label-size", "64") == 2
+    assert tile(slide, tmp_path / "a", "--stride", "0") == 2
+
+
+def test_several_slides_get_a_folder_each(slide: Path, tmp_path: Path) -> None:
+    other = fiducial_slide(tmp_path / "other.tif", width=400, height=400, mpp=0.972)
+    code = main(["tile", str(slide), str(other), "--out", str(tmp_path / "o"), "--tissue", "none"])
+    assert code == 0
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["fiducial", "other"]
