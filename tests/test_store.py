@@ -85,6 +85,7 @@ def test_public_reader_validates_and_reads_what_was_written(
     assert group.metadata.zarr_format == (3 if ngff == "0.5" else 2)
     datasets = multiscales[0].datasets
     assert len(datasets) == len(level_shapes(heat.grid.shape)) >= 2
+    finer = np.asarray(heat.array)
     for level, dataset in enumerate(datasets):
         (scale,) = dataset.coordinateTransformations
         assert scale.type == "scale"
@@ -124,16 +125,16 @@ def test_only_scored_cells_have_probabilities(tmp_path: Path, slide: OpenSlideSl
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, slide: OpenSlideSlide) -> None:
     whole = store_heatmap(lazy_heatmap(slide), tmp_path / "whole.zarr")
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop_after_five(done: int, total: int, scored: int) -> None:
         assert 0 < done <= total
         if done >= 5:
-            raise Stop
+            raise StopError
 
     killed = tmp_path / "killed.zarr"
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         store_heatmap(lazy_heatmap(slide), killed, on_block=stop_after_five)
     with pytest.raises(StoreError, match="incomplete"):
         open_heatmap(killed)
@@ -162,9 +163,11 @@ def test_killed_between_probability_and_status(
         write(self, where, value)
 
     path = tmp_path / "h.zarr"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    lazy = lazy_heatmap(slide)
+    with monkeypatch.context() as patch:
         patch.setattr(zarr.Array, "__setitem__", watch)
-        store_heatmap(lazy_heatmap(slide), path)
+        with pytest.raises(KeyboardInterrupt):
+            store_heatmap(lazy, path)
     assert order[0] == "0"
     assert (open_heatmap(path, allow_incomplete=True).status == Status.PENDING).all()
     store_heatmap(lazy_heatmap(slide), path)
@@ -217,13 +220,13 @@ def test_overwriting_keeps_the_old_until_the_new_is_whole(
     old = store_heatmap(lazy_heatmap(slide), path)
     old_bytes = all_bytes(path)
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop(done: int, *_: int) -> None:
-        raise Stop
+        raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         store_heatmap(lazy_heatmap(slide, stride_px=40), path, overwrite=True, on_block=stop)
     assert all_bytes(path) == old_bytes
     assert open_heatmap(path).grid == old.grid

@@ -1,0 +1,69 @@
+"""Peak resident memory of scoring a slide and one of four times its area.
+
+    python benchmarks/memory.py
+
+Each slide is scored in a process of its own with a small network, so that what is measured is
+reading, cutting, storing and the pyramid. Prints the two peaks and their ratio.
+"""
+
+import multiprocessing
+import resource
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from histoslide.heatmap import make_heatmap
+from histoslide.model import Model, ModelSpec
+from histoslide.slide import open_slide
+from histoslide.store import store_heatmap
+from histoslide.synthetic import scene, write_slide
+
+SIDES = (8192, 16384)
+"""Level-0 sides of the two slides, at 0.243 µm/px."""
+
+
+class MeanColour(nn.Module):
+    """A network that costs nothing: two logits from the mean red and blue."""
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Map (n, 3, h, w) to (n, 2)."""
+        return tiles.mean(dim=(2, 3))[:, ::2]
+
+
+def score(side: int, folder: str, queue: "multiprocessing.Queue[tuple[int, int]]") -> None:
+    """Score a slide and report cells and the peak of resident memory in KiB."""
+    spec = ModelSpec(
+        name="mean", architecture="none", classes=("normal", "tumour"), tumour_class="tumour"
+    )
+    model = Model(spec, MeanColour(), device=torch.device("cpu"), sha256="mean")
+    slide = open_slide(Path(folder) / f"{side}.tif")
+    heat = store_heatmap(make_heatmap(slide, model), Path(folder) / f"{side}.zarr")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    queue.put((heat.metadata["counts"]["scored"], peak))
+
+
+def main() -> None:
+    """Make the slides, score each in its own process, print peaks and ratio."""
+    context = multiprocessing.get_context("spawn")
+    tile = scene(1024, 1024, mpp=0.243, seed=1).pixels
+    peaks = []
+    with tempfile.TemporaryDirectory() as folder:
+        for side in SIDES:
+            pixels = np.tile(tile, (side // 1024, side // 1024, 1))
+            write_slide(Path(folder) / f"{side}.tif", pixels, mpp=0.243, downsamples=(4.0, 16.0))
+            del pixels
+            queue = context.Queue()
+            process = context.Process(target=score, args=(side, folder, queue))
+            process.start()
+            cells, peak = queue.get()
+            process.join()
+            peaks.append(peak)
+            print(f"{side}×{side} px, {cells:,} cells scored: peak {peak / 1024:.0f} MiB")
+    print(f"ratio for four times the area: {peaks[1] / peaks[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
