@@ -1,7 +1,7 @@
 """Every error that a user of histoslide can cause or meet.
 
 Each message is one line that carries the offending value and the way out. The commands turn these
-into exit codes; anything that is not a :class:`HistoslideError` is a bug.
+into exit codes; anything that is not a ``HistoslideError`` is a bug.
 """
 
 

@@ -138,7 +138,7 @@ class TileGrid:
         )
 
     def window_size_px(self, cells: CellRange) -> Size:
-        """Size of :meth:`window_box_l0` in model pixels, always whole."""
+        """Size of ``window_box_l0`` in model pixels, always whole."""
         return Size(
             (cells.cols - 1) * self.stride_px + self.input_px,
             (cells.rows - 1) * self.stride_px + self.input_px,

@@ -13,6 +13,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from histoslide.errors import ResolutionError
 from histoslide.geometry import Mpp, Size
 from histoslide.grid import DEFAULT_BLOCK_CELLS, TileGrid
 from histoslide.model import Model, ModelSpec
@@ -27,11 +28,11 @@ the footprint: a nest at the rim of the tissue must not be passed over."""
 
 @dataclass(frozen=True, kw_only=True)
 class LazyHeatmap:
-    """A heatmap before it is computed. Storing it is running it (:mod:`histoslide.store`)."""
+    """A heatmap before it is computed. Storing it is running it (``histoslide.store``)."""
 
     blocks: da.Array
     """Structured array of shape ``grid.shape``, one chunk a block; see
-    :func:`histoslide.scoring.block_dtype`."""
+    ``histoslide.scoring.block_dtype``."""
     plan: NDArray[np.uint8]
     """Status of every cell before scoring, shape ``grid.shape``."""
     grid: TileGrid
@@ -84,15 +85,19 @@ def make_grid(
         ResolutionUnknownError: the slide's resolution is not known.
         ResolutionError: the slide is much coarser than the model.
     """
-    return TileGrid(
-        size_l0=slide.size_l0,
-        slide_mpp=require_mpp(slide),
-        model_mpp=spec.mpp,
-        input_px=spec.input_px,
-        label_px=spec.label_px,
-        stride_px=spec.label_px if stride_px is None else stride_px,
-        block_cells=block_cells,
-    )
+    mpp = require_mpp(slide)
+    try:
+        return TileGrid(
+            size_l0=slide.size_l0,
+            slide_mpp=mpp,
+            model_mpp=spec.mpp,
+            input_px=spec.input_px,
+            label_px=spec.label_px,
+            stride_px=spec.label_px if stride_px is None else stride_px,
+            block_cells=block_cells,
+        )
+    except ResolutionError as error:
+        raise ResolutionError(f"{slide.name}: {error}") from error
 
 
 def plan_cells(
@@ -141,8 +146,8 @@ def make_heatmap(
         model: to score with.
         stride_px: side of a cell in model pixels; None for the model's label footprint.
         tissue: mask; None finds it with the default method.
-        tissue_threshold: see :func:`plan_cells`.
-        roi: see :func:`plan_cells`.
+        tissue_threshold: see ``plan_cells``.
+        roi: see ``plan_cells``.
         block_cells: side of a block in cells.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from histoslide.errors import HistoslideError, OutputExistsError, ResolutionUnknownError, StoreError
+from histoslide.errors import HistoslideError, ResolutionUnknownError, StoreError
 from histoslide.geometry import Mpp
 from histoslide.grid import TileGrid
 from histoslide.heatmap import (
@@ -25,12 +25,13 @@ from histoslide.heatmap import (
     plan_cells,
 )
 from histoslide.model import Model, ModelSpec
-from histoslide.outputs import whole_file
+from histoslide.outputs import refuse_existing, whole_file
 from histoslide.render import (
     DEFAULT_OVERLAY_PX,
     DEFAULT_THRESHOLD,
     draw_mask,
     draw_overlay,
+    read_png_label,
     save_png,
 )
 from histoslide.scoring import Status
@@ -47,7 +48,7 @@ class TissueOptions:
     """Which part of a slide is worked on."""
 
     method: str = "otsu"
-    """A key of :data:`histoslide.tissue.METHODS`."""
+    """A key of ``histoslide.tissue.METHODS``."""
     threshold: float = DEFAULT_TISSUE_THRESHOLD
     """Part of the label footprint that must be tissue, 0-1."""
     mask: Path | None = None
@@ -115,8 +116,8 @@ class SlideResult:
     """Name of the heat.zarr."""
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Cells by status."""
-    positive: int = 0
-    """Cells at or above the threshold."""
+    positive: int | None = None
+    """Cells at or above the threshold, or None where the slide failed."""
     highest: float | None = None
     """Highest probability, or None where nothing was scored."""
     warnings: tuple[str, ...] = ()
@@ -157,9 +158,11 @@ def score_slide(
         HistoslideError: the slide, a mask or the output cannot be used.
     """
     started = time.monotonic()
-    picture = out.with_suffix(".png")
-    if options.overlay and picture.exists() and not out.exists() and not options.overwrite:
-        raise OutputExistsError(f"{picture} exists: pass --overwrite to replace it")
+    picture, mask_picture = out.with_suffix(".png"), out.with_name(f"{out.stem}-mask.png")
+    if not out.exists():  # pictures beside a heatmap are its own, any other is somebody else's
+        for path_, drawn in ((picture, options.overlay), (mask_picture, options.mask_png)):
+            if drawn:
+                refuse_existing(path_, overwrite=options.overwrite)
     with open_slide(path, mpp=mpp) as slide:
         grid = make_grid(slide, model.spec, stride_px=options.stride_px)
         tissue, roi = options.tissue.find(slide)
@@ -173,7 +176,7 @@ def score_slide(
         )
         if options.mask_png:
             drawing = draw_mask(slide, tissue, grid, lazy.plan, longest_px=options.overlay_px)
-            save_png(drawing.image, out.with_name(f"{out.stem}-mask.png"), overwrite=True)
+            save_png(drawing.image, mask_picture, overwrite=True)
         if not (lazy.plan == Status.PENDING).any():
             logger.warning("%s: no tissue found, nothing to score", slide.name)
         heat = store_heatmap(
@@ -185,7 +188,8 @@ def score_slide(
             on_block=on_block,
         )
         counts = heat.metadata["counts"]
-        if options.overlay and (options.overwrite or not picture.exists()):
+        label = f"threshold {options.overlay_threshold:g}, {options.overlay_px} px, {heat.id}"
+        if options.overlay and read_png_label(picture) != label:
             overlay = draw_overlay(
                 heat,
                 slide,
@@ -193,7 +197,7 @@ def score_slide(
                 threshold=options.overlay_threshold,
                 class_name=None if heat.tumour_class else heat.classes[-1],
             )
-            save_png(overlay.image, picture, overwrite=True)
+            save_png(overlay.image, picture, overwrite=True, label=label)
     shown = heat.probability(None if heat.tumour_class else heat.classes[-1])
     scored = np.isfinite(shown)
     return SlideResult(
@@ -310,7 +314,7 @@ def tile_slide(
     overwrite: bool = False,
     on_tiles: Callable[[int, int], None] | None = None,
 ) -> TileSet:
-    """Cut a slide's tissue into tiles on disk; see :func:`histoslide.tileset.extract_tiles`.
+    """Cut a slide's tissue into tiles on disk; see ``histoslide.tileset.extract_tiles``.
 
     Args:
         path: slide file.
@@ -320,7 +324,7 @@ def tile_slide(
         target_mpp: micrometres per pixel of the tiles.
         stride_px: distance between tiles; None for tiles side by side.
         tissue: which part of the slide.
-        tile_format: see :func:`histoslide.tileset.extract_tiles`.
+        tile_format: see ``histoslide.tileset.extract_tiles``.
         mpp: resolution that replaces what the slide records.
         overwrite: replace an existing folder of tiles.
         on_tiles: called with (tiles done, tiles in all).

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from histoslide.errors import StoreError
 from histoslide.geometry import Size
@@ -42,6 +43,7 @@ _OPACITY = (0.10, 0.70)
 
 _GREY = (0.62, 0.62, 0.62)
 _DPI = 100
+_LABEL_KEY = "histoslide"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,8 +210,16 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def save_png(image: NDArray[np.uint8], path: Path, *, overwrite: bool = False) -> None:
+def save_png(
+    image: NDArray[np.uint8], path: Path, *, overwrite: bool = False, label: str = ""
+) -> None:
     """Write a picture; the file is either the whole new one or what was there before.
+
+    Args:
+        image: RGB, shape (h, w, 3).
+        path: file to write.
+        overwrite: replace an existing file.
+        label: kept inside the file, to tell later what it shows; see ``read_png_label``.
 
     Raises:
         OutputExistsError: the file exists and ``overwrite`` is false.
@@ -218,9 +228,20 @@ def save_png(image: NDArray[np.uint8], path: Path, *, overwrite: bool = False) -
     refuse_existing(path, overwrite=overwrite)
     try:
         with whole_file(path) as partial:
-            Image.fromarray(image).save(partial, "PNG", optimize=True)
+            text = PngInfo()
+            text.add_text(_LABEL_KEY, label)
+            Image.fromarray(image).save(partial, "PNG", optimize=True, pnginfo=text)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error}") from error
+
+
+def read_png_label(path: Path) -> str | None:
+    """The label of a picture that ``save_png`` wrote, or None where there is no such picture."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get(_LABEL_KEY)
+    except OSError:
+        return None
 
 
 def check_same_slide(heat: Heatmap, slide: Slide) -> None:

@@ -97,7 +97,7 @@ class SalvagedTiff:
         return {"openslide.vendor": "damaged-tiff"}
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read RGB pixels of one level; see :meth:`histoslide.slide.Slide.read_level`."""
+        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
         page = self._pages[level]
         across = math.ceil(page.imagewidth / page.tilewidth)
         canvas = np.empty((height, width, 3), dtype=np.uint8)
@@ -121,7 +121,7 @@ class SalvagedTiff:
             raise SlideReadError(f"{self.name}: tile {index} of level {level} is missing")
         try:
             pixels, _, _ = page.decode(data, index, jpegtables=page.jpegtables)
-        except Exception as error:  # noqa: BLE001 - every codec has errors of its own
+        except Exception as error:  # every codec has errors of its own
             raise SlideReadError(
                 f"{self.name}: tile {index} of level {level} cannot be decoded: {error}"
             ) from error

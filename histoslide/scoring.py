@@ -53,7 +53,7 @@ def score_block(
         model: to score with; its input and label sizes are the grid's.
 
     Returns:
-        Shape (rows, cols) of :func:`block_dtype`; probabilities are NaN where nothing was scored.
+        Shape (rows, cols) of ``block_dtype``; probabilities are NaN where nothing was scored.
     """
     block = np.empty((cells.rows, cells.cols), dtype=block_dtype(len(model.spec.classes)))
     block["probability"] = np.nan
@@ -82,7 +82,7 @@ def cut_tiles(
     """Cut the tiles of some cells out of a window on the model's device, batch by batch.
 
     Args:
-        window: RGB, uint8, as :func:`histoslide.tiles.read_window` returns it.
+        window: RGB, uint8, as ``histoslide.tiles.read_window`` returns it.
         grid: gives tile size and stride.
         rows: of the cells, counted from the window's first.
         cols: likewise.

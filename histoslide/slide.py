@@ -176,7 +176,7 @@ class OpenSlideSlide:
         return Box(*found) if len(found) == len(names) else None
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Read RGB pixels of one level; see :meth:`Slide.read_level`."""
+        """Read RGB pixels of one level; see ``Slide.read_level``."""
         downsample = self._reported_downsamples[level]
         left, x_l0 = _aligned_start(x, downsample)
         top, y_l0 = _aligned_start(y, downsample)
@@ -281,7 +281,7 @@ class OpenSlideSlide:
 def open_slide(
     path: Path, *, mpp: Mpp | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES
 ) -> OpenSlideSlide | SalvagedTiff:
-    """Open a slide; see :class:`OpenSlideSlide` for the arguments and errors.
+    """Open a slide; see ``OpenSlideSlide`` for the arguments and errors.
 
     A tiled TIFF that OpenSlide refuses because its end is missing is opened as far as it goes. A
     resolution that no microscope slide has is logged as a warning, not refused.
@@ -358,9 +358,11 @@ def find_slides(paths: list[Path]) -> list[Path]:
     """Slide files among ``paths``; folders are searched (not recursively) by file ending.
 
     Raises:
-        SlideOpenError: a folder holds no slide.
+        SlideOpenError: a folder holds no slide, or the only path does not exist.
     """
     found: list[Path] = []
+    if len(paths) == 1 and not paths[0].exists():
+        raise SlideOpenError(f"{paths[0]} does not exist")
     for path in paths:
         if not path.is_dir():
             found.append(path)

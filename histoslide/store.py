@@ -8,6 +8,7 @@ moment a run was killed at. Pyramid levels and ``complete: true`` come last.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import shutil
@@ -92,8 +93,14 @@ class Heatmap:
 
     @property
     def status(self) -> NDArray[np.uint8]:
-        """:class:`histoslide.scoring.Status` of every cell, shape ``grid.shape``."""
+        """``histoslide.scoring.Status`` of every cell, shape ``grid.shape``."""
         return np.asarray(self._level("labels/status/0")[:])
+
+    @property
+    def id(self) -> str:
+        """A hash of everything that decides the values; equal heatmaps have equal ones."""
+        text = json.dumps(self.metadata["fingerprint"], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def complete(self) -> bool:
@@ -171,7 +178,7 @@ def store_heatmap(
     is built beside the old one, which is replaced only when the new one is whole.
 
     Args:
-        lazy: from :func:`histoslide.heatmap.make_heatmap`.
+        lazy: from ``histoslide.heatmap.make_heatmap``.
         path: of the store, conventionally ending in ``.zarr``.
         ngff: OME-Zarr version; 0.5 is Zarr v3, 0.4 is Zarr v2.
         overwrite: replace a store made with other settings.

@@ -220,7 +220,7 @@ def fiducial_slide(
     downsamples: Sequence[float] = (),
     overwrite: bool = False,
 ) -> Path:
-    """Write a lossless slide whose colour says where it is, for :func:`decode_fiducial`.
+    """Write a lossless slide whose colour says where it is, for ``decode_fiducial``.
 
     Red rises with x and green with y, linearly from edge to edge; blue is constant and makes it
     pass for tissue. The mean colour of any box is therefore the code of the box's centre. Each
@@ -232,7 +232,7 @@ def fiducial_slide(
         width: level-0 pixels.
         height: level-0 pixels.
         mpp: micrometres per level-0 pixel.
-        downsamples: of the coarser levels, as in :func:`write_slide`.
+        downsamples: of the coarser levels, as in ``write_slide``.
         overwrite: replace a file that exists.
 
     Returns:
@@ -316,7 +316,7 @@ def mosaic_slide(
             column k % columns.
         columns: patches in a row.
         mpp: micrometres per pixel of the patches (default: PatchCamelyon's).
-        downsamples: of the coarser levels, as in :func:`write_slide`.
+        downsamples: of the coarser levels, as in ``write_slide``.
         compression: "deflate" (lossless) or "jpeg".
         overwrite: replace a file that exists.
 
@@ -369,7 +369,7 @@ def scene_slide(
     downsamples: Sequence[float] = (4.0,),
     overwrite: bool = False,
 ) -> Scene:
-    """Write :func:`scene` as a JPEG-compressed slide and return it.
+    """Write ``scene`` as a JPEG-compressed slide and return it.
 
     Raises:
         OutputExistsError: ``path`` exists and ``overwrite`` is false.

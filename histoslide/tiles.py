@@ -102,7 +102,7 @@ class Window:
     cells: CellRange
     """Which cells."""
     pixels: NDArray[np.uint8] | None
-    """RGB as :func:`read_window` returns it, or None where a single cell cannot be read."""
+    """RGB as ``read_window`` returns it, or None where a single cell cannot be read."""
 
 
 def read_windows(
@@ -111,7 +111,7 @@ def read_windows(
     """Read the windows that hold all wanted cells of a range.
 
     Ranges of wide strides are read in several windows, so that memory depends on
-    :data:`MAX_WINDOW_PX` alone. A window that cannot be read is halved until the unreadable cells
+    ``MAX_WINDOW_PX`` alone. A window that cannot be read is halved until the unreadable cells
     are singled out.
 
     Args:

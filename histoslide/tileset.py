@@ -7,6 +7,7 @@ A folder holds ``tiles.json`` (settings, and ``complete`` once all is there), ``
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -81,7 +82,11 @@ def extract_tiles(
         SettingsDifferError: the folder was begun with other settings and ``overwrite`` is false.
         StoreError: the folder holds something else or cannot be written.
     """
-    settings = settings | {"format": tile_format, "schema_version": _SCHEMA_VERSION}
+    settings = settings | {
+        "format": tile_format,
+        "schema_version": _SCHEMA_VERSION,
+        "cells_sha256": hashlib.sha256(wanted.tobytes()).hexdigest(),
+    }
     target = folder
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
         there = _read_settings(folder)

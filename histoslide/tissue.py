@@ -1,7 +1,7 @@
 """Where a slide holds tissue: masks from a low level, by several methods behind one protocol.
 
-All methods see an overview of about :data:`MASK_UM` micrometres a pixel. A method marks what is
-stained; :func:`find_tissue` then removes pen, dark artefacts and specks, the same for all.
+All methods see an overview of about ``MASK_UM`` micrometres a pixel. A method marks what is
+stained; ``find_tissue`` then removes pen, dark artefacts and specks, the same for all.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class TissueMethod(Protocol):
 
 @dataclass(frozen=True)
 class SaturationOtsu:
-    """Otsu's threshold on HSV saturation, kept within :data:`SATURATION_LIMITS`.
+    """Otsu's threshold on HSV saturation, kept within ``SATURATION_LIMITS``.
 
     The default. Glass is grey whatever its brightness, stain is coloured.
     """
@@ -112,7 +112,7 @@ class StainDensity:
 
 @dataclass(frozen=True)
 class LocalEntropy:
-    """Grey-level entropy in a disk of 5 pixels above :data:`ENTROPY_BITS`.
+    """Grey-level entropy in a disk of 5 pixels above ``ENTROPY_BITS``.
 
     Finds unstained and very pale tissue by its texture; also takes in dust and scratches.
     """
@@ -151,7 +151,7 @@ class TissueMask:
     mask: NDArray[np.bool_]
     """True on tissue, shape (h, w), spanning the slide exactly."""
     method: str
-    """A key of :data:`METHODS`, or ``file`` for a mask that was given."""
+    """A key of ``METHODS``, or ``file`` for a mask that was given."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the method was told, for the heatmap's metadata."""
     warnings: tuple[str, ...] = ()

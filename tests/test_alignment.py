@@ -15,13 +15,15 @@ from histoslide.geometry import CellRange, Mpp
 from histoslide.heatmap import make_grid, make_heatmap
 from histoslide.render import cell_index, draw_overlay, save_png
 from histoslide.scoring import Status, score_block
-from histoslide.slide import open_slide
+from histoslide.slide import OpenSlideSlide, open_slide
 from histoslide.store import Heatmap, open_heatmap, store_heatmap
 from histoslide.synthetic import decode_fiducial, fiducial_slide, write_slide
 from histoslide.tissue import METHODS, find_tissue
 
 
-def score_positions(path: Path, folder: Path, **options: int) -> tuple[Heatmap, Heatmap]:
+def score_positions(
+    path: Path, folder: Path, *, stride_px: int, block_cells: int
+) -> tuple[Heatmap, Heatmap]:
     """Two heatmaps of a fiducial slide: its x ramp (red) and its y ramp (green)."""
     slide = open_slide(path)
     stores = []
@@ -31,7 +33,8 @@ def score_positions(path: Path, folder: Path, **options: int) -> tuple[Heatmap, 
             colour_model(channel),
             tissue=find_tissue(slide, METHODS["none"]),
             tissue_threshold=0.0,
-            **options,
+            stride_px=stride_px,
+            block_cells=block_cells,
         )
         stores.append(store_heatmap(lazy, folder / f"{channel}.zarr"))
     return stores[0], stores[1]
@@ -138,7 +141,7 @@ def test_a_mark_lies_at_the_same_place_in_the_overlay_png(
 ) -> None:
     """From level-0 pixels through heat.zarr into the pixels of the picture, to one cell."""
     mpp, box = 0.486, (640, 320, 256, 128)  # cells of 64 level-0 pixels: the mark is 4 by 2 cells
-    slide = open_slide(marked_slide(tmp_path / "marked.tif", mpp=mpp, box=box))
+    slide = OpenSlideSlide(marked_slide(tmp_path / "marked.tif", mpp=mpp, box=box))
     if bounds is not None:
         names = ("x", "y", "width", "height")
         recorded = {f"openslide.bounds-{n}": str(v) for n, v in zip(names, bounds, strict=True)}

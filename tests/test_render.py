@@ -30,7 +30,7 @@ from histoslide.tissue import TissueMask
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> OpenSlideSlide:
     path = tmp_path_factory.mktemp("slides") / "fiducial.tif"
-    return open_slide(fiducial_slide(path, width=960, height=640, mpp=0.972))
+    return OpenSlideSlide(fiducial_slide(path, width=960, height=640, mpp=0.972))
 
 
 @pytest.fixture

@@ -324,7 +324,7 @@ def test_the_whole_of_every_level_can_be_read(path: Path) -> None:
 def test_transparent_pixels_take_the_background_colour(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slide = open_slide(path)
+    slide = OpenSlideSlide(path)
     slide._background = np.array([200, 100, 0], dtype=np.uint8)
     rgba = np.array([[[9, 9, 9, 0], [10, 20, 30, 255], [0, 0, 0, 51]]], dtype=np.uint8)
     monkeypatch.setattr(
@@ -337,7 +337,7 @@ def test_transparent_pixels_take_the_background_colour(
 
 
 def test_bounds_are_those_recorded_or_none(path: Path) -> None:
-    slide = open_slide(path)
+    slide = OpenSlideSlide(path)
     assert slide.bounds_l0 is None
     slide._properties |= {f"openslide.bounds-{n}": v for n, v in zip("xy", "12", strict=True)}
     assert slide.bounds_l0 is None, "half a record is no record"
@@ -390,7 +390,7 @@ def _read_inherited() -> tuple[NDArray[np.uint8], bool]:
 def test_a_forked_child_never_uses_its_parents_handle(path: Path) -> None:
     if "fork" not in multiprocessing.get_all_start_methods():
         pytest.skip("this system cannot fork")
-    slide = open_slide(path)
+    slide = OpenSlideSlide(path)
     before = slide.read_level(0, 200, 100, 300, 200)
     _inherited[:] = [slide]
     try:
@@ -403,7 +403,7 @@ def test_a_forked_child_never_uses_its_parents_handle(path: Path) -> None:
 
 
 def test_threads_read_at_once_each_with_its_own_handle(path: Path) -> None:
-    slide = open_slide(path)
+    slide = OpenSlideSlide(path)
     wanted = position_pixels(700, 500)
     corners = [(x, y) for y in range(0, 400, 50) for x in range(0, 600, 60)]
 
@@ -419,7 +419,7 @@ def test_threads_read_at_once_each_with_its_own_handle(path: Path) -> None:
 
 
 def test_a_closed_slide_opens_again_when_read(path: Path) -> None:
-    with open_slide(path) as slide:
+    with OpenSlideSlide(path) as slide:
         before = slide.read_level(0, 0, 0, 50, 50)
     assert slide._handles == []
     np.testing.assert_array_equal(slide.read_level(0, 0, 0, 50, 50), before)
@@ -450,7 +450,7 @@ def fail_reads(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
 def test_a_failed_read_is_tried_again_with_a_fresh_handle(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slide = open_slide(path)
+    slide = OpenSlideSlide(path)
     tried = fail_reads(monkeypatch, times=1)
     found = slide.read_level(0, 40, 30, 60, 50)
     np.testing.assert_array_equal(found, position_pixels(700, 500)[30:80, 40:100])
@@ -461,7 +461,7 @@ def test_a_failed_read_is_tried_again_with_a_fresh_handle(
 def test_a_region_that_stays_unreadable_names_the_slide_and_place(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slide = open_slide(path)
+    slide = OpenSlideSlide(path)
     tried = fail_reads(monkeypatch, times=2)
     message = r"slide\.tif: level 0 cannot be read at \(40, 30\), 60×50 px: a rotten tile"
     with pytest.raises(SlideReadError, match=message):

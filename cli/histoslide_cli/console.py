@@ -6,10 +6,12 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from histoslide.errors import HistoslideError
     from histoslide.geometry import Mpp
     from histoslide.pipeline import TissueOptions
 
@@ -90,6 +92,22 @@ class Progress:
         line = f"{self._label}: {done} of {total} {self._unit}s{tail}"
         line += f", about {left:.0f} s left" if done < total else ""
         print(f"histoslide: {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def exit_code(errors: Sequence[HistoslideError], *, total: int, damaged: int) -> int:
+    """What became of several slides, as an exit code.
+
+    Args:
+        errors: of the slides that failed.
+        total: slides in all.
+        damaged: slides that could only be read in part.
+    """
+    from histoslide.errors import ResolutionUnknownError
+
+    if len(errors) == total:
+        unknown = all(isinstance(error, ResolutionUnknownError) for error in errors)
+        return EXIT_RESOLUTION if unknown else EXIT_NONE_SUCCEEDED
+    return EXIT_SOME_FAILED if errors or damaged else EXIT_DONE
 
 
 def add_resolution_options(parser: argparse.ArgumentParser) -> None:

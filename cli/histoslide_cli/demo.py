@@ -31,10 +31,16 @@ def add_parser(
         epilog="example: histoslide demo --out demo/",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("demo"), metavar="FOLDER", help="default: demo/"
+        "--out",
+        type=Path,
+        default=Path("demo"),
+        metavar="FOLDER",
+        help="where to write (default: demo/)",
     )
-    parser.add_argument("--seed", type=int, default=7, help="of the synthetic slide")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, …")
+    parser.add_argument("--seed", type=int, default=7, help="of the synthetic slide (default: 7)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
+    )
     return parser
 
 

@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoslide_cli.console import (
-    EXIT_DONE,
-    EXIT_NONE_SUCCEEDED,
-    EXIT_SOME_FAILED,
-    EXIT_USAGE,
     add_resolution_options,
     add_tissue_options,
+    exit_code,
     read_resolutions,
     tissue_options,
 )
@@ -60,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     mpp, by_name = read_resolutions(arguments)
     paths = find_slides(arguments.slides)
     found: list[dict[str, Any]] = []
-    failed = 0
+    errors: list[HistoslideError] = []
     for path in paths:
         try:
             with open_slide(path, mpp=by_name.get(path.name, mpp)) as slide:
@@ -71,15 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
                 if arguments.mask_png is not None:
                     draw_check(slide, arguments, several=len(paths) > 1)
         except HistoslideError as error:
-            failed += 1
+            errors.append(error)
             if len(paths) == 1:
                 raise
             logger.error("%s", error)  # noqa: TRY400
     if arguments.json:
         print(json.dumps(found, indent=2))  # noqa: T201
-    if failed == len(paths):
-        return EXIT_NONE_SUCCEEDED if failed > 1 else EXIT_USAGE
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
+    return exit_code(errors, total=len(paths), damaged=0)
 
 
 def describe(slide: Slide) -> dict[str, Any]:

@@ -34,7 +34,12 @@ def build_parser() -> argparse.ArgumentParser:
     noise.add_argument("--verbose", action="store_true", help="say what is being done")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in COMMANDS:
-        module.add_parser(subparsers, common).set_defaults(run=module.run)
+        command = module.add_parser(subparsers, common)
+        command.set_defaults(
+            run=module.run, after_interrupt="run the same command again to continue"
+        )
+        if module is train:
+            command.set_defaults(after_interrupt="the last whole epoch lies in the .last bundle")
     return parser
 
 
@@ -60,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        log.error("interrupted: run the same command again to continue")  # noqa: TRY400
+        log.error("interrupted: %s", arguments.after_interrupt)  # noqa: TRY400
         sys.stderr.flush()
         if argv is None:
             # Worker threads may be minutes into a block; what they would write is not needed.

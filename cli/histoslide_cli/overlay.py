@@ -33,9 +33,15 @@ def add_parser(
         "--size", type=int, default=1600, metavar="PX", help="longest side (default: 1600)"
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.5, metavar="P", help="outlined (default: 0.5)"
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="cells at or above are outlined (default: 0.5)",
     )
-    parser.add_argument("--class", dest="class_name", metavar="NAME", help="of several classes")
+    parser.add_argument(
+        "--class", dest="class_name", metavar="NAME", help="which class (default: the tumour class)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
     return parser
 

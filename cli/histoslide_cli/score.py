@@ -51,12 +51,14 @@ def add_parser(
         type=Path,
         required=True,
         metavar="PATH",
-        help="heat.zarr for one slide; a folder for several",
+        help="where to write: a name that ends in .zarr for one slide, else a folder",
     )
     parser.add_argument(
         "--model", type=Path, metavar="FILE", help="bundle (default: the one that ships)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, …")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
+    )
     parser.add_argument(
         "--stride",
         type=int,

@@ -7,12 +7,10 @@ import logging
 from pathlib import Path
 
 from histoslide_cli.console import (
-    EXIT_DONE,
-    EXIT_NONE_SUCCEEDED,
-    EXIT_SOME_FAILED,
     Progress,
     add_resolution_options,
     add_tissue_options,
+    exit_code,
     read_resolutions,
     tissue_options,
 )
@@ -84,7 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     options = tissue_options(arguments)
     paths = find_slides(arguments.slides)
     names = output_names(paths)
-    failed = damaged = 0
+    errors: list[HistoslideError] = []
+    damaged = 0
     for path in paths:
         out = arguments.out / Path(names[path]).stem if len(paths) > 1 else arguments.out
         try:
@@ -103,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
                     on_tiles=progress.update,
                 )
         except HistoslideError as error:
-            failed += 1
+            errors.append(error)
             if len(paths) == 1:
                 raise
             logger.error("%s", error)  # noqa: TRY400
@@ -111,6 +110,4 @@ def run(arguments: argparse.Namespace) -> int:
         damaged += tiles.unreadable > 0
         missing = f", {tiles.unreadable} could not be read" if tiles.unreadable else ""
         print(f"{path.name}: {tiles.tiles} tiles{missing} in {out}")  # noqa: T201
-    if failed == len(paths):
-        return EXIT_NONE_SUCCEEDED
-    return EXIT_SOME_FAILED if failed or damaged else EXIT_DONE
+    return exit_code(errors, total=len(paths), damaged=damaged)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,9 +56,16 @@ def add_parser(
         "(default: one-cycle)",
     )
     parser.add_argument("--arch", metavar="NAME", help="resnet18, resnet34 or resnet50")
-    parser.add_argument("--epochs", type=int, metavar="N", help="of a recipe of one stage")
-    parser.add_argument("--lr", type=float, metavar="RATE", help="of a recipe of one stage")
-    parser.add_argument("--batch-size", type=int, metavar="N")
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", help="passes over the data (one-cycle only; default: 5)"
+    )
+    parser.add_argument(
+        "--lr",
+        type=float,
+        metavar="RATE",
+        help="highest learning rate (one-cycle only; default: 0.001)",
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="patches a step (default: 64)")
     parser.add_argument(
         "--pretrained",
         metavar="WHAT",
@@ -79,9 +87,22 @@ def add_parser(
     parser.add_argument("--name", metavar="NAME", help="of the model (default: that of --out)")
     parser.add_argument("--licence", default="unspecified", help="of the weights")
     parser.add_argument("--half", action="store_true", help="store weights in half precision")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, …")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="decoding processes")
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that decode patches (default: 0, none besides this one)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=42,
+        help="of weights, order, augmentation and split (default: 42)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     return parser
 
@@ -108,7 +129,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pretrained not in (None, "imagenet", "none"):
         _, initial = load_bundle(Path(arguments.pretrained))
 
-    from histoslide.training.fit import train  # late: fastai takes seconds to import
+    # torch says of itself, when fastai imports it, that scripting is going away: not our user's.
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+    from histoslide.training.fit import train
 
     recipe = adjust(arguments)
     logger.info(

@@ -92,7 +92,7 @@ def build_network(architecture: str, classes: int, *, imagenet: bool = False) ->
     """Build a network that maps normalised (n, 3, h, w) float tiles to (n, classes) logits.
 
     Args:
-        architecture: a key of :data:`ARCHITECTURES`.
+        architecture: a key of ``ARCHITECTURES``.
         classes: number of logits.
         imagenet: start the body from torchvision's ImageNet weights (fetched on first use).
 

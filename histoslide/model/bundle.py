@@ -1,7 +1,8 @@
 """The bundle: one ``.safetensors`` file with the weights and, in its metadata, the spec.
 
-Loading parses numbers and JSON and executes no code. A hash of the weights is stored beside the
-spec, covers both, and is checked at loading, so a damaged or altered file is refused instead of scored with.
+Loading parses numbers and JSON and executes no code. A hash over the weights and the spec is
+stored beside them and checked at loading, so a damaged or altered file is refused instead of
+scored with.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def load_bundle(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
     """Read a bundle's spec and its weights as float32 on the CPU.
 
     Raises:
-        BundleError: as :func:`read_spec`, or the weights differ from those it was written with.
+        BundleError: as ``read_spec``, or the weights differ from those it was written with.
     """
     metadata = _metadata(path)
     spec = ModelSpec.from_json(metadata[_SPEC_KEY])

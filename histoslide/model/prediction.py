@@ -71,7 +71,7 @@ class Model:
             return self._network(images).float()
 
     def probabilities(self, tiles: Tensor) -> Tensor:
-        """Calibrated class probabilities of uint8 tiles; shapes as in :meth:`logits`."""
+        """Calibrated class probabilities of uint8 tiles; shapes as in ``logits``."""
         return functional.softmax(self.logits(tiles) / self.spec.temperature, dim=1)
 
 
@@ -80,7 +80,7 @@ def load_model(path: Path | None = None, *, device: torch.device | None = None) 
 
     Args:
         path: bundle file; None for the one that ships with histoslide.
-        device: where to compute; None picks as :func:`pick_device`.
+        device: where to compute; None picks as ``pick_device``.
 
     Raises:
         BundleError: the bundle cannot be read, or its weights do not fit its architecture.

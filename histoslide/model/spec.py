@@ -41,7 +41,7 @@ class ModelSpec:
     name: str
     """Short name for titles and logs."""
     architecture: str
-    """A key of :data:`histoslide.model.architectures.ARCHITECTURES`."""
+    """A key of ``histoslide.model.architectures.ARCHITECTURES``."""
     classes: tuple[str, ...]
     """Class names in the order of the network's outputs, at least two."""
     tumour_class: str | None = None
@@ -100,7 +100,7 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
-        """Parse what :meth:`to_json` wrote.
+        """Parse what ``to_json`` wrote.
 
         Raises:
             BundleError: not JSON, an unknown version, an unknown, missing or impossible field.

@@ -66,7 +66,7 @@ class TrainedModel:
     """On the validation set, after temperature scaling."""
 
     def save(self, path: Path, *, half: bool = False, overwrite: bool = False) -> None:
-        """Write the bundle; see :func:`histoslide.model.bundle.save_bundle`."""
+        """Write the bundle; see ``histoslide.model.bundle.save_bundle``."""
         state = self.learner.model.state_dict()
         save_bundle(path, self.spec, state, half=half, overwrite=overwrite)
 

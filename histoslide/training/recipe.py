@@ -73,7 +73,7 @@ class Recipe:
     name: str
     """Name under which the bundle records it."""
     architecture: str = "resnet50"
-    """A key of :data:`histoslide.model.architectures.ARCHITECTURES`."""
+    """A key of ``histoslide.model.architectures.ARCHITECTURES``."""
     imagenet: bool = True
     """Start from ImageNet weights; False starts from random ones."""
     stages: tuple[Stage, ...]
