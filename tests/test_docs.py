@@ -1,0 +1,36 @@
+"""The documentation says what the program does."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+from histoslide_cli.main import build_parser
+
+from histoslide.heatmap import DEFAULT_TISSUE_THRESHOLD
+from histoslide.render import DEFAULT_OVERLAY_PX, DEFAULT_THRESHOLD
+from histoslide.tissue import METHODS
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_help_in_the_reference_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    fill = runpy.run_path(str(DOCS / "make_cli_reference.py"))["fill"]
+    page = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
+    assert fill(page) == page
+
+
+def test_options_mirror_the_library() -> None:
+    """Choices and defaults are typed in the commands, so that --help needs no numpy."""
+    parser = build_parser()
+    score = parser.parse_args(["score", "a.svs", "--out", "h.zarr"])
+    assert score.tissue in METHODS
+    assert score.tissue_threshold == DEFAULT_TISSUE_THRESHOLD
+    assert score.threshold == DEFAULT_THRESHOLD
+    overlay = parser.parse_args(["overlay", "h.zarr", "--out", "h.png"])
+    assert (overlay.threshold, overlay.size) == (DEFAULT_THRESHOLD, DEFAULT_OVERLAY_PX)
+    for method in METHODS:
+        arguments = ["score", "a.svs", "--out", "h.zarr", "--tissue", method]
+        assert parser.parse_args(arguments).tissue == method
+    with pytest.raises(SystemExit):
+        parser.parse_args(["score", "a.svs", "--out", "h.zarr", "--tissue", "guess"])
