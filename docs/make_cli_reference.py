@@ -28,9 +28,8 @@ def fill(page: str) -> str:
     """The page with the text block after each command's heading replaced by its help."""
     for name, text in help_texts().items():
         pattern = rf"(^## {name}\n(?:(?!^## ).*\n)*?```text\n)(?:.*\n)*?```$"
-        page, count = re.subn(
-            pattern, lambda m, text=text: f"{m[1]}{text}```", page, flags=re.MULTILINE
-        )
+        block = f"{text}```".replace("\\", r"\\")
+        page, count = re.subn(pattern, rf"\g<1>{block}", page, flags=re.MULTILINE)
         if count != 1:
             raise SystemExit(f"{PAGE.name} needs one heading '## {name}' with a text block")
     return page

@@ -21,6 +21,10 @@ from histoslide.scoring import Status, block_dtype, score_block
 from histoslide.slide import Slide, require_mpp
 from histoslide.tissue import METHODS, TissueMask, find_tissue
 
+READER_VERSION = 1
+"""Counts changes of what a tile's pixels are (levels, resampling, colours), so that a heatmap is
+never finished by a release that reads otherwise than the one that began it."""
+
 DEFAULT_TISSUE_THRESHOLD = 0.1
 """Part of the label footprint that must be tissue. Low, because a label speaks of any tumour in
 the footprint: a nest at the rim of the tissue must not be passed over."""
@@ -58,6 +62,7 @@ class LazyHeatmap:
         """Everything that decides the values of the heatmap, JSON-ready."""
         grid = self.grid
         return {
+            "reader": READER_VERSION,
             "slide.size_l0": [grid.size_l0.width, grid.size_l0.height],
             "slide.quickhash": self.slide["quickhash"],
             "slide.mpp": grid.slide_mpp.value,
@@ -198,7 +203,7 @@ def _describe_slide(slide: Slide, mpp: Mpp) -> dict[str, Any]:
     return {
         "name": slide.name,
         "size_l0": [size.width, size.height],
-        "quickhash": slide.properties.get("openslide.quickhash-1"),
+        "quickhash": slide.quickhash,
         "vendor": slide.properties.get("openslide.vendor"),
         "bounds_l0": None if bounds is None else [bounds.x, bounds.y, bounds.width, bounds.height],
         "mpp": mpp.value,

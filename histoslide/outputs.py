@@ -33,6 +33,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def restore_swap(path: Path) -> None:
+    """Undo the first half of a ``swap_folder`` that was killed between its two renames."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        old.replace(path)
+
+
 def swap_folder(new: Path, path: Path) -> None:
     """Put a whole new folder in the place of an old one, which is deleted last."""
     old = path.with_name(f".{path.name}.old")

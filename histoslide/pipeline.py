@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from histoslide.errors import HistoslideError, ResolutionUnknownError, StoreError
+from histoslide.cohort import SlideResult, SlideState, output_names, read_run, write_run
+from histoslide.errors import HistoslideError, ResolutionUnknownError
 from histoslide.geometry import Mpp
 from histoslide.grid import TileGrid
 from histoslide.heatmap import (
@@ -25,7 +23,7 @@ from histoslide.heatmap import (
     plan_cells,
 )
 from histoslide.model import Model, ModelSpec
-from histoslide.outputs import refuse_existing, whole_file
+from histoslide.outputs import refuse_existing
 from histoslide.render import (
     DEFAULT_OVERLAY_PX,
     DEFAULT_THRESHOLD,
@@ -36,7 +34,7 @@ from histoslide.render import (
 )
 from histoslide.scoring import Status
 from histoslide.slide import Slide, open_slide
-from histoslide.store import NgffVersion, store_heatmap
+from histoslide.store import NgffVersion, refuse_other_settings, store_heatmap
 from histoslide.tileset import TileFormat, TileSet, extract_tiles
 from histoslide.tissue import METHODS, TissueMask, find_tissue, read_mask
 
@@ -101,35 +99,6 @@ class ScoreOptions:
     """Command line for the metadata, without absolute paths."""
 
 
-SlideState = Literal["done", "partly unreadable", "failed"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlideResult:
-    """What became of one slide."""
-
-    slide: str
-    """File name."""
-    state: SlideState
-    """``partly unreadable``: scored where it could be read."""
-    output: str | None = None
-    """Name of the heat.zarr."""
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Cells by status."""
-    positive: int | None = None
-    """Cells at or above the threshold, or None where the slide failed."""
-    highest: float | None = None
-    """Highest probability, or None where nothing was scored."""
-    warnings: tuple[str, ...] = ()
-    """What a person should know before trusting the heatmap."""
-    seconds: float = 0.0
-    """Wall time of this run."""
-    error: str | None = None
-    """Why it failed."""
-    resolution_unknown: bool = False
-    """It failed for want of a resolution."""
-
-
 Progress = Callable[[int, int, int], None]
 
 
@@ -159,12 +128,10 @@ def score_slide(
     """
     started = time.monotonic()
     picture, mask_picture = out.with_suffix(".png"), out.with_name(f"{out.stem}-mask.png")
-    if not out.exists():  # pictures beside a heatmap are its own, any other is somebody else's
-        for path_, drawn in ((picture, options.overlay), (mask_picture, options.mask_png)):
-            if drawn:
-                refuse_existing(path_, overwrite=options.overwrite)
+    for path_, drawn in ((picture, options.overlay), (mask_picture, options.mask_png)):
+        if drawn and not read_png_label(path_):  # without our label it is somebody else's
+            refuse_existing(path_, overwrite=options.overwrite)
     with open_slide(path, mpp=mpp) as slide:
-        grid = make_grid(slide, model.spec, stride_px=options.stride_px)
         tissue, roi = options.tissue.find(slide)
         lazy = make_heatmap(
             slide,
@@ -174,11 +141,11 @@ def score_slide(
             tissue_threshold=options.tissue.threshold,
             roi=roi,
         )
+        if out.exists() and not options.overwrite:
+            refuse_other_settings(lazy, out, options.ngff)
         if options.mask_png:
-            drawing = draw_mask(slide, tissue, grid, lazy.plan, longest_px=options.overlay_px)
-            save_png(drawing.image, mask_picture, overwrite=True)
-        if not (lazy.plan == Status.PENDING).any():
-            logger.warning("%s: no tissue found, nothing to score", slide.name)
+            drawing = draw_mask(slide, tissue, lazy.grid, lazy.plan, longest_px=options.overlay_px)
+            save_png(drawing.image, mask_picture, overwrite=True, label="mask")
         heat = store_heatmap(
             lazy,
             out,
@@ -187,29 +154,57 @@ def score_slide(
             command=options.command,
             on_block=on_block,
         )
-        counts = heat.metadata["counts"]
-        label = f"threshold {options.overlay_threshold:g}, {options.overlay_px} px, {heat.id}"
+        shown_class = heat.tumour_class or heat.classes[-1]
+        label = (
+            f"P({shown_class}), threshold {options.overlay_threshold:g}, {options.overlay_px} px, "
+            f"{heat.id}, {heat.metadata['seconds']} s"
+        )
         if options.overlay and read_png_label(picture) != label:
             overlay = draw_overlay(
                 heat,
                 slide,
                 longest_px=options.overlay_px,
                 threshold=options.overlay_threshold,
-                class_name=None if heat.tumour_class else heat.classes[-1],
+                class_name=shown_class,
             )
             save_png(overlay.image, picture, overwrite=True, label=label)
-    shown = heat.probability(None if heat.tumour_class else heat.classes[-1])
+    shown = heat.probability(shown_class)
     scored = np.isfinite(shown)
-    return SlideResult(
+    result = SlideResult(
         slide=path.name,
-        state="partly unreadable" if counts["unreadable"] else "done",
+        state="done",
         output=out.name,
-        counts=counts,
+        counts=heat.metadata["counts"],
+        shown_class=shown_class,
+        threshold=options.overlay_threshold,
         positive=int((shown[scored] >= options.overlay_threshold).sum()),
         highest=float(shown[scored].max()) if scored.any() else None,
         warnings=tuple(heat.metadata["mask"]["warnings"]),
         seconds=time.monotonic() - started,
     )
+    return _judged(result)
+
+
+def _judged(result: SlideResult) -> SlideResult:
+    """Say what is unusual about a slide's counts, and set its state by them."""
+    counts = result.counts
+    unreadable, scored = counts["unreadable"], counts["scored"]
+    if unreadable and not scored:
+        error = f"{result.slide}: none of its {unreadable:,} tissue cells could be read"
+        logger.error("%s", error)
+        return dataclasses.replace(result, state="failed", error=error)
+    notes: tuple[str, ...] = ()
+    if unreadable:
+        notes = (f"{unreadable:,} of {unreadable + scored:,} cells could not be read",)
+    elif not scored:
+        why = "the region of interest excludes everything"
+        if counts["background"]:
+            why = "no tissue found"
+        notes = (f"{why}, nothing to score",)
+    for note in notes:
+        logger.warning("%s: %s", result.slide, note)
+    state: SlideState = "partly unreadable" if unreadable else "done"
+    return dataclasses.replace(result, state=state, warnings=(*result.warnings, *notes))
 
 
 def score_slides(
@@ -224,7 +219,8 @@ def score_slides(
 ) -> list[SlideResult]:
     """Score several slides into a folder; every slide is tried, whatever becomes of the others.
 
-    After each slide ``run.json`` and ``summary.csv`` in the folder tell what happened so far.
+    After each slide ``run.json`` and ``summary.csv`` in the folder tell what happened so far, also
+    to slides of earlier runs into the same folder.
 
     Args:
         paths: slide files.
@@ -235,9 +231,14 @@ def score_slides(
         mpp_by_name: resolutions by file name.
         on_slide: called before each slide with (number from 1, slides in all, name); what it
             returns is called after each block.
+
+    Raises:
+        HistoslideError: two slides would be written to one name, or the folder holds a summary
+            that is not ours.
     """
     names = output_names(paths)
-    results: list[SlideResult] = []
+    earlier = {result.slide: result for result in read_run(out)}
+    results: dict[str, SlideResult] = {}
     for number, path in enumerate(paths, start=1):
         on_block = None if on_slide is None else on_slide(number, len(paths), path.name)
         slide_mpp = (mpp_by_name or {}).get(path.name, mpp)
@@ -248,56 +249,26 @@ def score_slides(
             )
         except HistoslideError as error:
             logger.error("%s", error)  # noqa: TRY400 - the message is made for the user
+            unknown = isinstance(error, ResolutionUnknownError)
             result = SlideResult(
                 slide=path.name,
                 state="failed",
                 error=str(error),
-                resolution_unknown=isinstance(error, ResolutionUnknownError),
+                cause="resolution unknown" if unknown else None,
                 seconds=time.monotonic() - started,
             )
-        results.append(result)
-        write_run(out, model.spec, results, total=len(paths))
-    return results
-
-
-def output_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A heat.zarr name for each slide: its stem, or its whole name where stems collide.
-
-    Raises:
-        HistoslideError: two slides have the same file name.
-    """
-    stems = Counter(path.stem for path in paths)
-    names = {p: f"{p.stem if stems[p.stem] == 1 else p.name}.zarr" for p in paths}
-    if len(set(names.values())) < len(paths):
-        twice = [name for name, n in Counter(p.name for p in paths).items() if n > 1]
-        raise HistoslideError(f"two slides are named {twice[0]}: score them into different folders")
-    return names
-
-
-def write_run(out: Path, spec: ModelSpec, results: Sequence[SlideResult], *, total: int) -> None:
-    """Write ``run.json`` and ``summary.csv``, whole or not at all.
-
-    Raises:
-        StoreError: the folder cannot be written.
-    """
-    run = {
-        "model": spec.name,
-        "slides_in_all": total,
-        "slides": [dataclasses.asdict(result) for result in results],
-    }
-    columns = ["slide", "state", "output", *(s.name.lower() for s in Status if s != Status.PENDING)]
-    columns += ["positive", "highest", "seconds", "error"]
-    try:
-        with whole_file(out / "run.json") as partial:
-            partial.write_text(json.dumps(run, indent=2) + "\n")
-        with whole_file(out / "summary.csv") as partial, partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            for result in results:
-                row: dict[str, Any] = {**dataclasses.asdict(result), **result.counts}
-                writer.writerow(row | {"seconds": f"{result.seconds:.1f}"})
-    except OSError as error:
-        raise StoreError(f"{out} cannot be written: {error}") from error
+        except Exception as error:  # one slide must not stop the others, not even by a bug
+            logger.exception("%s: unexpected error", path.name)
+            result = SlideResult(
+                slide=path.name,
+                state="failed",
+                error=f"bug: {error!r}",
+                cause="bug",
+                seconds=time.monotonic() - started,
+            )
+        results[path.name] = result
+        write_run(out, model.spec.name, list((earlier | results).values()), total=len(paths))
+    return list(results.values())
 
 
 def tile_slide(
@@ -360,7 +331,7 @@ def tile_slide(
 def _tile_settings(slide: Slide, grid: TileGrid, tissue: TissueOptions) -> dict[str, Any]:
     return {
         "slide": slide.name,
-        "quickhash": slide.properties.get("openslide.quickhash-1"),
+        "quickhash": slide.quickhash,
         "slide_mpp": grid.slide_mpp.value,
         "target_mpp": grid.model_mpp,
         "input_px": grid.input_px,

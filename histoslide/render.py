@@ -73,13 +73,40 @@ def blend(
     Returns:
         RGB, shape (h, w, 3).
     """
-    rows, cols = cell_index(grid, Size(thumbnail.shape[1], thumbnail.shape[0]))
-    values = probability[np.ix_(rows, cols)]
+    values = cells_to_pixels(probability, grid, Size(thumbnail.shape[1], thumbnail.shape[0]))
     scored = np.isfinite(values)
     values = np.where(scored, values, 0)
     colour = mpl.colormaps[COLOUR_MAP](values)[..., :3] * 255
     opacity = np.where(scored, _opacity(values), 0)[..., None]
     return np.rint(thumbnail * (1 - opacity) + colour * opacity).astype(np.uint8)
+
+
+def cells_to_pixels(values: NDArray[np.float32], grid: TileGrid, size: Size) -> NDArray[np.float32]:
+    """The value of the cell under each pixel of a picture that spans the slide.
+
+    Where pixels are larger than cells, the highest value of all cells whose centre lies in the
+    pixel is taken, so that a single cell does not vanish from the picture of a large slide.
+
+    Args:
+        values: shape ``grid.shape``; NaN yields to any number.
+        grid: of the slide.
+        size: of the picture.
+    """
+    pixel_l0 = max(grid.size_l0.width / size.width, grid.size_l0.height / size.height)
+    if pixel_l0 <= grid.cell_l0:
+        rows, cols = cell_index(grid, size)
+        return values[np.ix_(rows, cols)]
+    starts_y = _first_cells(size.height, grid.size_l0.height, grid.cell_l0, grid.rows)
+    starts_x = _first_cells(size.width, grid.size_l0.width, grid.cell_l0, grid.cols)
+    by_row = np.fmax.reduceat(values, starts_y, axis=0)
+    return np.asarray(np.fmax.reduceat(by_row, starts_x, axis=1))
+
+
+def _first_cells(pixels: int, length_l0: int, cell_l0: float, cells: int) -> NDArray[np.intp]:
+    """The first cell whose centre lies in each pixel, along one axis."""
+    edges = np.arange(pixels) * (length_l0 / pixels)
+    first = np.ceil(edges / cell_l0 - 0.5).astype(np.intp)
+    return np.clip(first, 0, cells - 1)
 
 
 def cell_index(grid: TileGrid, size: Size) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -252,8 +279,7 @@ def check_same_slide(heat: Heatmap, slide: Slide) -> None:
     """
     recorded = heat.metadata["slide"]
     size = [slide.size_l0.width, slide.size_l0.height]
-    quickhash = slide.properties.get("openslide.quickhash-1")
-    if recorded["size_l0"] != size or recorded["quickhash"] != quickhash:
+    if recorded["size_l0"] != size or recorded["quickhash"] != slide.quickhash:
         raise StoreError(
             f"{slide.name} is not the slide that {heat.path.name} was scored on "
             f"({recorded['name']}, {recorded['size_l0'][0]}×{recorded['size_l0'][1]} px): "
@@ -291,6 +317,7 @@ class _Canvas:
             fontsize=self.points,
             va="top",
             linespacing=1.3,
+            parse_math=False,  # a $ in a file name is a $
         )
 
     @property
@@ -389,7 +416,7 @@ def scale_bar_um(width_um: float) -> float:
     """A round length, 1, 2 or 5 times a power of ten, of about a fifth of a picture's width."""
     target = width_um / 5
     power = 10.0 ** np.floor(np.log10(target))
-    return float(max(step * power for step in (1, 2, 5) if step * power <= target))
+    return float(max((s * power for s in (1, 2, 5) if s * power <= target), default=power / 2))
 
 
 def _scale_bar(canvas: _Canvas, size_l0: Size, mpp: float) -> None:
@@ -430,5 +457,5 @@ def _colour_bar(canvas: _Canvas, label: str, threshold: float) -> None:
     mappable = ScalarMappable(Normalize(0, 1), ListedColormap(colours))
     bar = canvas.figure.colorbar(mappable, cax=axes, ticks=[0, 0.25, 0.5, 0.75, 1])
     bar.ax.tick_params(labelsize=canvas.points * 0.8)
-    bar.set_label(label, fontsize=canvas.points * 0.9)
+    bar.set_label(label, fontsize=canvas.points * 0.9, parse_math=False)
     bar.ax.axhline(threshold, color="black", linewidth=1.2)

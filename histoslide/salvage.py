@@ -6,19 +6,24 @@ before the break are as good as ever; reading any other tile is an error, never 
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from histoslide.errors import ResolutionError, SlideReadError
+from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, SlideReadError
 from histoslide.geometry import Box, Mpp, Size, true_downsample
 
+logger = logging.getLogger(__name__)
+
+_HASHED_BYTES = 2**20
 _CM_UNIT = 3
 _INCH_UNIT = 2
 _UM_PER_UNIT = {_CM_UNIT: 1e4, _INCH_UNIT: 25.4e3}
@@ -42,10 +47,14 @@ class SalvagedTiff:
             with tifffile.TiffFile(path) as tiff:
                 pages = _levels(tiff)
                 size = tiff.filehandle.size
-        except (OSError, ValueError, KeyError, IndexError, tifffile.TiffFileError):
+            slide = cls(path, pages, file_size=size, mpp=mpp)
+            some_left = slide.tiles_left > 0
+        except HistoslideError:
+            raise
+        except Exception:  # a damaged directory can hold any nonsense, and fail in any way
+            logger.debug("%s holds nothing to salvage", path, exc_info=True)
             return None
-        slide = cls(path, pages, file_size=size, mpp=mpp) if pages else None
-        return slide if slide is not None and slide.tiles_left else None
+        return slide if some_left else None
 
     @property
     def tiles_in_all(self) -> int:
@@ -92,6 +101,11 @@ class SalvagedTiff:
         return None
 
     @property
+    def quickhash(self) -> str:
+        """A hash of the file's size and ends."""
+        return file_hash(self._path)
+
+    @property
     def properties(self) -> Mapping[str, str]:
         """None but a vendor that says what happened."""
         return {"openslide.vendor": "damaged-tiff"}
@@ -101,7 +115,11 @@ class SalvagedTiff:
         page = self._pages[level]
         across = math.ceil(page.imagewidth / page.tilewidth)
         canvas = np.empty((height, width, 3), dtype=np.uint8)
-        with self._path.open("rb") as file:
+        try:
+            opened = self._path.open("rb")
+        except OSError as error:
+            raise SlideOpenError(f"{self._path} can no longer be read: {error}") from error
+        with opened as file:
             for row in range(y // page.tilelength, (y + height - 1) // page.tilelength + 1):
                 for col in range(x // page.tilewidth, (x + width - 1) // page.tilewidth + 1):
                     tile = self._tile(file, level, row * across + col)
@@ -112,7 +130,7 @@ class SalvagedTiff:
                     canvas[max(top, 0) : bottom, max(left, 0) : right] = part
         return canvas
 
-    def _tile(self, file: tifffile.FileHandle, level: int, index: int) -> NDArray[np.uint8]:
+    def _tile(self, file: BinaryIO, level: int, index: int) -> NDArray[np.uint8]:
         page = self._pages[level]
         offset, count = page.dataoffsets[index], page.databytecounts[index]
         file.seek(offset)
@@ -147,10 +165,28 @@ class SalvagedTiff:
         return _reopen, (self._path, self._given_mpp)
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's size and its first and last mebibyte.
+
+    Raises:
+        SlideOpenError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            digest = hashlib.sha256(f"{size}|".encode() + file.read(_HASHED_BYTES))
+            file.seek(max(0, size - _HASHED_BYTES))
+            digest.update(file.read(_HASHED_BYTES))
+    except OSError as error:
+        raise SlideOpenError(f"{path} cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
 def _reopen(path: Path, mpp: Mpp | None) -> SalvagedTiff:
     slide = SalvagedTiff.open(path, mpp=mpp)
     if slide is None:
-        raise SlideReadError(f"{path} can no longer be read")
+        raise SlideOpenError(f"{path} can no longer be read")
     return slide
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from histoslide.errors import BundleError
 from histoslide.geometry import CellRange
 from histoslide.grid import TileGrid
 from histoslide.model import Model
@@ -52,6 +53,9 @@ def score_block(
         plan: status of each cell before scoring, shape (rows, cols); only ``PENDING`` is scored.
         model: to score with; its input and label sizes are the grid's.
 
+    Raises:
+        BundleError: the network puts out NaN or infinity.
+
     Returns:
         Shape (rows, cols) of ``block_dtype``; probabilities are NaN where nothing was scored.
     """
@@ -67,6 +71,11 @@ def score_block(
             continue
         for batch, tiles in cut_tiles(window.pixels, grid, rows, cols, model):
             scores = model.probabilities(tiles).cpu().numpy()
+            if not np.isfinite(scores).all():
+                raise BundleError(
+                    f"model {model.spec.name} gives probabilities that are no numbers: "
+                    "its weights are broken, train it again"
+                )
             inside["probability"][rows[batch], cols[batch]] = scores
         inside["status"][rows, cols] = Status.SCORED
     return block

@@ -29,7 +29,7 @@ from histoslide.errors import (
     SlideReadError,
 )
 from histoslide.geometry import Box, Mpp, Size, true_downsample
-from histoslide.salvage import SalvagedTiff
+from histoslide.salvage import SalvagedTiff, file_hash
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,11 @@ class Slide(Protocol):
     @property
     def bounds_l0(self) -> Box | None:
         """The part that holds all scanned tissue, in level-0 pixels, where the slide records it."""
+        ...
+
+    @property
+    def quickhash(self) -> str:
+        """Tells slides apart: OpenSlide's quickhash, or a hash of the file's size and ends."""
         ...
 
     @property
@@ -163,6 +168,12 @@ class OpenSlideSlide:
         return self._mpp
 
     @property
+    def quickhash(self) -> str:
+        """OpenSlide's quickhash, or a hash of the file's size and ends where it has none."""
+        recorded = self._properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
+        return file_hash(self._path) if recorded is None else recorded
+
+    @property
     def properties(self) -> Mapping[str, str]:
         """OpenSlide's properties."""
         return self._properties
@@ -183,11 +194,11 @@ class OpenSlideSlide:
         size = (x - left + width, y - top + height)
         try:
             pixels = self._read_region((x_l0, y_l0), level, size)
-        except (openslide.OpenSlideError, SlideOpenError):
+        except openslide.OpenSlideError:
             self._drop_handle()
             try:
                 pixels = self._read_region((x_l0, y_l0), level, size)
-            except (openslide.OpenSlideError, SlideOpenError) as error:
+            except openslide.OpenSlideError as error:
                 self._drop_handle()
                 raise SlideReadError(
                     f"{self.name}: level {level} cannot be read at ({x}, {y}), "
@@ -196,11 +207,12 @@ class OpenSlideSlide:
         return pixels[y - top :, x - left :]
 
     def close(self) -> None:
-        """Close the handles of all threads; the slide opens them again when it is read again."""
-        with self._lock:
-            for handle in self._handles:
-                handle.close()
-            self._start()
+        """Let go of the handles of all threads; the slide opens new ones when it is read again.
+
+        A handle that another thread is reading with closes when that read ends: closing it under
+        the reader would abort the process.
+        """
+        self._start()
 
     def __enter__(self) -> Self:
         return self
@@ -245,8 +257,8 @@ class OpenSlideSlide:
         if handle is not None:
             self._local.handle = None
             with self._lock:
-                self._handles.remove(handle)
-            handle.close()
+                if handle in self._handles:
+                    self._handles.remove(handle)
 
     def _read_region(
         self, location_l0: tuple[int, int], level: int, size: tuple[int, int]
@@ -361,17 +373,20 @@ def find_slides(paths: list[Path]) -> list[Path]:
         SlideOpenError: a folder holds no slide, or the only path does not exist.
     """
     found: list[Path] = []
-    if len(paths) == 1 and not paths[0].exists():
-        raise SlideOpenError(f"{paths[0]} does not exist")
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(p for p in path.iterdir() if is_slide_file(p))
-        if not inside:
-            raise SlideOpenError(f"{path} is a folder without slides")
-        found += inside
-    return found
+    try:
+        if len(paths) == 1 and not paths[0].exists():
+            raise SlideOpenError(f"{paths[0]} does not exist")
+        for path in paths:
+            if not path.is_dir():
+                found.append(path)
+                continue
+            inside = sorted(p for p in path.iterdir() if is_slide_file(p))
+            if not inside:
+                raise SlideOpenError(f"{path} is a folder without slides")
+            found += inside
+    except OSError as error:
+        raise SlideOpenError(f"{error.filename} cannot be read: {error.strerror}") from error
+    return list(dict.fromkeys(found))
 
 
 def is_slide_file(path: Path) -> bool:
@@ -380,11 +395,11 @@ def is_slide_file(path: Path) -> bool:
 
 
 def _open_handle(path: Path) -> openslide.OpenSlide:
-    if path.is_dir():
-        raise SlideOpenError(f"{path} is a folder, not a slide")
-    if not path.exists():
-        raise SlideOpenError(f"{path} does not exist")
     try:
+        if path.is_dir():
+            raise SlideOpenError(f"{path} is a folder, not a slide")
+        if not path.exists():
+            raise SlideOpenError(f"{path} does not exist")
         if path.stat().st_size == 0:
             raise SlideOpenError(f"{path} is empty")
         return openslide.OpenSlide(path)

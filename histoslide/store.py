@@ -11,10 +11,12 @@ import errno
 import hashlib
 import json
 import math
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -23,6 +25,7 @@ from typing import Any, Literal
 
 import dask
 import dask.array as da
+import jsonschema
 import numpy as np
 import zarr
 import zarr.errors
@@ -34,7 +37,7 @@ from histoslide.grid import TileGrid
 from histoslide.heatmap import LazyHeatmap
 from histoslide.model import ModelSpec
 from histoslide.ngff import image_metadata, label_metadata
-from histoslide.outputs import swap_folder
+from histoslide.outputs import restore_swap, swap_folder
 from histoslide.scoring import Status
 
 SCHEMA_VERSION = 1
@@ -55,6 +58,9 @@ _RECORDED_PACKAGES = (
     "openslide-python",
     "openslide-bin",
 )
+
+_BLOCKS_A_GRAPH = 256
+"""Blocks handed to Dask at a time: building a graph grows faster than its number of blocks."""
 
 _COARSEST_PX = 64
 """The pyramid ends at the first level whose longer side is at most this."""
@@ -192,16 +198,16 @@ def store_heatmap(
     """
     target = path
     try:
+        restore_swap(path)
         if path.exists():
             if not overwrite:
-                heat = _existing(lazy, path, ngff)
+                refuse_other_settings(lazy, path, ngff)
+                heat = open_heatmap(path, allow_incomplete=True)
                 if heat.complete:
                     return heat
-            else:
-                if not _is_heatmap(path):
-                    raise StoreError(f"{path} is not a heatmap: it will not be overwritten")
+            elif not _is_unfinished(lazy, path, ngff):
                 target = path.with_name(f".{path.name}.new")
-                if target.exists() and _difference(lazy, target, ngff):
+                if target.exists() and not _is_unfinished(lazy, target, ngff):
                     shutil.rmtree(target)
         if not target.exists():
             _create(lazy, target, ngff, command)
@@ -245,13 +251,18 @@ class BlockTarget:
         self._status[where] = block["status"]
 
 
-def _existing(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> Heatmap:
+def refuse_other_settings(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> None:
+    """Make sure that an existing store was begun with the same settings.
+
+    Raises:
+        SettingsDifferError: it was begun with others, which are named.
+        StoreError: it is not a heatmap.
+    """
     if difference := _difference(lazy, path, ngff):
         raise SettingsDifferError(
             f"{path} was made with other settings ({difference}): "
             "choose another --out or pass --overwrite"
         )
-    return open_heatmap(path, allow_incomplete=True)
 
 
 def _difference(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> str:
@@ -265,33 +276,49 @@ def _difference(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> str:
     return "; ".join(shown or [f"{key} differs" for key in keys])
 
 
-def _is_heatmap(path: Path) -> bool:
-    try:
-        _read_metadata(path)
-    except StoreError:
+def _is_unfinished(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> bool:
+    """Whether a store to be overwritten is a begun one of the same settings, to be continued.
+
+    Raises:
+        StoreError: it is not a heatmap of any version, so it must not be overwritten.
+    """
+    metadata = _read_attribute(path)
+    if metadata.get("schema_version") != SCHEMA_VERSION or metadata.get("complete") is not False:
         return False
-    return True
+    return not _difference(lazy, path, ngff)
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise StoreError(f"{path} does not exist")
-    try:
-        group = zarr.open_group(path, mode="r")
-        metadata: Any = group.attrs["histoslide"]
-    except (KeyError, FileNotFoundError, NotADirectoryError, ValueError, zarr.errors.BaseZarrError):
-        raise StoreError(f"{path} is not a heatmap made by histoslide") from None
+    metadata = _read_attribute(path)
     if metadata.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(
             f"{path} has heatmap schema {metadata.get('schema_version')}, this histoslide reads "
             f"{SCHEMA_VERSION}: score the slide again or use the release that wrote it"
         )
-    return dict(metadata)
+    try:
+        jsonschema.validate(metadata, metadata_schema())
+    except jsonschema.ValidationError as error:
+        raise StoreError(f"{path} has damaged metadata: {error.message}") from error
+    return metadata
+
+
+def _read_attribute(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise StoreError(f"{path} does not exist")
+    try:
+        found = dict(zarr.open_group(path, mode="r").attrs)["histoslide"]
+    except PermissionError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    except (KeyError, OSError, TypeError, ValueError, AttributeError, zarr.errors.BaseZarrError):
+        found = None
+    if not isinstance(found, dict):
+        raise StoreError(f"{path} is not a heatmap made by histoslide")
+    return found
 
 
 def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | None) -> None:
     """Lay out an empty store; it appears under its name only once its metadata are whole."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
     zarr_format: Literal[2, 3] = 3 if ngff == "0.5" else 2
@@ -401,15 +428,25 @@ def _run(lazy: LazyHeatmap, path: Path, on_block: Callable[[int, int, int], None
     if not pending:
         return
     started = time.monotonic()
+    pool = ThreadPoolExecutor(READ_AHEAD)
+    interrupted = False
     try:
-        with dask.config.set(scheduler="threads", num_workers=READ_AHEAD):
-            da.store(
-                [lazy.blocks.blocks[i, j] for i, j, _ in pending],
-                [target] * len(pending),  # type: ignore[list-item]  # any __setitem__ will do
-                regions=[cells.slices for _, _, cells in pending],
-                lock=False,
-            )
+        with dask.config.set(scheduler="threads", pool=pool):
+            for start in range(0, len(pending), _BLOCKS_A_GRAPH):
+                part = pending[start : start + _BLOCKS_A_GRAPH]
+                da.store(
+                    [lazy.blocks.blocks[i, j] for i, j, _ in part],
+                    [target] * len(part),  # type: ignore[list-item]  # any __setitem__ will do
+                    regions=[cells.slices for _, _, cells in part],
+                    lock=False,
+                )
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
     finally:
+        # After an error, no thread may go on writing into what the caller believes to be at rest.
+        # After Ctrl-C nobody wants to wait for a block; what is written is whole either way.
+        pool.shutdown(wait=not interrupted, cancel_futures=True)
         metadata = _read_metadata(path)
         metadata["seconds"] += time.monotonic() - started
         group.attrs["histoslide"] = metadata
@@ -442,7 +479,7 @@ class _Counting:
 
 def _complete(lazy: LazyHeatmap, path: Path) -> None:
     for partial in path.rglob("*.partial"):  # what a killed run was writing
-        partial.unlink()
+        partial.unlink(missing_ok=True)
     group = zarr.open_group(path, mode="r+")
     values = np.asarray(group["0"][:])  # type: ignore[index]
     status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]

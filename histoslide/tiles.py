@@ -26,6 +26,9 @@ _FILTER = Image.Resampling.BICUBIC
 _FILTER_SUPPORT = 2
 """Reach of the bicubic kernel in output pixels."""
 
+_MAX_READ_PX = 6000 * 6000
+"""Most pixels of a level in one read, about 250 MB with its copies; larger boxes are halved."""
+
 MAX_WINDOW_PX = 1152
 """Longest side of one window in model pixels (the tiles of 34 cells at a stride of 32)."""
 
@@ -64,6 +67,8 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     level = best_level(slide, min(box_l0.width / size.width, box_l0.height / size.height))
     downsample = slide.level_downsamples[level]
     box = box_l0.scaled(1 / downsample)
+    if box.width * box.height > _MAX_READ_PX and max(size.width, size.height) > 1:
+        return _read_in_halves(slide, box_l0, size)
     reach_x = math.ceil(_FILTER_SUPPORT * max(1.0, box.width / size.width))
     reach_y = math.ceil(_FILTER_SUPPORT * max(1.0, box.height / size.height))
     left, top = math.floor(box.x) - reach_x, math.floor(box.y) - reach_y
@@ -80,6 +85,23 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
         return pixels[reach_y : reach_y + size.height, reach_x : reach_x + size.width]
     image = Image.fromarray(pixels).resize((size.width, size.height), _FILTER, box=inner)
     return np.asarray(image)
+
+
+def _read_in_halves(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
+    if size.width >= size.height:
+        left = size.width // 2
+        split = box_l0.width * left / size.width
+        first = Box(box_l0.x, box_l0.y, split, box_l0.height)
+        second = Box(box_l0.x + split, box_l0.y, box_l0.width - split, box_l0.height)
+        sizes, axis = (Size(left, size.height), Size(size.width - left, size.height)), 1
+    else:
+        top = size.height // 2
+        split = box_l0.height * top / size.height
+        first = Box(box_l0.x, box_l0.y, box_l0.width, split)
+        second = Box(box_l0.x, box_l0.y + split, box_l0.width, box_l0.height - split)
+        sizes, axis = (Size(size.width, top), Size(size.width, size.height - top)), 0
+    parts = (read_box(slide, first, sizes[0]), read_box(slide, second, sizes[1]))
+    return np.concatenate(parts, axis=axis)
 
 
 def read_window(slide: Slide, grid: TileGrid, cells: CellRange) -> NDArray[np.uint8]:
@@ -110,9 +132,8 @@ def read_windows(
 ) -> Iterator[Window]:
     """Read the windows that hold all wanted cells of a range.
 
-    Ranges of wide strides are read in several windows, so that memory depends on
-    ``MAX_WINDOW_PX`` alone. A window that cannot be read is halved until the unreadable cells
-    are singled out.
+    Ranges of wide strides are read in several windows of at most ``MAX_WINDOW_PX``. A window that
+    cannot be read is halved until the unreadable cells are singled out.
 
     Args:
         slide: to read from.
@@ -129,7 +150,7 @@ def _read_or_halve(slide: Slide, grid: TileGrid, part: CellRange) -> Iterator[Wi
         yield Window(part, read_window(slide, grid, part))
     except SlideReadError as error:
         if part.rows * part.cols == 1:
-            logger.warning("cell (%d, %d) is unreadable: %s", part.row, part.col, error)
+            logger.debug("cell (%d, %d) is unreadable: %s", part.row, part.col, error)
             yield Window(part, None)
             return
         for half in _halves(part):

@@ -22,7 +22,7 @@ from PIL import Image
 
 from histoslide.errors import SettingsDifferError, StoreError
 from histoslide.grid import TileGrid
-from histoslide.outputs import swap_folder, whole_file
+from histoslide.outputs import restore_swap, swap_folder, whole_file
 from histoslide.render import contact_sheet
 from histoslide.slide import Slide
 from histoslide.tiles import read_windows
@@ -88,11 +88,13 @@ def extract_tiles(
         "cells_sha256": hashlib.sha256(wanted.tobytes()).hexdigest(),
     }
     target = folder
-    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+    restore_swap(folder)
+    if folder.exists() and not _is_empty(folder):
         there = _read_settings(folder)
-        if overwrite:
+        unfinished = there["settings"] == settings and not there["complete"]
+        if overwrite and not unfinished:
             target = folder.with_name(f".{folder.name}.new")
-            if target.exists() and _read_settings(target)["settings"] != settings:
+            if target.exists() and not _is_begun(target, settings):
                 shutil.rmtree(target)
         elif there["settings"] != settings:
             raise SettingsDifferError(
@@ -132,6 +134,8 @@ def _write(
         for number, (row, col, pixels) in enumerate(_tiles(slide, grid, wanted)):
             if pixels is None:
                 unreadable += 1
+                if on_tiles is not None:
+                    on_tiles(number + 1, total)
                 continue
             box = grid.tile_box_l0(row, col)
             corners = (f"{v:.4f}" for v in (box.x, box.y, box.width, box.height))
@@ -243,13 +247,29 @@ def _writer(
 def _read_settings(folder: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((folder / _SETTINGS).read_text())
-        if not isinstance(found["settings"], dict):
+        if not isinstance(found["settings"], dict) or not isinstance(found["complete"], bool):
             raise KeyError
+        if found["complete"]:
+            int(found["tiles"]), int(found["unreadable"])
     except (OSError, ValueError, KeyError, TypeError):
         raise StoreError(
             f"{folder} exists and is not a tile folder made by histoslide: choose another --out"
         ) from None
     return found
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return folder.is_dir() and not any(folder.iterdir())
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def _is_begun(folder: Path, settings: dict[str, Any]) -> bool:
+    try:
+        return bool(_read_settings(folder)["settings"] == settings)
+    except StoreError:
+        return False  # killed before its settings were written
 
 
 def _write_settings(folder: Path, value: dict[str, Any]) -> None:

@@ -58,6 +58,9 @@ PEN_HUES = (0.18, 0.62)
 PEN_SATURATION = 0.20
 """Saturation from which such a hue is ink rather than a tint of the glass."""
 
+_GREY_VALUE = 0.7
+"""HSV value below which an uncoloured pixel is no glass."""
+
 _NOT_HE = (
     "this does not look like H&E: {}; probabilities from an H&E model mean nothing on other stains"
 )
@@ -90,7 +93,7 @@ class SaturationOtsu:
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Map RGB of shape (h, w, 3) to a mask of shape (h, w)."""
-        saturation = gaussian(rgb2hsv(rgb)[..., 1], sigma=1)
+        saturation = gaussian(_hsv(rgb)[..., 1], sigma=1)
         return saturation > _limited_otsu(saturation, SATURATION_LIMITS)
 
 
@@ -224,8 +227,9 @@ def find_tissue(slide: Slide, method: TissueMethod) -> TissueMask:
     if method.name == Everything.name:
         mask = method(rgb)
     else:
-        mask = clean(method(rgb), rgb, um_per_px)
-        warnings = stain_warnings(rgb, mask)
+        hsv = _hsv(rgb)
+        mask = clean(method(rgb), hsv, um_per_px)
+        warnings = stain_warnings(hsv, mask)
     for warning in warnings:
         logger.warning("%s: %s", slide.name, warning)
     return TissueMask(
@@ -248,28 +252,36 @@ def read_mask(path: Path, slide: Slide) -> TissueMask:
         return TissueMask(mask=mask, method="file", settings={"file": path.name})
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("L"))
+            pixels = _marked(image)
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise MaskError(f"{path} cannot be read as a PNG or GeoJSON mask: {error}") from error
     height, width = pixels.shape
     expected = slide.size_l0.width / slide.size_l0.height * height
-    if abs(width - expected) > max(1.0, 0.02 * expected):
+    # Either side of a shrunk mask may have been rounded by up to a pixel.
+    if abs(width - expected) > 1 + slide.size_l0.width / slide.size_l0.height:
         raise MaskError(
             f"{path} is {width}×{height} px, which is not in proportion to {slide.name} "
             f"({slide.size_l0.width}×{slide.size_l0.height}): a mask must span the whole slide"
         )
-    return TissueMask(mask=pixels > 0, method="file", settings={"file": path.name})
+    return TissueMask(mask=pixels, method="file", settings={"file": path.name})
 
 
-def clean(mask: NDArray[np.bool_], rgb: NDArray[np.uint8], um_per_px: float) -> NDArray[np.bool_]:
+def _marked(image: Image.Image) -> NDArray[np.bool_]:
+    """Pixels of a mask picture that are not zero: by index, or in any channel and not clear."""
+    if image.mode in ("1", "L", "P", "I", "I;16", "F"):
+        return np.asarray(image) > 0
+    rgba = np.asarray(image.convert("RGBA"))
+    return (rgba[..., :3] > 0).any(axis=2) & (rgba[..., 3] > 0)
+
+
+def clean(mask: NDArray[np.bool_], hsv: NDArray[np.float32], um_per_px: float) -> NDArray[np.bool_]:
     """Remove pen, dark artefacts and specks from a mask and close its pinholes.
 
     Args:
         mask: stained pixels, shape (h, w).
-        rgb: the overview, shape (h, w, 3).
+        hsv: the overview in hue, saturation and value, 0-1, shape (h, w, 3).
         um_per_px: of the overview.
     """
-    hsv = rgb2hsv(rgb)
     ink = (hsv[..., 0] > PEN_HUES[0]) & (hsv[..., 0] < PEN_HUES[1]) & (hsv[..., 1] > PEN_SATURATION)
     kept = mask & ~ink & (hsv[..., 2] > DARK_VALUE)
     closed = closing(np.pad(kept, 2), disk(2))[2:-2, 2:-2] & ~ink
@@ -278,14 +290,21 @@ def clean(mask: NDArray[np.bool_], rgb: NDArray[np.uint8], um_per_px: float) -> 
     return cleaned
 
 
-def stain_warnings(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[str, ...]:
-    """Reasons to doubt that an overview shows an H&E slide; empty when there are none."""
-    hsv = rgb2hsv(rgb)
+def stain_warnings(hsv: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Reasons to doubt that an overview shows an H&E slide; empty when there are none.
+
+    Args:
+        hsv: the overview in hue, saturation and value, 0-1, shape (h, w, 3).
+        mask: its tissue, shape (h, w).
+    """
     dark = float((hsv[..., 2] < DARK_VALUE).mean())
     if dark > 0.5:
         reason = f"{dark:.0%} of the slide is dark, as in fluorescence"
         return (_NOT_HE.format(reason),)
     if not mask.any():
+        grey = float((hsv[..., 2] < _GREY_VALUE).mean())
+        if grey > 0.05:
+            return (_NOT_HE.format(f"no colour, but {grey:.0%} of the slide is not glass either"),)
         return ()
     hue, saturation = hsv[mask][:, 0], hsv[mask][:, 1]
     pink_to_violet = (hue > PEN_HUES[1]) | (hue < 0.08)
@@ -293,6 +312,11 @@ def stain_warnings(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[str
     if share < 0.5:
         return (_NOT_HE.format(f"only {share:.0%} of the tissue is pink to violet"),)
     return ()
+
+
+def _hsv(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    # In float32: a large overview in float64 would need gigabytes.
+    return np.asarray(rgb2hsv(rgb.astype(np.float32) / 255), dtype=np.float32)
 
 
 def _limited_otsu(values: NDArray[np.float64], limits: tuple[float, float]) -> float:

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from models import colour_model
 
 from histoslide.errors import OutputExistsError, StoreError
+from histoslide.geometry import Mpp, Size
+from histoslide.grid import TileGrid
 from histoslide.heatmap import make_grid, make_heatmap
 from histoslide.render import (
     blend,
+    cells_to_pixels,
     contact_sheet,
     draw_mask,
     draw_overlay,
@@ -146,3 +149,36 @@ def test_class_of_a_heatmap_must_exist(slide: OpenSlideSlide, heat: Heatmap) -> 
     with pytest.raises(StoreError, match="choose from normal, tumour"):
         draw_overlay(heat, slide, class_name="stroma")
     assert replace(heat, path=heat.path) == heat
+
+
+@pytest.mark.parametrize("size_l0", [(97_792, 221_184), (100_003, 50_001)])
+def test_no_cell_vanishes_from_the_picture_of_a_large_slide(size_l0: tuple[int, int]) -> None:
+    """Each pixel shows the highest of the cells in it; one hot cell stays hot."""
+    grid = TileGrid(
+        size_l0=Size(*size_l0),
+        slide_mpp=Mpp(value=0.243, source="test"),
+        model_mpp=0.972,
+        input_px=96,
+        label_px=32,
+        stride_px=16,
+    )
+    size = Size(round(size_l0[0] / 200), round(size_l0[1] / 200))
+    rng = np.random.default_rng(0)
+    for row, col in zip(
+        rng.integers(0, grid.rows, 30), rng.integers(0, grid.cols, 30), strict=True
+    ):
+        values = np.full(grid.shape, np.nan, dtype=np.float32)
+        values[row, col] = 0.9
+        pixels = cells_to_pixels(values, grid, size)
+        assert pixels.shape == (size.height, size.width)
+        (found,) = np.argwhere(np.isfinite(pixels))
+        centre = np.array([row + 0.5, col + 0.5]) * grid.cell_l0
+        scale = np.array([size_l0[1] / size.height, size_l0[0] / size.width])
+        assert (np.abs(found + 0.5 - centre / scale) <= 1).all()
+
+
+def test_a_dollar_in_a_name_is_a_dollar(tmp_path: Path) -> None:
+    path = fiducial_slide(tmp_path / "S$1_$2.tif", width=300, height=300, mpp=0.972)
+    slide = OpenSlideSlide(path)
+    heat = store_heatmap(make_heatmap(slide, colour_model()), tmp_path / "h.zarr")
+    assert draw_overlay(heat, slide).image.size

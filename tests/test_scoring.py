@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fakes import FakeSlide
 from models import colour_model
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from histoslide.errors import SlideReadError
-from histoslide.geometry import Box, CellRange, Mpp, Size
+from histoslide.geometry import Box, CellRange, Mpp
 from histoslide.heatmap import make_grid, make_heatmap
 from histoslide.model import default_bundle, load_model
 from histoslide.scoring import Status, score_block
@@ -23,34 +23,15 @@ from histoslide.synthetic import mosaic_slide
 from histoslide.tissue import METHODS, find_tissue
 
 
-class DamagedSlide:
-    """An in-memory slide of one level with a rectangle that cannot be read."""
-
-    name = "damaged.tif"
-    level_downsamples = (1.0,)
-    bounds_l0: Box | None = None
-    properties: dict[str, str] = {}  # noqa: RUF012
-    mpp = Mpp(value=0.972, source="test")
-
-    def __init__(self, pixels: NDArray[np.uint8], damaged: tuple[int, int, int, int]) -> None:
-        self.pixels, self.damaged = pixels, damaged
-        self.size_l0 = Size(pixels.shape[1], pixels.shape[0])
-        self.level_sizes = (self.size_l0,)
-        self.reads: list[tuple[int, int]] = []
-
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        left, top, right, bottom = self.damaged
-        self.reads.append((width, height))
-        if x < right and x + width > left and y < bottom and y + height > top:
-            raise SlideReadError(f"{self.name}: damaged")
-        return self.pixels[y : y + height, x : x + width]
+def fake(pixels: NDArray[np.uint8], rotten: Box | None = None) -> FakeSlide:
+    return FakeSlide([pixels], mpp=Mpp(value=0.972, source="test"), rotten=rotten)
 
 
 def test_unreadable_cells_are_singled_out() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (640, 640, 3), dtype=np.uint8)
-    whole = DamagedSlide(pixels, (0, 0, 0, 0))
-    broken = DamagedSlide(pixels, (300, 200, 330, 230))
+    whole = fake(pixels)
+    broken = fake(pixels, Box(300, 200, 30, 30))
     model = colour_model()
     grid = make_grid(whole, model.spec)
     cells = CellRange(0, 0, *grid.shape)
@@ -72,30 +53,30 @@ def test_unreadable_cells_are_singled_out() -> None:
 
 
 def test_only_what_is_pending_is_read_and_scored() -> None:
-    slide = DamagedSlide(np.zeros((640, 640, 3), dtype=np.uint8), (0, 0, 0, 0))
+    slide = fake(np.zeros((640, 640, 3), dtype=np.uint8))
     model = colour_model()
     grid = make_grid(slide, model.spec)
     plan = np.full(grid.shape, Status.BACKGROUND, dtype=np.uint8)
     block = score_block(slide, grid, CellRange(0, 0, *grid.shape), plan, model)
-    assert slide.reads == []
+    assert slide.read == []
     assert np.isnan(block["probability"]).all()
     plan[3, 4], plan[5, 5] = Status.PENDING, Status.PENDING
     plan[9, 9] = Status.EXCLUDED
     block = score_block(slide, grid, CellRange(0, 0, *grid.shape), plan, model)
     assert (block["status"] == Status.SCORED).sum() == 2
     assert block["status"][9, 9] == Status.EXCLUDED
-    (read,) = slide.reads  # one read, of the cells between and a margin, not of the block
-    assert read == (96 + 32 + 4, 96 + 64 + 4)
+    (read,) = slide.read  # one read, of the cells between and a margin, not of the block
+    assert read == (0, 96 + 32 + 4, 96 + 64 + 4)
 
 
 def test_wide_strides_are_read_in_parts() -> None:
-    slide = DamagedSlide(np.zeros((4000, 4000, 3), dtype=np.uint8), (0, 0, 0, 0))
+    slide = fake(np.zeros((4000, 4000, 3), dtype=np.uint8))
     model = colour_model()
     grid = make_grid(slide, model.spec, stride_px=250)
     plan = np.zeros(grid.shape, dtype=np.uint8)
     block = score_block(slide, grid, CellRange(0, 0, *grid.shape), plan, model)
     assert (block["status"] == Status.SCORED).all()
-    assert max(max(read) for read in slide.reads) <= 1152 + 4
+    assert max(max(read) for read in slide.read) <= 1152 + 4
 
 
 def test_real_patches_score_as_a_slide_as_they_do_alone(real_data: Path, tmp_path: Path) -> None:

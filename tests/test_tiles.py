@@ -1,18 +1,16 @@
 """Reading at the model's resolution: positions to a fraction of a pixel, seams, edges, levels."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import FakeSlide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from histoslide.errors import SlideReadError
 from histoslide.geometry import Box, CellRange, Mpp, Size
 from histoslide.grid import TileGrid
 from histoslide.slide import open_slide
@@ -30,41 +28,6 @@ WHITE_MARGIN = 200
 
 ROUNDING = 2
 """Grey levels: Pillow rounds after each of its two passes, and orders them by the image's shape."""
-
-
-@dataclass
-class FakeSlide:
-    """A slide in memory; reads that touch `rotten` (level pixels) fail."""
-
-    levels: Sequence[NDArray[np.uint8]]
-    level_downsamples: tuple[float, ...] = (1.0,)
-    mpp: Mpp | None = field(default_factory=lambda: Mpp(value=0.25, source="test"))
-    name: str = "fake"
-    bounds_l0: Box | None = None
-    properties: Mapping[str, str] = field(default_factory=dict)
-    rotten: Box | None = None
-    read: list[tuple[int, int, int]] = field(default_factory=list)
-    """(level, width, height) of every read."""
-
-    @property
-    def size_l0(self) -> Size:
-        return self.level_sizes[0]
-
-    @property
-    def level_sizes(self) -> tuple[Size, ...]:
-        return tuple(Size(level.shape[1], level.shape[0]) for level in self.levels)
-
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        size = self.level_sizes[level]
-        assert x >= 0
-        assert y >= 0
-        assert x + width <= size.width, "the protocol promises regions inside the level"
-        assert y + height <= size.height, "the protocol promises regions inside the level"
-        bad = self.rotten
-        if bad and x < bad.right and x + width > bad.x and y < bad.bottom and y + height > bad.y:
-            raise SlideReadError(f"{self.name}: rotten at ({x}, {y})")
-        self.read.append((level, width, height))
-        return self.levels[level][y : y + height, x : x + width]
 
 
 def noise(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:

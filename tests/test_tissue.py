@@ -2,18 +2,17 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import FakeSlide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from histoslide.errors import MaskError, ResolutionUnknownError, SlideReadError
+from histoslide.errors import MaskError, ResolutionUnknownError
 from histoslide.geometry import Box, Mpp, Size
 from histoslide.grid import TileGrid
 from histoslide.slide import open_slide
@@ -22,32 +21,6 @@ from histoslide.tissue import MASK_UM, METHODS, TissueMask, find_tissue, mask_si
 PINK = (205, 130, 185)
 GLASS = (243, 243, 243)
 STAIN_METHODS = ("otsu", "hed", "entropy")
-
-
-@dataclass
-class FakeSlide:
-    """A slide in memory with one level of 8 µm a pixel: its own overview."""
-
-    levels: Sequence[NDArray[np.uint8]]
-    level_downsamples: tuple[float, ...] = (1.0,)
-    mpp: Mpp | None = field(default_factory=lambda: Mpp(value=MASK_UM, source="test"))
-    name: str = "fake"
-    bounds_l0: Box | None = None
-    properties: Mapping[str, str] = field(default_factory=dict)
-    rotten: bool = False
-
-    @property
-    def size_l0(self) -> Size:
-        return self.level_sizes[0]
-
-    @property
-    def level_sizes(self) -> tuple[Size, ...]:
-        return tuple(Size(level.shape[1], level.shape[0]) for level in self.levels)
-
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        if self.rotten:
-            raise SlideReadError(f"{self.name}: rotten")
-        return self.levels[level][y : y + height, x : x + width]
 
 
 def glass(width: int = 200, height: int = 160) -> NDArray[np.uint8]:
@@ -70,6 +43,9 @@ def paint(
     rgb[rows, cols] = mottled.clip(0, 255).astype(np.uint8)
 
 
+OVERVIEW = Mpp(value=MASK_UM, source="test")
+"""Of fakes with one level that is its own overview."""
+
 TISSUE = np.s_[40:120, 50:130]
 
 
@@ -80,7 +56,7 @@ def stained() -> NDArray[np.uint8]:
 
 
 def find(rgb: NDArray[np.uint8], method: str = "otsu") -> TissueMask:
-    return find_tissue(FakeSlide([rgb]), METHODS[method])
+    return find_tissue(FakeSlide([rgb], mpp=OVERVIEW), METHODS[method])
 
 
 # ---------------------------------------------------------------------------------- fractions
@@ -257,9 +233,10 @@ def test_other_stains_are_warned_about() -> None:
 
 def test_what_cannot_be_read_counts_as_tissue(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        found = find_tissue(FakeSlide([stained()], rotten=True), METHODS["otsu"])
+        slide = FakeSlide([stained()], mpp=OVERVIEW, rotten=Box(0, 0, 1e6, 1e6))
+        found = find_tissue(slide, METHODS["otsu"])
     assert found.mask.all()
-    assert "fake: rotten" in caplog.messages
+    assert any("fake: rotten" in message for message in caplog.messages)
 
 
 # ---------------------------------------------------------------------------------- sizes
@@ -282,7 +259,7 @@ def test_a_mask_needs_a_resolution() -> None:
 
 
 def test_a_mask_from_a_png(tmp_path: Path) -> None:
-    slide = FakeSlide([glass(200, 160)])
+    slide = FakeSlide([glass(200, 160)], mpp=OVERVIEW)
     wanted = np.zeros((80, 100), dtype=bool)
     wanted[10:30, 20:70] = True
     for mode, value in (("L", 255), ("L", 1), ("1", 1), ("RGB", 255)):
@@ -301,13 +278,13 @@ def test_a_mask_out_of_proportion_is_refused(tmp_path: Path, width: int, height:
     path = tmp_path / "mask.png"
     Image.new("L", (width, height)).save(path)
     with pytest.raises(MaskError, match=rf"{width}×{height} px.*proportion to fake \(200×160\)"):
-        read_mask(path, FakeSlide([glass(200, 160)]))
+        read_mask(path, FakeSlide([glass(200, 160)], mpp=OVERVIEW))
 
 
 def test_unreadable_masks_are_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slide = FakeSlide([glass(200, 160)])
+    slide = FakeSlide([glass(200, 160)], mpp=OVERVIEW)
     whole = tmp_path / "whole.png"
     Image.fromarray(glass(100, 80)).save(whole)
     content = whole.read_bytes()
@@ -362,3 +339,31 @@ def test_real_lymph_nodes_are_found(real_data: Path, name: str) -> None:
     found = find_tissue(slide, METHODS["otsu"])
     assert found.warnings == ()
     assert 0.4 < found.tissue_share < 0.9
+
+
+def test_a_grey_slide_is_not_silently_empty() -> None:
+    """Textured but without colour: no H&E, and worth a warning."""
+    rgb = glass()
+    rgb[40:120, 50:130] = np.random.default_rng(0).integers(60, 160, (80, 80, 1))
+    found = find_tissue(FakeSlide([rgb], mpp=OVERVIEW), METHODS["otsu"])
+    assert not found.mask.any()
+    assert "does not look like H&E" in found.warnings[0]
+
+
+def test_palette_masks_go_by_index(tmp_path: Path) -> None:
+    """Index 0 is background even where the palette paints it white."""
+    image = Image.new("P", (100, 50), 0)
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    image.paste(1, (50, 0, 100, 50))
+    image.save(tmp_path / "mask.png")
+    slide = FakeSlide([glass(200, 100)], mpp=OVERVIEW)
+    found = read_mask(tmp_path / "mask.png", slide)
+    assert not found.mask[:, :50].any()
+    assert found.mask[:, 50:].all()
+    rgba = np.zeros((50, 100, 4), dtype=np.uint8)
+    rgba[:, :30] = (0, 0, 1, 255)
+    rgba[:, 30:60] = (255, 255, 255, 0)
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    found = read_mask(tmp_path / "rgba.png", slide)
+    assert found.mask[:, :30].all()
+    assert not found.mask[:, 30:].any()

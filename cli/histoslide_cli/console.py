@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from histoslide.pipeline import TissueOptions
 
 EXIT_DONE = 0
+EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_SOME_FAILED = 3
 EXIT_NONE_SUCCEEDED = 4

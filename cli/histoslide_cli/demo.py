@@ -46,12 +46,16 @@ def add_parser(
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the slide unless it is there, score it, say what to try next."""
+    from histoslide.errors import HistoslideError
     from histoslide.model import load_model, pick_device
     from histoslide.pipeline import ScoreOptions, score_slide
     from histoslide.synthetic import scene_slide
 
     folder: Path = arguments.out
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HistoslideError(f"{folder} cannot be written: {error.strerror}") from error
     slide, heat = folder / "slide.tif", folder / "heat.zarr"
     if not slide.exists():
         logger.info("drawing a lymph node of %d × %d px", DEMO_SIZE_L0, DEMO_SIZE_L0)
@@ -69,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             on_block=lambda done, total, _: progress.update(done, total),
         )
     print(  # noqa: T201
-        f"{result.counts['scored']} cells scored, highest probability {result.highest:.3f}\n"
+        f"{result.counts['scored']} cells scored, {result.positive} of them at or above 0.5\n"
         f"  {slide}      the slide\n"
         f"  {heat}      the heatmap\n"
         f"  {heat.with_suffix('.png')}       look at this\n"

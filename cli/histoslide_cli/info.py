@@ -93,7 +93,7 @@ def describe(slide: Slide) -> dict[str, Any]:
             for size, downsample in zip(slide.level_sizes, slide.level_downsamples, strict=True)
         ],
         "bounds_l0": None if bounds is None else [bounds.x, bounds.y, bounds.width, bounds.height],
-        "quickhash": slide.properties.get("openslide.quickhash-1"),
+        "quickhash": slide.quickhash,
     }
 
 

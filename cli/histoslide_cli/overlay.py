@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histoslide_cli.console import EXIT_DONE
+
+if TYPE_CHECKING:
+    from histoslide.slide import Slide
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -54,22 +59,25 @@ def run(arguments: argparse.Namespace) -> int:
     from histoslide.slide import open_slide
     from histoslide.store import open_heatmap
 
-    if arguments.size < 100:
-        raise HistoslideError(f"--size must be at least 100 px, not {arguments.size}")
+    if not 100 <= arguments.size <= 20_000:
+        raise HistoslideError(f"--size must lie in 100-20000 px, not {arguments.size}")
     if not 0 <= arguments.threshold <= 1:
         raise HistoslideError(f"--threshold must lie in 0-1, not {arguments.threshold}")
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
     heat = open_heatmap(arguments.heatmap)
-    slide = (
-        None if arguments.slide is None else open_slide(arguments.slide, mpp=heat.grid.slide_mpp)
-    )
-    overlay = draw_overlay(
-        heat,
-        slide,
-        longest_px=arguments.size,
-        threshold=arguments.threshold,
-        class_name=arguments.class_name,
-    )
+    with ExitStack() as stack:
+        slide: Slide | None = None
+        if arguments.slide is not None:
+            opened = open_slide(arguments.slide, mpp=heat.grid.slide_mpp)
+            stack.callback(opened.close)
+            slide = opened
+        overlay = draw_overlay(
+            heat,
+            slide,
+            longest_px=arguments.size,
+            threshold=arguments.threshold,
+            class_name=arguments.class_name,
+        )
     save_png(overlay.image, arguments.out, overwrite=arguments.overwrite)
     print(arguments.out)  # noqa: T201
     return EXIT_DONE

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoslide_cli.console import (
+    EXIT_BUG,
     EXIT_DONE,
     EXIT_NONE_SUCCEEDED,
     EXIT_RESOLUTION,
@@ -26,8 +27,8 @@ from histoslide_cli.console import (
 )
 
 if TYPE_CHECKING:
+    from histoslide.cohort import SlideResult
     from histoslide.pipeline import Progress as BlockProgress
-    from histoslide.pipeline import SlideResult
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -169,10 +170,12 @@ class _Bars:
 
 
 def exit_code(results: list[SlideResult]) -> int:
-    """0 all done, 3 some not or not wholly, 4 none, 5 none for want of a resolution."""
+    """0 all done, 1 a bug, 3 some not or not wholly, 4 none, 5 none for want of a resolution."""
     failed = [result for result in results if result.state == "failed"]
+    if any(result.cause == "bug" for result in failed):
+        return EXIT_BUG
     if len(failed) == len(results):
-        unknown = all(result.resolution_unknown for result in failed)
+        unknown = all(result.cause == "resolution unknown" for result in failed)
         return EXIT_RESOLUTION if unknown else EXIT_NONE_SUCCEEDED
     return EXIT_DONE if all(result.state == "done" for result in results) else EXIT_SOME_FAILED
 
@@ -205,7 +208,7 @@ def _print(results: list[SlideResult], arguments: argparse.Namespace) -> None:
         if result.highest is not None:
             text += f", {result.positive:,} at or above {arguments.threshold:g}"
             text += f", highest {result.highest:.3f}"
-        else:
+        elif counts["background"]:
             text += ": no tissue"
         if counts["unreadable"]:
             text += f", {counts['unreadable']:,} could not be read"

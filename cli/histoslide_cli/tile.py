@@ -68,8 +68,9 @@ def add_parser(
 
 def run(arguments: argparse.Namespace) -> int:
     """Tile every slide; the exit code tells whether all of it could be read."""
+    from histoslide.cohort import output_names
     from histoslide.errors import HistoslideError
-    from histoslide.pipeline import output_names, tile_slide
+    from histoslide.pipeline import tile_slide
     from histoslide.slide import find_slides
 
     if arguments.size < 1 or not 0 < arguments.label_size <= arguments.size:

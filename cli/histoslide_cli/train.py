@@ -78,6 +78,26 @@ def add_parser(
         help="names for the classes in order, for example: normal tumour",
     )
     parser.add_argument(
+        "--tumour",
+        metavar="NAME",
+        help="the class that means tumour (default: the one named 1, tumour, positive, …)",
+    )
+    parser.add_argument(
+        "--mpp",
+        type=float,
+        metavar="UM",
+        help="micrometres per pixel of the patches (default: 0.972, as PatchCamelyon)",
+    )
+    parser.add_argument(
+        "--patch-size", type=int, metavar="PX", help="side of the patches (default: 96)"
+    )
+    parser.add_argument(
+        "--label-size",
+        type=int,
+        metavar="PX",
+        help="side of the centre that the labels speak of (default: 32)",
+    )
+    parser.add_argument(
         "--valid-fraction",
         type=float,
         default=0.05,
@@ -110,13 +130,17 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Train, calibrate, and write the bundle."""
     from histoslide.datasets import open_patches
+    from histoslide.errors import HistoslideError
     from histoslide.model import load_bundle, pick_device
     from histoslide.outputs import refuse_existing
 
     out: Path = arguments.out
     log = out.with_suffix(".jsonl")
     checkpoint = out.with_name(f"{out.stem}.last{out.suffix}")
-    refuse_existing(out, overwrite=arguments.overwrite)
+    if out.suffix != ".safetensors":
+        raise HistoslideError(f"--out {out} must end in .safetensors")
+    for path in (out, log, checkpoint):
+        refuse_existing(path, overwrite=arguments.overwrite)
     data = open_patches(
         arguments.data,
         extra=tuple(arguments.extra),
@@ -141,9 +165,18 @@ def run(arguments: argparse.Namespace) -> int:
         len(data.valid),
         ", ".join(data.classes),
     )
+    logger.info(
+        "patches of %d px at %g µm/px, labels speak of the centre %d px",
+        recipe.input_px,
+        recipe.mpp,
+        recipe.label_px,
+    )
     logger.info("recipe %s, %s on %s", recipe.name, recipe.architecture, device)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("")
+    except OSError as error:
+        raise HistoslideError(f"{log} cannot be written: {error.strerror}") from error
     model = train(
         data,
         recipe,
@@ -152,6 +185,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         workers=arguments.workers,
         licence=arguments.licence,
+        tumour=arguments.tumour,
         log=log,
         checkpoint=checkpoint,
         initial=initial,
@@ -206,9 +240,13 @@ def adjust(arguments: argparse.Namespace) -> Recipe:
     from histoslide.training.recipe import RECIPES
 
     recipe = RECIPES[arguments.recipe]
-    changes: dict[str, object] = {}
-    if arguments.arch is not None:
-        changes["architecture"] = arguments.arch
+    given = {
+        "architecture": arguments.arch,
+        "mpp": arguments.mpp,
+        "input_px": arguments.patch_size,
+        "label_px": arguments.label_size,
+    }
+    changes: dict[str, object] = {k: v for k, v in given.items() if v is not None}
     if arguments.batch_size is not None:
         if arguments.batch_size < 2:
             raise DataError(f"--batch-size must be at least 2, not {arguments.batch_size}")

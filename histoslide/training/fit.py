@@ -34,7 +34,12 @@ from histoslide.training.recipe import Recipe, Stage
 
 logger = logging.getLogger(__name__)
 
-TUMOUR_NAMES = frozenset({"1", "tumour", "tumor", "positive", "metastasis", "cancer"})
+TUMOUR_NAMES = frozenset(
+    {
+        "1", "tumour", "tumours", "tumor", "tumors", "positive", "metastasis", "metastases",
+        "metastatic", "cancer", "carcinoma", "malignant",
+    }
+)  # fmt: skip
 """Class names that mean tumour in a two-class set, compared in lower case."""
 
 
@@ -77,17 +82,28 @@ def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
     return [params(body[:BODY_SPLIT]), params(body[BODY_SPLIT:]), params(head)]
 
 
-def tumour_class(classes: tuple[str, ...]) -> str | None:
-    """The class of a two-class set whose name means tumour, or None.
+def tumour_class(classes: tuple[str, ...], named: str | None = None) -> str | None:
+    """The class whose probability a heatmap shows, or None for a model of more than two tissues.
+
+    Args:
+        classes: of the data.
+        named: the class the user names; None goes by the name of the class, of two classes only.
 
     Raises:
-        DataError: both names mean tumour.
+        DataError: no such class, or it is not clear which of two classes means tumour.
     """
-    found = [name for name in classes if name.lower() in TUMOUR_NAMES]
-    if len(classes) != 2 or not found:
+    if named is not None:
+        if named not in classes:
+            raise DataError(f"there is no class {named!r}: choose from {', '.join(classes)}")
+        return named
+    if len(classes) != 2:
         return None
-    if len(found) > 1:
-        raise DataError(f"both classes {list(classes)} are named like tumour: rename one")
+    found = [name for name in classes if name.lower() in TUMOUR_NAMES]
+    if len(found) != 1:
+        raise DataError(
+            f"it is not clear which of the classes {', '.join(classes)} means tumour: "
+            "pass --tumour NAME"
+        )
     return found[0]
 
 
@@ -100,6 +116,7 @@ def train(
     seed: int = 42,
     workers: int = 0,
     licence: str = "unspecified",
+    tumour: str | None = None,
     log: Path | None = None,
     checkpoint: Path | None = None,
     initial: dict[str, Tensor] | None = None,
@@ -115,6 +132,7 @@ def train(
         seed: of weights, order and augmentation.
         workers: processes that decode patches.
         licence: of the weights, for the spec.
+        tumour: the class that means tumour, where its name does not say so.
         log: file that gets one JSON object a line after every epoch.
         checkpoint: bundle that is rewritten after every epoch.
         initial: state dict to start from instead of ImageNet or random weights.
@@ -129,14 +147,20 @@ def train(
         recipe.architecture, len(data.classes), imagenet=recipe.imagenet and initial is None
     )
     if initial is not None:
-        network.load_state_dict(initial)
+        try:
+            network.load_state_dict(initial)
+        except RuntimeError as error:
+            raise BundleError(
+                f"the weights to start from are not those of {recipe.architecture} with "
+                f"{len(data.classes)} classes"
+            ) from error
     network = network.to(device).to(memory_format=torch.channels_last)
     seen_px = recipe.stages[-1].crop_px or recipe.input_px
     spec = ModelSpec(
         name=name,
         architecture=recipe.architecture,
         classes=data.classes,
-        tumour_class=tumour_class(data.classes),
+        tumour_class=tumour_class(data.classes, tumour),
         input_px=seen_px,
         label_px=recipe.label_px,
         mpp=recipe.mpp,

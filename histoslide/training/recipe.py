@@ -136,8 +136,8 @@ RECIPES: Mapping[str, Recipe] = {
         imagenet=False,
         stages=(
             Stage(epochs=4, lr=1e-3, crop_px=48),
-            Stage(epochs=2, lr=7e-4, crop_px=64),
-            Stage(epochs=1, lr=3e-4, trainable_groups=2),
+            Stage(epochs=1, lr=7e-4, crop_px=64),
+            Stage(epochs=1, lr=5e-4, trainable_groups=2),
         ),
         weight_decay=0.05,
         label_smoothing=0.02,
