@@ -60,7 +60,7 @@ class Stage:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise DataError(f"a stage needs at least one epoch, not {self.epochs}")
-        if self.lr <= 0:
+        if not self.lr > 0:
             raise DataError(f"the learning rate must be positive, not {self.lr}")
         if self.trainable_groups is not None and self.trainable_groups < 1:
             raise DataError(f"trainable_groups must be 1 or more, not {self.trainable_groups}")
