@@ -105,6 +105,9 @@ Batches of {recipe["batch_size"]}, AdamW with weight decay {recipe["weight_decay
 stain concentrations ±{augmentation["stain"]:.0%}, brightness and contrast
 ±{augmentation["lighting"]:.0%}, blur or sharpening up to {augmentation["sharpness"]:.0%}, JPEG once
 more with probability {augmentation["jpeg"]}. {versions}. The command is `make weights`.
+{spec.training.get("note", "")}
+
+Each row is measured on validation patches cut as that stage saw them.
 
 {epoch_table(spec)}
 """
