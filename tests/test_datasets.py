@@ -222,9 +222,15 @@ def test_kaggle_holds_back_the_end_of_the_list(tmp_path: Path) -> None:
 def test_kaggle_follows_the_order_of_the_table_not_of_the_files(tmp_path: Path) -> None:
     write_kaggle(tmp_path, [0, 1, 0, 1])
     (tmp_path / "train_labels.csv").write_text("label,id\n1,p0003\n0,p0000\n1,p0001\n0,p0002\n")
-    data = open_patches(tmp_path, valid_fraction=0.25)
-    assert contents(data.train) == [(3, 1), (0, 0), (1, 1)]
-    assert contents(data.valid) == [(2, 0)]
+    data = open_patches(tmp_path, valid_fraction=0.5)
+    assert contents(data.train) == [(3, 1), (0, 0)]
+    assert contents(data.valid) == [(1, 1), (2, 0)]
+
+
+def test_a_validation_set_without_a_class_is_refused(tmp_path: Path) -> None:
+    write_kaggle(tmp_path, [0, 1, 0, 1, 0])
+    with pytest.raises(DataError, match=r"validation set \(1 patches\) lacks class 'tumour'"):
+        open_patches(tmp_path, valid_fraction=0.2)
 
 
 def test_kaggle_names_missing_images(tmp_path: Path) -> None:
