@@ -65,7 +65,7 @@ tumour? Licence: {spec.licence}.
 {data["train_patches"]:,} patches of PatchCamelyon (CC0), most of them compressed again as JPEG:
 about a tenth of its training set. PatchCamelyon was cut from CAMELYON16: H&E slides of sentinel
 lymph nodes of breast cancer patients from two hospitals in the Netherlands, scanned at 0.243 µm/px
-on two scanner types. Half of the patches are tumour, far more than in any node.
+on two scanner types. About half of the patches are tumour, far more than in any node.
 
 ## What it was not trained on
 
@@ -74,6 +74,13 @@ on two scanner types. Half of the patches are tumour, far more than in any node.
 - Fat necrosis, germinal centres, histiocytes and nodal naevi as such: what looks like carcinoma at
   1 µm/px may light up.
 - Pen, folds, air bubbles and blur beyond what the tissue mask removes.
+
+## What to expect of it
+
+It is a first model, trained for a few hours on a tenth of the data. Large metastases stand out. It
+also lights up dense collagen: the capsule, trabeculae and vessel walls, and other slides' stains
+shift its probabilities. Train your own on all of PatchCamelyon, from ImageNet weights, for anything
+that matters: `histoslide train pcam/`.
 
 ## Validation
 
