@@ -78,7 +78,8 @@ def test_info_shows_and_lists(
 def test_info_draws_mask_and_grid(slide: Path, tmp_path: Path) -> None:
     target = tmp_path / "mask.png"
     assert main(["info", str(slide), "--mask-png", str(target)]) == 0
-    assert Image.open(target).size[0] > 900
+    with Image.open(target) as image:
+        assert image.size[0] > 900
     assert main(["info", str(slide), "--mask-png", str(target)]) == 2
 
 
