@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from histoslide.errors import OutputExistsError
 
@@ -19,6 +20,15 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} exists: pass --overwrite to replace it")
+
+
+def named_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The settings in which an existing output differs from what is asked for; empty for none."""
+    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    # A hash tells a person nothing, and follows from the other settings where those differ.
+    plain = [key for key in keys if "sha256" not in key]
+    shown = [f"{key} was {there.get(key)}, is {here.get(key)}" for key in plain]
+    return "; ".join(shown or [f"{key} differs" for key in keys])
 
 
 @contextmanager

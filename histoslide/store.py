@@ -37,7 +37,7 @@ from histoslide.grid import TileGrid
 from histoslide.heatmap import LazyHeatmap
 from histoslide.model import ModelSpec
 from histoslide.ngff import image_metadata, label_metadata
-from histoslide.outputs import restore_swap, swap_folder
+from histoslide.outputs import named_difference, restore_swap, swap_folder
 from histoslide.scoring import Status
 
 SCHEMA_VERSION = 1
@@ -269,11 +269,7 @@ def _difference(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> str:
     """The settings in which a store differs from what is asked for; empty if there are none."""
     there = _read_metadata(path)["fingerprint"]
     here = lazy.fingerprint | {"ngff": ngff}
-    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
-    # A hash tells a person nothing, and follows from the other settings where those differ.
-    plain = [key for key in keys if "sha256" not in key]
-    shown = [f"{key} was {there.get(key)}, is {here.get(key)}" for key in plain]
-    return "; ".join(shown or [f"{key} differs" for key in keys])
+    return named_difference(there, here)
 
 
 def _is_unfinished(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> bool:

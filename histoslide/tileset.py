@@ -22,7 +22,7 @@ from PIL import Image
 
 from histoslide.errors import SettingsDifferError, StoreError
 from histoslide.grid import TileGrid
-from histoslide.outputs import restore_swap, swap_folder, whole_file
+from histoslide.outputs import named_difference, restore_swap, swap_folder, whole_file
 from histoslide.render import contact_sheet
 from histoslide.slide import Slide
 from histoslide.tiles import read_windows
@@ -99,7 +99,7 @@ def extract_tiles(
         elif there["settings"] != settings:
             raise SettingsDifferError(
                 f"{folder} was made with other settings "
-                f"({_difference(there['settings'], settings)}): "
+                f"({named_difference(there['settings'], settings)}): "
                 "choose another --out or pass --overwrite"
             )
         elif there["complete"]:
@@ -275,11 +275,3 @@ def _is_begun(folder: Path, settings: dict[str, Any]) -> bool:
 def _write_settings(folder: Path, value: dict[str, Any]) -> None:
     with whole_file(folder / _SETTINGS) as partial:
         partial.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
-    return "; ".join(
-        f"{key} was {there.get(key)}, is {here.get(key)}"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
-    )

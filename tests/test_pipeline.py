@@ -109,12 +109,13 @@ def test_an_error_leaves_no_thread_writing(
 
     monkeypatch.setattr(BlockTarget, "__setitem__", full)
     options = ScoreOptions(tissue=EVERYTHING, overlay=False, stride_px=8)
+    before = set(threading.enumerate())
     with pytest.raises(StoreError, match="the disk is full"):
         score_slide(slide, tmp_path / "h.zarr", model, options)
     raised = time.monotonic()
     time.sleep(0.3)
     assert max(calls) <= raised
-    assert not any("ThreadPoolExecutor" in thread.name for thread in threading.enumerate())
+    assert set(threading.enumerate()) <= before  # Dask's own idle pool may be there from earlier
 
 
 def test_one_bug_does_not_stop_the_cohort(
