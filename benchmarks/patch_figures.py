@@ -17,7 +17,7 @@ import torch
 
 from histoslide.datasets import Joined, PatchSet, open_patches
 from histoslide.model import Model, load_model
-from histoslide.training.calibration import judge
+from histoslide.patch_evaluation.figures import judge
 
 
 def logits_of(model: Model, patches: PatchSet) -> torch.Tensor:

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
-from histoslide.training.calibration import CALIBRATION_BINS, fit_temperature, judge
+from histoslide.patch_evaluation.figures import CALIBRATION_BINS, fit_temperature, judge
 
 
 def calibrated(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:

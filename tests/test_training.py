@@ -22,8 +22,8 @@ from histoslide.datasets import PatchData
 from histoslide.errors import BundleError, DataError
 from histoslide.model import load_bundle, load_model, read_spec
 from histoslide.model.architectures import ARCHITECTURES, build_network, fastai_head
+from histoslide.patch_evaluation.figures import fit_temperature
 from histoslide.training.averaging import WeightAveraging
-from histoslide.training.calibration import fit_temperature
 from histoslide.training.fit import (
     EpochRecord,
     TrainedModel,

@@ -27,8 +27,8 @@ from histoslide.errors import BundleError, DataError, HistoslideError
 from histoslide.model.architectures import BODY_SPLIT, build_network
 from histoslide.model.bundle import save_bundle
 from histoslide.model.spec import ModelSpec
+from histoslide.patch_evaluation.figures import Figures, fit_temperature, judge
 from histoslide.training.averaging import WeightAveraging
-from histoslide.training.calibration import Figures, fit_temperature, judge
 from histoslide.training.loaders import make_loaders
 from histoslide.training.recipe import Recipe, Stage
 

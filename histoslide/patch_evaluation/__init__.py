@@ -1,0 +1,1 @@
+"""How well a patch model does on labelled patches; needs no fastai."""
