@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,7 +24,11 @@ class Figures:
     accuracy: float
     """Part whose most probable class is right."""
     auc: float
-    """Area under the ROC curve; for more than two classes the mean of one against the rest."""
+    """Area under the ROC curve; for more than two classes the mean of one against the rest. NaN
+    where only one class occurs."""
+    average_precision: float
+    """Area under the precision-recall curve as a sum of steps; for more than two classes the mean
+    of one against the rest. NaN where only one class occurs."""
     loss: float
     """Mean negative log likelihood, natural logarithm."""
     calibration_error: float
@@ -67,27 +71,44 @@ def judge(logits: Tensor, labels: Tensor, *, positive: int | None) -> Figures:
     truth = labels.numpy()
     guess = probabilities.argmax(axis=1)
     sensitivity = None
-    if positive is not None and logits.shape[1] == 2:
-        is_positive = truth == positive
-        auc = float(roc_auc_score(is_positive, probabilities[:, positive]))
+    ranked = range(logits.shape[1])
+    if logits.shape[1] == 2:
+        ranked = range(1, 2) if positive is None else range(positive, positive + 1)
+    areas = [rank_areas(probabilities[:, k], truth == k) for k in ranked]
+    # A class that does not occur says nothing, and does not spoil the mean of those that do.
+    known = [area for area in areas if area is not None]
+    auc, precision = np.mean(known, axis=0) if known else (np.nan, np.nan)
+    if positive is not None and logits.shape[1] == 2 and known:
         # All thresholds: the default drops the inner points of straight parts, and with them the
         # one that sits at the limit.
         false_rate, true_rate, _ = roc_curve(
-            is_positive, probabilities[:, positive], drop_intermediate=False
+            truth == positive, probabilities[:, positive], drop_intermediate=False
         )
         sensitivity = float(true_rate[false_rate <= 0.05].max())
-    elif logits.shape[1] == 2:
-        auc = float(roc_auc_score(truth, probabilities[:, 1]))
-    else:
-        auc = float(roc_auc_score(truth, probabilities, multi_class="ovr"))
     return Figures(
         patches=len(truth),
         accuracy=float((guess == truth).mean()),
-        auc=auc,
+        auc=float(auc),
+        average_precision=float(precision),
         loss=float(functional.cross_entropy(logits.double(), labels)),
         calibration_error=_calibration_error(probabilities.max(axis=1), guess == truth),
         sensitivity_at_95_specificity=sensitivity,
     )
+
+
+def rank_areas(
+    scores: NDArray[np.float64], is_positive: NDArray[np.bool_]
+) -> tuple[float, float] | None:
+    """Area under the ROC curve and average precision, or None where only one class occurs.
+
+    Args:
+        scores: higher means more likely positive, shape (n,).
+        is_positive: truth, shape (n,).
+    """
+    if is_positive.all() or not is_positive.any():
+        return None
+    auc = float(roc_auc_score(is_positive, scores))
+    return auc, float(average_precision_score(is_positive, scores))
 
 
 def _calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
