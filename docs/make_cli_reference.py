@@ -16,12 +16,22 @@ PAGE = Path(__file__).parent / "reference" / "cli.md"
 
 
 def help_texts() -> dict[str, str]:
-    """The help of the program and of each command, 80 columns wide."""
+    """The help of the program, of each command and of its own commands, 80 columns wide."""
     os.environ["COLUMNS"] = "80"
     parser = build_parser()
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
     texts = {"histoslide": parser.format_help()}
-    return texts | {name: command.format_help() for name, command in commands.choices.items()}
+    for name, command in _commands(parser).items():
+        texts[name] = command.format_help()
+        texts |= {f"{name} {sub}": c.format_help() for sub, c in _commands(command).items()}
+    return texts
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The commands of a parser, if it has any, by name."""
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public way to list them
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            return dict(action.choices)
+    return {}
 
 
 def fill(page: str) -> str:

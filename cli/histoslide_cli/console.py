@@ -90,7 +90,8 @@ class Progress:
         self._said = now
         left = (now - self._started) / max(1, done - first + 1) * (total - done)
         tail = f", {note}" if note else ""
-        line = f"{self._label}: {done} of {total} {self._unit}s{tail}"
+        units = f"{self._unit}es" if self._unit.endswith("ch") else f"{self._unit}s"
+        line = f"{self._label}: {done} of {total} {units}{tail}"
         line += f", about {left:.0f} s left" if done < total else ""
         print(f"histoslide: {line}", file=sys.stderr, flush=True)  # noqa: T201
 

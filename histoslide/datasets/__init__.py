@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
+
+import numpy as np
 
 from histoslide.datasets.folders import is_folders, open_folders
 from histoslide.datasets.kaggle import is_kaggle, open_kaggle
@@ -10,7 +13,68 @@ from histoslide.datasets.patches import ImageFiles, Joined, PatchData, PatchSet,
 from histoslide.datasets.pcam_hdf5 import is_pcam_hdf5, open_pcam_hdf5
 from histoslide.errors import DataError
 
-__all__ = ["ImageFiles", "Joined", "PatchData", "PatchSet", "Subset", "open_patches"]
+__all__ = [
+    "ImageFiles",
+    "Joined",
+    "PatchData",
+    "PatchSet",
+    "Subset",
+    "open_part",
+    "open_patches",
+    "open_unlabelled",
+]
+
+
+def open_part(
+    root: Path,
+    part: str | None = None,
+    *,
+    layout: str | None = None,
+    slides: Path | None = None,
+) -> tuple[PatchSet, tuple[str, ...]]:
+    """Labelled patches to judge a model on, and the names of their classes.
+
+    Raises:
+        DataError: no such layout or part.
+    """
+    data = open_patches(root, valid_fraction=0.5)
+    if layout not in (None, data.layout):
+        raise DataError(f"{root} is not of the layout {layout}")
+    if part == "test":
+        raise DataError(f"{root} has no labelled part test")
+    own = data.layout == "pcam-hdf5" or any(
+        (root / name).is_dir() for name in ("valid", "val", "validation")
+    )
+    if part in ("train", "valid"):
+        patches = data.train if part == "train" else data.valid
+    else:
+        patches = data.valid if part is None and own else Joined((data.train, data.valid))
+    return (patches if slides is None else _WithSlides(patches, slides)), data.classes
+
+
+class _WithSlides:
+    def __init__(self, patches: PatchSet, table: Path) -> None:
+        with table.open(newline="") as file:
+            by_name = {row["name"]: row["slide"] for row in csv.DictReader(file)}
+        self.labels, self.names, self.read = patches.labels, patches.names, patches.read
+        self.slides = tuple(by_name[name] for name in patches.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def open_unlabelled(path: Path) -> ImageFiles:
+    """Patches to predict, whatever is known of them.
+
+    Raises:
+        DataError: there are none.
+    """
+    folder = path / "test" if is_kaggle(path) else path
+    suffixes = (".png", ".tif", ".jpg")
+    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in suffixes)
+    if not files:
+        raise DataError(f"{path} holds no images")
+    return ImageFiles(tuple(files), np.zeros(len(files), dtype=np.int64))
 
 
 def open_patches(

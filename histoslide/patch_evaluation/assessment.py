@@ -185,13 +185,7 @@ def assess(
     labels = predictions.known_labels
     if not len(labels):
         raise DataError("there are no patches to judge")
-    if threshold is not None and not predictions.two_way:
-        raise DataError(
-            f"--threshold {threshold:g} needs a model of two classes, one of them the tumour: this "
-            f"one has {', '.join(predictions.classes)}"
-        )
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise DataError(f"the threshold must lie in 0-1, not {threshold:g}")
+    check_threshold(threshold, predictions.classes, predictions.tumour)
     limit = (DEFAULT_THRESHOLD if threshold is None else threshold) if predictions.two_way else None
     called = predictions.predicted(temperature, limit)
     count = len(predictions.classes)
@@ -219,6 +213,23 @@ def assess(
         by_slide=_slide_figures(predictions, temperature, called),
         curves=resampled.curves,
     )
+
+
+def check_threshold(threshold: float | None, classes: tuple[str, ...], tumour: int | None) -> None:
+    """Refuse a threshold that means nothing for a model.
+
+    Raises:
+        DataError: it lies outside 0-1, or the model has not two classes of which one is the tumour.
+    """
+    if threshold is None:
+        return
+    if tumour is None or len(classes) != 2:
+        raise DataError(
+            f"a threshold ({threshold:g}) needs a model of two classes, one of them the tumour: "
+            f"this one has {', '.join(classes)}"
+        )
+    if not 0 <= threshold <= 1:
+        raise DataError(f"the threshold must lie in 0-1, not {threshold:g}")
 
 
 def resampling_note(assessment: Assessment) -> str:
@@ -373,6 +384,8 @@ def _slide_figures(
     tumour = predictions.tumour if predictions.two_way else None
     scores = predictions.probabilities(temperature)[:, tumour or 0]
     for i, name in enumerate(names):
+        if not name:  # patches of unknown slide are no slide
+            continue
         here = index == i
         areas = None if tumour is None else rank_areas(scores[here], labels[here] == tumour)
         figures = SlideFigures(

@@ -46,8 +46,8 @@ def interval(values: NDArray[np.float64]) -> Interval | None:
 
 
 def by_slide(slides: tuple[str, ...] | None) -> bool:
-    """Whether there are enough slides to resample slides rather than patches."""
-    return slides is not None and len(set(slides)) >= FEWEST_SLIDES
+    """Whether all patches have a slide, and slides are enough to be resampled."""
+    return slides is not None and "" not in slides and len(set(slides)) >= FEWEST_SLIDES
 
 
 def resample(

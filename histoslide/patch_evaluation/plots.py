@@ -183,7 +183,7 @@ def _mark_precision(axes: Axes, assessment: Assessment, curve: Curve) -> None:
 
 def confusion_matrix(assessment: Assessment) -> Figure:
     """Counts by actual and called class; colour is the part of the actual class."""
-    counts, names = assessment.confusion, [plain(name, 18) for name in assessment.classes]
+    counts, names = assessment.confusion, [plain(name, 26) for name in assessment.classes]
     size = 2.6 + 0.72 * max(3, len(names))
     figure = new_figure(size + 0.9, size)
     axes = figure.add_subplot()
@@ -255,7 +255,6 @@ def slide_areas(assessment: Assessment) -> Figure:
     axes = figure.add_subplot()
     y = np.arange(len(shown))
     areas = np.array([cast("float", slide.auc) for slide in shown])
-    axes.hlines(y, 0.5, areas, color=GREY, linewidth=1)
     axes.plot(areas, y, "o", color=BLUE, label="within the slide")
     axes.axvline(assessment.figures.auc, color=VERMILION, linestyle="--", label="all patches")
     names = [f"{plain(s.name, 24)} ({s.positive:,}/{s.patches:,})" for s in shown]
@@ -267,7 +266,7 @@ def slide_areas(assessment: Assessment) -> Figure:
     if len(judged) > len(shown):
         title += f": the lowest {len(shown)} of {len(judged)}"
     axes.set(xlabel="area under the ROC curve", title=title)
-    _finish(axes, loc="best")
+    _finish(axes, loc="lower left")
     return figure
 
 
@@ -334,7 +333,7 @@ def _reliability_panel(axes: Axes, said: NDArray[np.float64], right: NDArray[np.
         label="observed, 95 %",
     )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
-    _finish(axes, loc="upper left")
+    _finish(axes, loc="lower right")
 
 
 # --- shared ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from histoslide.model import ModelSpec
 from histoslide.outputs import refuse_existing, whole_file
 from histoslide.patch_evaluation import plots, samples
 from histoslide.patch_evaluation.assessment import Assessment, assess, resampling_note
-from histoslide.patch_evaluation.bootstrap import RESAMPLES, Interval
+from histoslide.patch_evaluation.bootstrap import Interval
 from histoslide.patch_evaluation.history import History
 from histoslide.patch_evaluation.predictions import Patches, Predictions
 
@@ -58,9 +58,9 @@ def write_report(
     spec: ModelSpec,
     history: History | None = None,
     threshold: float | None = None,
+    assessment: Assessment | None = None,
     title: str,
     data: str | None = None,
-    resamples: int = RESAMPLES,
     overwrite: bool = False,
 ) -> Path:
     """Write pictures, ``predictions.csv``, ``figures.json`` and ``report.html`` into a run folder.
@@ -75,9 +75,9 @@ def write_report(
         spec: of the model.
         history: of its training; None takes the epochs that the spec records.
         threshold: probability from which a patch is called tumour; None for 0.5.
+        assessment: of these predictions, where there is one already; None makes it.
         title: of the page.
         data: what the patches are, in a few words.
-        resamples: of the bootstrap.
         overwrite: replace an earlier report.
 
     Returns:
@@ -98,9 +98,8 @@ def write_report(
             f"which has {', '.join(spec.classes)}"
         )
     temperature = spec.temperature
-    assessment = assess(
-        predictions, temperature=temperature, threshold=threshold, resamples=resamples
-    )
+    if assessment is None:
+        assessment = assess(predictions, temperature=temperature, threshold=threshold)
     if history is None:
         history = History.of_epochs(tuple(spec.training.get("epochs") or ()))
     pictures = [
@@ -180,7 +179,7 @@ def _figure_pictures(predictions: Predictions, assessment: Assessment) -> Iterat
             "Ranking",
             plots.precision_recall_curves(assessment),
             "Precision against recall over all thresholds. Unlike the ROC curve it depends on how "
-            "common the class is: where tumour is rarer than here, precision is lower."
+            "common the class is: where it is rarer than here, precision is lower."
             f"{rest}{band}",
         )
     yield _picture(
@@ -203,8 +202,8 @@ def _figure_pictures(predictions: Predictions, assessment: Assessment) -> Iterat
         "Calibration",
         plots.reliability(predictions, assessment),
         f"{plots.CALIBRATION_BINS} bins of equal width: what the model said against what was so. "
-        "Points below the diagonal are overconfident. ECE is the expected calibration error of the "
-        "most probable class.",
+        "At a point below the diagonal it happened less often than the model said. ECE is the "
+        "expected calibration error of the most probable class.",
         wide=True,
     )
     if any(slide.auc is not None for slide in assessment.by_slide):

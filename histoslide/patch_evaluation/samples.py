@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from histoslide.patch_evaluation.plots import new_figure, plain
+from histoslide.patch_evaluation.plots import plain
 from histoslide.patch_evaluation.predictions import Patches, Predictions
 
 SAMPLES_A_CLASS = 8
@@ -65,7 +65,7 @@ def top_loss_figure(
         best = int(probabilities[i].argmax())
         titles.append(
             f"{plain(predictions.names[i], 20)}\n"
-            f"said: {plain(classes[best], 16)}\nis: {plain(classes[labels[i]], 16)}\n"
+            f"predicted {plain(classes[best], 14)}\nactual {plain(classes[labels[i]], 14)}\n"
             f"loss {losses[i]:.2f} · p {probabilities[i, best]:.3f}"
         )
     return patch_figure(patches, chosen, titles, label_px=label_px, columns=6)
@@ -86,9 +86,15 @@ def patch_figure(
     """
     rows = max(1, -(-len(chosen) // columns))
     lines = max((title.count("\n") + 1 for title in titles), default=0)
-    figure = new_figure(_INCHES * columns, (_INCHES + 0.15 * lines + 0.08) * rows)
+    head, gap = 0.14 * lines + 0.1, 0.1
+    width, height = columns * (_INCHES + gap) + gap, rows * (_INCHES + head + gap) + gap
+    # Places are computed here: an automatic layout of so many axes takes seconds.
+    figure = Figure(figsize=(width, height))
     for place, (index, title) in enumerate(zip(chosen, titles, strict=True)):
-        axes = figure.add_subplot(rows, columns, place + 1)
+        row, column = divmod(place, columns)
+        left = gap + column * (_INCHES + gap)
+        bottom = height - (row + 1) * (_INCHES + head + gap)
+        axes = figure.add_axes((left / width, bottom / height, _INCHES / width, _INCHES / height))
         pixels = patches.read(int(index))
         axes.imshow(pixels, interpolation="bicubic")
         axes.set_title(title, fontsize=7.5, linespacing=1.15, pad=3)

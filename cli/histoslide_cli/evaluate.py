@@ -1,0 +1,266 @@
+"""``histoslide evaluate``: how well a model does, judged against what people say."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histoslide_cli.console import EXIT_DONE, Progress
+
+if TYPE_CHECKING:
+    from histoslide.model import Model, ModelSpec
+    from histoslide.patch_evaluation.assessment import Assessment
+    from histoslide.patch_evaluation.bootstrap import Interval
+    from histoslide.patch_evaluation.predictions import Patches, Predictions
+
+logger = logging.getLogger("histoslide.cli")
+
+
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    common: argparse.ArgumentParser,
+) -> argparse.ArgumentParser:
+    """Add this command and what it evaluates."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="judge a model on labelled data",
+        description="Judges a model on labelled data.",
+        epilog="example: histoslide evaluate patches pcam/ --out evaluation/",
+    )
+    subjects = parser.add_subparsers(metavar="WHAT", required=True)
+    _add_patches(subjects, common)
+    return parser
+
+
+def _add_patches(
+    subjects: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
+) -> None:
+    parser = subjects.add_parser(
+        "patches",
+        parents=[common],
+        help="a patch model on labelled patches",
+        description="Runs a patch model over labelled patches and prints its figures with 95 % "
+        "intervals; with --out it writes a report. With --predict it writes a table of "
+        "probabilities for patches without labels.",
+        epilog="example: histoslide evaluate patches pcam/ --model model.safetensors --out "
+        "evaluation/",
+    )
+    parser.add_argument(
+        "data",
+        type=Path,
+        metavar="DATA",
+        help="PCam HDF5 files, the Kaggle layout, or a folder per class; with --predict also "
+        "images without labels",
+    )
+    parser.add_argument(
+        "--model", type=Path, metavar="FILE", help="bundle (default: the one that ships)"
+    )
+    parser.add_argument(
+        "--part",
+        choices=("train", "valid", "test", "all"),
+        help="which part of the data (default: valid where the data have one, else all)",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("pcam-hdf5", "kaggle", "folders"),
+        help="of the data (default: recognised)",
+    )
+    parser.add_argument(
+        "--slides",
+        type=Path,
+        metavar="FILE",
+        help="CSV with the columns name,slide: figures by slide, and intervals over slides",
+    )
+    parser.add_argument(
+        "--class-names",
+        nargs="+",
+        metavar="NAME",
+        help="what the model calls the classes of the data, in their order",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="probability from which a patch is called tumour (default: 0.5)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write report.html, pictures and tables here"
+    )
+    parser.add_argument(
+        "--predict",
+        type=Path,
+        metavar="FILE",
+        help="write id,label (label: probability of tumour) of unlabelled patches, and no figures",
+    )
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="average the logits of the eight symmetries of each patch: eight times the work",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that decode patches (default: one a core, at most 8)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+    parser.set_defaults(evaluate=_evaluate_patches)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate what the user named."""
+    code: int = arguments.evaluate(arguments)
+    return code
+
+
+def _evaluate_patches(arguments: argparse.Namespace) -> int:
+    _check_options(arguments)
+    return _predict(arguments) if arguments.predict is not None else _judge(arguments)
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot work before minutes are spent on it."""
+    from histoslide.errors import HistoslideError
+    from histoslide.outputs import refuse_existing
+    from histoslide.patch_evaluation.report import REPORT_NAME
+
+    if arguments.workers is not None and arguments.workers < 1:
+        raise HistoslideError(f"--workers must be at least 1, not {arguments.workers}")
+    if arguments.predict is not None:
+        for name in ("out", "part", "layout", "slides", "class_names", "threshold"):
+            if getattr(arguments, name) is not None:
+                option = name.replace("_", "-")
+                raise HistoslideError(
+                    f"--predict is for patches without labels, to which --{option} says nothing: "
+                    "leave one of the two out"
+                )
+        refuse_existing(arguments.predict, overwrite=arguments.overwrite)
+    if arguments.out is not None:
+        if arguments.out.exists() and not arguments.out.is_dir():
+            raise HistoslideError(f"--out {arguments.out} is a file: name a folder")
+        refuse_existing(arguments.out / REPORT_NAME, overwrite=arguments.overwrite)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    """Write the probabilities of unlabelled patches."""
+    from histoslide.datasets import open_unlabelled
+    from histoslide.model import load_model, pick_device
+
+    patches = open_unlabelled(arguments.data)
+    model = load_model(arguments.model, device=pick_device(arguments.device))
+    predictions = _run_model(arguments, model, patches)
+    out: Path = arguments.predict
+    predictions.save_submission(out, temperature=model.spec.temperature)
+    if arguments.json:
+        facts = {"model": model.spec.name, "patches": len(predictions), "predictions": str(out)}
+        print(json.dumps(facts, indent=2))  # noqa: T201
+    else:
+        print(f"{out}: {len(predictions)} patches")  # noqa: T201
+    return EXIT_DONE
+
+
+def _judge(arguments: argparse.Namespace) -> int:
+    """Compare predictions with labels; print the figures and write the report."""
+    from histoslide.datasets import open_part
+    from histoslide.model import load_model, pick_device
+    from histoslide.patch_evaluation.assessment import assess, check_threshold
+    from histoslide.patch_evaluation.classes import match_classes
+    from histoslide.patch_evaluation.report import write_report
+
+    patches, classes = open_part(
+        arguments.data, arguments.part, layout=arguments.layout, slides=arguments.slides
+    )
+    model = load_model(arguments.model, device=pick_device(arguments.device))
+    spec = model.spec
+    check_threshold(arguments.threshold, spec.classes, spec.tumour_index)
+    class_map = match_classes(classes, spec, names=arguments.class_names)
+    pairs = [(name, spec.classes[k]) for name, k in zip(classes, class_map, strict=True)]
+    if any(name != called for name, called in pairs):
+        said = ", ".join(f"{name} as {called}" for name, called in pairs)
+        logger.info("classes of the data are taken %s", said)
+    predictions = _run_model(arguments, model, patches, class_map)
+    assessment = assess(predictions, temperature=spec.temperature, threshold=arguments.threshold)
+    page = None
+    if arguments.out is not None:
+        part = f", {arguments.part} part" if arguments.part else ""
+        tta = ", mean of eight symmetries" if arguments.tta else ""
+        page = write_report(
+            arguments.out,
+            predictions=predictions,
+            patches=patches,
+            spec=spec,
+            assessment=assessment,
+            title=f"{spec.name} on {arguments.data.resolve().name}",
+            data=f"{arguments.data.resolve().name}{part}{tta}",
+            overwrite=arguments.overwrite,
+        )
+    if arguments.json:
+        facts = {"model": spec.name, "sha256": model.sha256, "tta": arguments.tta}
+        facts |= assessment.as_dict() | {"report": None if page is None else str(page)}
+        print(json.dumps(facts, indent=2, ensure_ascii=False))  # noqa: T201
+    else:
+        print("\n".join(figure_lines(assessment, spec)))  # noqa: T201
+        if page is not None:
+            print(f"report                  {page}")  # noqa: T201
+        else:
+            logger.info("pass --out FOLDER for a report with curves, top losses and samples")
+    return EXIT_DONE
+
+
+def _run_model(
+    arguments: argparse.Namespace, model: Model, patches: Patches, class_map: Any = None
+) -> Predictions:
+    from histoslide.patch_evaluation.predictions import predict_patches
+
+    logger.info("%s on %s", model.spec.name, model.device)
+    with Progress("predict", unit="patch", quiet=arguments.quiet) as progress:
+        return predict_patches(
+            model,
+            patches,
+            tta=arguments.tta,
+            workers=arguments.workers,
+            class_map=class_map,
+            progress=progress.update,
+        )
+
+
+def figure_lines(assessment: Assessment, spec: ModelSpec) -> list[str]:
+    """The figures for a person: names, values and intervals below each other."""
+    figures, limits = assessment.figures, assessment.intervals
+    balance = ", ".join(f"{c.name} {c.patches:,}" for c in assessment.by_class)
+    lines = [f"{'patches':<24}{figures.patches:,} ({balance})"]
+    several = "" if assessment.tumour is not None else ", mean of classes"
+
+    def add(name: str, value: float | None, limit: Interval | None = None) -> None:
+        if value is None or value != value:  # noqa: PLR0124 - NaN
+            lines.append(f"{name:<24}undefined: only one class occurs")
+            return
+        between = "" if limit is None else f"  (95 %: {limit.low:.4f}–{limit.high:.4f})"
+        lines.append(f"{name:<24}{value:.4f}{between}")
+
+    add(f"AUC{several}", figures.auc, limits.get("auc"))
+    add("average precision", figures.average_precision, limits.get("average_precision"))
+    if assessment.tumour is not None and assessment.threshold is not None:
+        lines.append(f"{'threshold':<24}{assessment.threshold:g} (P of {spec.tumour_class})")
+        add("sensitivity", assessment.sensitivity, limits.get("sensitivity"))
+        add("specificity", assessment.specificity, limits.get("specificity"))
+        add("sensitivity at 95 % sp.", figures.sensitivity_at_95_specificity)
+    add("accuracy", assessment.accuracy, limits.get("accuracy"))
+    add("loss", figures.loss)
+    add("calibration error", figures.calibration_error)
+    if assessment.tumour is None:
+        width = max(len(c.name) for c in assessment.by_class) + 2
+        lines += ["", f"{'class':<{width}}{'patches':>9}{'precision':>11}{'recall':>9}{'AUC':>9}"]
+        lines += [
+            f"{c.name:<{width}}{c.patches:>9,}{c.precision:>11.4f}{c.recall:>9.4f}{c.auc:>9.4f}"
+            for c in assessment.by_class
+        ]
+        lines.append("")
+    return lines
