@@ -231,7 +231,7 @@ def test_predictions_that_do_not_fit_are_refused() -> None:
         {"logits": np.full((4, 2), np.nan, np.float32)},
     ):
         with pytest.raises(DataError):
-            dataclasses.replace(good, **change)  # type: ignore[arg-type]
+            dataclasses.replace(good, **change)
 
 
 # --- classes --------------------------------------------------------------------------------------
@@ -352,15 +352,15 @@ def test_intervals_are_percentiles_and_repeat_with_their_seed() -> None:
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     """Normal scores one standard deviation apart have an AUC of Φ(1/√2) = 0.7602."""
     covered = 0
-    for seed in range(60):
+    for seed in range(40):
         rng = np.random.default_rng(seed)
         labels = np.arange(120) % 2
         logits = np.stack([np.zeros(120), rng.normal(size=120) + labels], axis=1)
         data = dataclasses.replace(made_up(120), logits=logits.astype(np.float32), labels=labels)
-        found = assess(data, resamples=200, seed=seed).intervals["auc"]
+        found = assess(data, resamples=100, seed=seed).intervals["auc"]
         assert found is not None
         covered += found.low <= 0.7602 <= found.high
-    assert 51 <= covered <= 60
+    assert 33 <= covered <= 40
 
 
 # --- assessment -----------------------------------------------------------------------------------

@@ -111,7 +111,10 @@ def _add_patches(
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
-    parser.set_defaults(evaluate=_evaluate_patches)
+    parser.set_defaults(
+        evaluate=_evaluate_patches,
+        after_interrupt="nothing was written; run it again from the start",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -251,7 +254,7 @@ def figure_lines(assessment: Assessment, spec: ModelSpec) -> list[str]:
         lines.append(f"{'threshold':<24}{assessment.threshold:g} (P of {spec.tumour_class})")
         add("sensitivity", assessment.sensitivity, limits.get("sensitivity"))
         add("specificity", assessment.specificity, limits.get("specificity"))
-        add("sensitivity at 95 % sp.", figures.sensitivity_at_95_specificity)
+        add("sens. at 95 % spec.", figures.sensitivity_at_95_specificity)
     add("accuracy", assessment.accuracy, limits.get("accuracy"))
     add("loss", figures.loss)
     add("calibration error", figures.calibration_error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,6 +27,7 @@ BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#007A5A", "#6b6b6b"
 COLOURS = (BLUE, VERMILION, GREEN, "#CC79A7", "#000000", "#56B4E9", "#B8860B", "#7B5EA7")
 """One a class, used again with another line style where there are more."""
 
+_Place = Literal["best", "upper left", "lower left", "lower right"]
 _STYLES = ("-", "--", ":", "-.")
 _DPI = 130
 _MOST_SLIDES = 40
@@ -221,7 +222,7 @@ def probability_histogram(predictions: Predictions, assessment: Assessment) -> F
     labels = predictions.known_labels
     figure = new_figure(6.4, 4)
     axes = figure.add_subplot()
-    edges = np.linspace(0, 1, 41)
+    edges = np.linspace(0, 1, 41).tolist()
     looks = ((1 - tumour, BLUE, "-", 0.25), (tumour, VERMILION, "--", 0.25))
     for label, colour, style, alpha in looks:
         chosen = scores[labels == label]
@@ -295,7 +296,7 @@ def reliability(predictions: Predictions, assessment: Assessment) -> Figure:
             so = f"part that is {name}" if assessment.tumour is not None else "part that is right"
             axes.set_ylabel(f"observed: {so}")
             below.set_ylabel("patches")
-        below.hist(said, np.linspace(0, 1, CALIBRATION_BINS + 1), color=GREY)
+        below.hist(said, np.linspace(0, 1, CALIBRATION_BINS + 1).tolist(), color=GREY)
         stated = f"P({name})" if assessment.tumour is not None else "confidence of the model"
         below.set_xlabel(f"predicted: {stated}")
         below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
@@ -357,7 +358,7 @@ def _tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _finish(axes: Axes, *, legend: bool = True, loc: str = "best") -> None:
+def _finish(axes: Axes, *, legend: bool = True, loc: _Place = "best") -> None:
     _tidy(axes)
     if axes.get_xscale() == "log":
         axes.xaxis.set_minor_formatter(NullFormatter())

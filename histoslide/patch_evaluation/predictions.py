@@ -164,9 +164,9 @@ class Predictions:
         """
         probabilities = self.probabilities(temperature)
         header = ["id", *self.classes]
-        if self.two_way:
+        if self.two_way and self.tumour is not None:
             header = ["id", "label"]
-            probabilities = probabilities[:, [self.tumour]]
+            probabilities = probabilities[:, self.tumour, None]
         rows = (
             [name, *(f"{value:.6g}" for value in values)]
             for name, values in zip(self.names, probabilities, strict=True)

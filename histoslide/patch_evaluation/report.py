@@ -23,6 +23,7 @@ from histoslide.outputs import refuse_existing, whole_file
 from histoslide.patch_evaluation import plots, samples
 from histoslide.patch_evaluation.assessment import Assessment, assess, resampling_note
 from histoslide.patch_evaluation.bootstrap import Interval
+from histoslide.patch_evaluation.figures import CALIBRATION_BINS
 from histoslide.patch_evaluation.history import History
 from histoslide.patch_evaluation.predictions import Patches, Predictions
 
@@ -201,7 +202,7 @@ def _figure_pictures(predictions: Predictions, assessment: Assessment) -> Iterat
         "reliability",
         "Calibration",
         plots.reliability(predictions, assessment),
-        f"{plots.CALIBRATION_BINS} bins of equal width: what the model said against what was so. "
+        f"{CALIBRATION_BINS} bins of equal width: what the model said against what was so. "
         "At a point below the diagonal it happened less often than the model said. ECE is the "
         "expected calibration error of the most probable class.",
         wide=True,
