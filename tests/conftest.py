@@ -1,13 +1,16 @@
 """Shared fixtures: where real data lie, and small networks that need no training."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from patches import make_tiny
 
 from histoslide.model import ModelSpec, save_bundle
-from histoslide.model.architectures import build_network
+from histoslide.model.architectures import ARCHITECTURES, build_network
 
 torch.set_num_threads(2)
 
@@ -36,3 +39,18 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "small.safetensors"
     save_bundle(path, spec, build_network("resnet18", 2).state_dict(), half=True)
     return path
+
+
+def add_tiny(patch: pytest.MonkeyPatch) -> None:
+    """Add the architecture ``tiny``: a new network is one more entry."""
+    patch.setitem(cast("dict[str, object]", ARCHITECTURES), "tiny", make_tiny)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The architecture ``tiny``. One thread is fastest for it, and repeats exactly."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    add_tiny(monkeypatch)
+    yield
+    torch.set_num_threads(threads)

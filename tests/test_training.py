@@ -2,117 +2,52 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from conftest import add_tiny
 from fastai.callback.core import Callback
+from fastai.callback.mixup import MixUp
+from fastai.callback.training import GradientAccumulation
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.optimizer import OptimWrapper
-from numpy.typing import NDArray
+from fastai.optimizer import Adam, OptimWrapper
+from fastai.vision.learner import vision_learner
+from patches import DATA, QUICK, SIDE_PX, Memory, centre_patches
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
-from histoslide.datasets import PatchData
 from histoslide.errors import BundleError, DataError
-from histoslide.model import load_bundle, load_model, read_spec
-from histoslide.model.architectures import ARCHITECTURES, build_network, fastai_head
+from histoslide.model import load_model, read_spec
+from histoslide.model.architectures import build_network
 from histoslide.patch_evaluation.figures import fit_temperature
 from histoslide.training.averaging import WeightAveraging
-from histoslide.training.fit import (
-    EpochRecord,
-    TrainedModel,
+from histoslide.training.checkpoint import FILE_NAME
+from histoslide.training.fit import LOG_NAME, TrainedModel, train, tumour_class
+from histoslide.training.learner import (
+    DevicePrecision,
+    class_weights,
+    fit_stage,
     make_learner,
-    predict_logits,
-    train,
-    tumour_class,
+    parameter_groups,
 )
-from histoslide.training.loaders import batch_transform, centre_crop, make_loaders
-from histoslide.training.recipe import RECIPES, Augmentation, Recipe, Stage
+from histoslide.training.loaders import make_loaders
+from histoslide.training.memory import fitting_batch_size, saved_bytes
+from histoslide.training.rates import find_rate
+from histoslide.training.recipe import Augmentation, Recipe, Stage
+from histoslide.training.records import EpochRecord
 
 CPU = torch.device("cpu")
-SIDE_PX = 40
 
-
-@dataclass(frozen=True)
-class Memory:
-    """Patches in memory."""
-
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def names(self) -> Sequence[str]:
-        return [f"patch-{i}" for i in range(len(self))]
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        patch: NDArray[np.uint8] = self.pixels[index]
-        return patch
-
-
-def centre_patches(count: int, seed: int) -> Memory:
-    """Noise whose centre 32×32 px are purple (1) or pink (0); the rim says nothing."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 2
-    pixels = rng.integers(0, 256, (count, SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
-    edge = (SIDE_PX - 32) // 2
-    inside = slice(edge, SIDE_PX - edge)
-    noise = rng.integers(0, 40, (count, 32, 32, 3), dtype=np.uint8)
-    colour = np.array([(215, 120, 170), (90, 40, 140)], dtype=np.uint8)
-    pixels[:, inside, inside] = noise + colour[labels][:, None, None, :]
-    return Memory(pixels, labels.astype(np.int64))
-
-
-def make_tiny(classes: int, imagenet: bool) -> nn.Sequential:
-    """A network laid out as a ResNet, small enough to train in a moment."""
-    assert not imagenet
-
-    def block(before: int, after: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(before, after, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(after),
-            nn.ReLU(inplace=True),
-        )
-
-    stem = [nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
-    layers = [block(8, 8, 1), block(8, 16, 2), block(16, 16, 1), block(16, 16, 1)]
-    return nn.Sequential(nn.Sequential(*stem, *layers), fastai_head(16, classes))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def tiny() -> Iterator[None]:
-    """A new network is one more entry. One thread is fastest for it, and repeats exactly."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(cast("dict[str, object]", ARCHITECTURES), "tiny", make_tiny)
-        yield
-    torch.set_num_threads(threads)
-
-
-DATA = PatchData(
-    layout="folders",
-    classes=("normal", "tumour"),
-    train=centre_patches(64, seed=0),
-    valid=centre_patches(24, seed=1),
-)
-
-QUICK = Recipe(
-    name="quick",
-    architecture="tiny",
-    imagenet=False,
-    stages=(Stage(epochs=1, lr=1e-3),),
-    batch_size=16,
-    input_px=SIDE_PX,
-)
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @dataclass(frozen=True)
@@ -121,36 +56,29 @@ class Run:
 
     trained: TrainedModel
     seen: list[EpochRecord]
-    log: Path
-    checkpoint: Path
+    folder: Path
     bundle: Path
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
-    log, checkpoint, bundle = (
-        folder / name for name in ("log.jsonl", "last.safetensors", "m.safetensors")
-    )
+    bundle = folder / "m.safetensors"
     seen: list[EpochRecord] = []
     recipe = dataclasses.replace(
         QUICK,
-        stages=(Stage(epochs=5, lr=2e-2, crop_px=32), Stage(epochs=5, lr=5e-3)),
-        augmentation=Augmentation(zoom=0.05, jpeg=0.3),
+        stages=(Stage(epochs=4, lr=2e-2, crop_px=32), Stage(epochs=5, lr=1e-2)),
+        augmentation=Augmentation(flip=True, flip_vert=True, max_zoom=1.05, jpeg=0.3),
         ema_decay=0.5,
     )
-    trained = train(
-        DATA,
-        recipe,
-        name="centre",
-        device=CPU,
-        log=log,
-        checkpoint=checkpoint,
-        licence="CC0",
-        on_epoch=seen.append,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        add_tiny(patch)
+        trained = train(
+            DATA, recipe, name="centre", device=CPU, folder=folder / "run", licence="CC0",
+            on_epoch=seen.append,
+        )  # fmt: skip
     trained.save(bundle)
-    return Run(trained, seen, log, checkpoint, bundle)
+    return Run(trained, seen, folder / "run", bundle)
 
 
 def test_a_small_run_learns_from_the_centre(run: Run) -> None:
@@ -161,27 +89,39 @@ def test_a_small_run_learns_from_the_centre(run: Run) -> None:
 
 
 def test_the_log_has_one_json_object_an_epoch(run: Run) -> None:
-    lines = run.log.read_text().splitlines()
+    lines = (run.folder / LOG_NAME).read_text().splitlines()
     records = [EpochRecord(**json.loads(line)) for line in lines]
     assert tuple(records) == run.trained.epochs == tuple(run.seen)
-    assert [record.epoch for record in records] == list(range(1, 11))
-    assert [record.stage for record in records] == [1] * 5 + [2] * 5
+    assert [record.epoch for record in records] == list(range(1, 10))
+    assert [record.stage for record in records] == [1] * 4 + [2] * 5
     assert all(record.seconds > 0 for record in records)
 
 
-def test_the_bundle_predicts_what_the_learner_does(run: Run) -> None:
-    expected, labels = predict_logits(run.trained.learner)
-    assert labels.tolist() == DATA.valid.labels.tolist()
-    model = load_model(run.bundle, device=CPU)
-    logits = model.logits(valid_tiles(SIDE_PX))
-    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
-    guess = model.probabilities(valid_tiles(SIDE_PX)).argmax(dim=1)
-    assert float((guess == labels).float().mean()) == run.trained.figures.accuracy
-
-
-def valid_tiles(side_px: int) -> Tensor:
+def valid_tiles() -> Tensor:
     tiles = torch.from_numpy(np.stack([DATA.valid.read(i) for i in range(len(DATA.valid))]))
-    return centre_crop(tiles.permute(0, 3, 1, 2), side_px)
+    return tiles.permute(0, 3, 1, 2)
+
+
+def learner_logits(learner: Learner) -> Tensor:
+    """What the network says of the validation batches that fastai makes."""
+    learner.model.eval()
+    with torch.no_grad():
+        return torch.cat(
+            [learner.model(images.as_subclass(Tensor)) for images, _ in learner.dls.valid]
+        )
+
+
+def test_the_bundle_predicts_what_the_learner_does(run: Run) -> None:
+    expected = learner_logits(run.trained.learner)
+    model = load_model(run.bundle, device=CPU)
+    logits = model.logits(valid_tiles())
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        torch.from_numpy(run.trained.predictions.logits), expected, rtol=1e-3, atol=1e-3
+    )
+    guess = model.probabilities(valid_tiles()).argmax(dim=1)
+    labels = torch.from_numpy(DATA.valid.labels)
+    assert float((guess == labels).float().mean()) == run.trained.figures.accuracy
 
 
 def test_the_spec_tells_how_the_model_was_made(run: Run) -> None:
@@ -189,24 +129,21 @@ def test_the_spec_tells_how_the_model_was_made(run: Run) -> None:
     assert spec.to_json() == run.trained.spec.to_json()
     assert (spec.name, spec.licence, spec.tumour_class) == ("centre", "CC0", "tumour")
     assert (spec.input_px, spec.network_px, spec.label_px) == (SIDE_PX, SIDE_PX, 32)
-    assert spec.temperature == fit_temperature(*predict_logits(run.trained.learner))
-    told = spec.training
-    assert told["data"] == {"layout": "folders", "train_patches": 64, "valid_patches": 24}
-    assert told["recipe"]["stages"][0]["crop_px"] == 32
-    assert told["seed"] == 42
-    assert len(told["epochs"]) == 10
-    assert told["validation"]["accuracy"] == run.trained.figures.accuracy
-    assert told["validation"]["loss"] <= told["validation_before_calibration"]["loss"] + 1e-6
-    assert set(told["versions"]) == {"torch", "torchvision", "fastai"}
-    assert "/" not in json.dumps(told["data"])
-
-
-def test_the_checkpoint_loads_and_holds_the_last_weights(run: Run) -> None:
-    spec, state = load_bundle(run.checkpoint)
-    assert spec.architecture == "tiny"
-    _, final = load_bundle(run.bundle)
-    assert all(torch.equal(state[name], final[name]) for name in final)
-    assert load_model(run.checkpoint, device=CPU).spec == spec
+    told = run.trained.predictions
+    assert spec.temperature == fit_temperature(
+        torch.from_numpy(told.logits), torch.from_numpy(told.known_labels)
+    )
+    training = spec.training
+    assert training["data"] == {"layout": "folders", "train_patches": 64, "valid_patches": 24}
+    assert training["recipe"]["stages"][0]["crop_px"] == 32
+    assert training["seed"] == 42
+    assert len(training["epochs"]) == 9
+    assert training["validation"]["accuracy"] == run.trained.figures.accuracy
+    assert (
+        training["validation"]["loss"] <= training["validation_before_calibration"]["loss"] + 1e-6
+    )
+    assert set(training["versions"]) == {"torch", "torchvision", "fastai"}
+    assert "/" not in json.dumps(training["data"])
 
 
 def test_a_saved_model_is_not_overwritten(run: Run) -> None:
@@ -214,43 +151,13 @@ def test_a_saved_model_is_not_overwritten(run: Run) -> None:
         run.trained.save(run.bundle)
 
 
-def test_every_checkpoint_holds_the_weights_that_were_judged(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "last.safetensors"
-    recipe = dataclasses.replace(QUICK, stages=(Stage(epochs=2, lr=1e-3),), ema_decay=0.9)
-    labels = torch.from_numpy(DATA.valid.labels)
-    losses: list[tuple[float, float]] = []
-
-    def check(record: EpochRecord) -> None:
-        logits = load_model(checkpoint, device=CPU).logits(valid_tiles(SIDE_PX))
-        loss = float(nn.functional.cross_entropy(logits, labels))
-        losses.append((record.valid_loss, loss))
-
-    train(DATA, recipe, name="x", device=CPU, checkpoint=checkpoint, on_epoch=check)
-    assert len(losses) == 2
-    for judged, kept in losses:
-        assert kept == pytest.approx(judged, rel=1e-3)
-
-
 def test_a_seed_repeats_a_run_and_another_does_not() -> None:
-    recipe = dataclasses.replace(QUICK, augmentation=Augmentation(zoom=0.1, stain=0.1, jpeg=0.5))
+    change = Augmentation(flip=True, max_rotate=20, stain=0.1, jpeg=0.5)
+    recipe = dataclasses.replace(QUICK, augmentation=change)
     runs = [train(DATA, recipe, name="x", device=CPU, seed=seed) for seed in (3, 3, 4)]
     losses = [[(e.train_loss, e.valid_loss) for e in run.epochs] for run in runs]
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
-
-
-def test_a_last_stage_that_crops_makes_a_model_of_the_crop() -> None:
-    recipe = dataclasses.replace(QUICK, stages=(Stage(epochs=1, lr=1e-3, crop_px=36),))
-    trained = train(DATA, recipe, name="x", device=CPU)
-    assert (trained.spec.input_px, trained.spec.network_px) == (36, 36)
-    transform = batch_transform(recipe, recipe.stages[0], training=False)
-    images, _ = transform((valid_tiles(SIDE_PX), torch.zeros(24)))
-    spec = trained.spec
-    expected = valid_tiles(spec.input_px).float() / 255
-    expected = (expected - torch.tensor(spec.mean).view(3, 1, 1)) / torch.tensor(spec.std).view(
-        3, 1, 1
-    )
-    torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
 
 
 def test_a_run_may_start_from_given_weights() -> None:
@@ -265,27 +172,10 @@ def test_a_run_may_start_from_given_weights() -> None:
 
 def test_a_patch_of_another_size_is_named() -> None:
     recipe = dataclasses.replace(QUICK, input_px=48)
-    with pytest.raises(DataError, match=r"^patch patch-\d+ is 40×40 px, the recipe expects 48×48$"):
-        train(DATA, recipe, name="x", device=CPU)
-
-
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
-    initial = build_network("tiny", 2).state_dict()
-    initial["1.8.weight"][0, 0] = torch.nan
-    log, checkpoint = tmp_path / "log.jsonl", tmp_path / "last.safetensors"
     with pytest.raises(
-        DataError, match=r"^the loss became nan in epoch 1: lower the learning rate with --lr$"
+        DataError, match=r"^patch patch-\d+ is 40×40 px, the recipe expects 48×48: "
     ):
-        train(DATA, QUICK, name="x", device=CPU, initial=initial, log=log, checkpoint=checkpoint)
-    assert not log.exists()
-    assert not checkpoint.exists()
-
-
-def test_a_checkpoint_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    checkpoint = tmp_path / "file" / "last.safetensors"
-    with pytest.raises(BundleError, match=r"^/.*last\.safetensors cannot be written: .*$"):
-        train(DATA, QUICK, name="x", device=CPU, checkpoint=checkpoint)
+        train(DATA, recipe, name="x", device=CPU)
 
 
 def test_a_resnet_trains_and_its_bundle_predicts_the_same(tmp_path: Path) -> None:
@@ -293,9 +183,57 @@ def test_a_resnet_trains_and_its_bundle_predicts_the_same(tmp_path: Path) -> Non
     recipe = dataclasses.replace(QUICK, architecture="resnet18", batch_size=8)
     trained = train(data, recipe, name="x", device=CPU)
     trained.save(tmp_path / "m.safetensors")
-    expected, _ = predict_logits(trained.learner)
-    logits = load_model(tmp_path / "m.safetensors", device=CPU).logits(valid_tiles(SIDE_PX))
-    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+    logits = load_model(tmp_path / "m.safetensors", device=CPU).logits(valid_tiles())
+    torch.testing.assert_close(logits, learner_logits(trained.learner), rtol=1e-3, atol=1e-3)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_epoch_before(tmp_path: Path) -> None:
+    class Poison(Callback):  # type: ignore[misc]
+        order = 60
+
+        def after_pred(self) -> None:
+            if self.training and self.learn.epoch == 1:
+                self.learn.pred = self.learn.pred * float("nan")
+
+    recipe = dataclasses.replace(QUICK, stages=(Stage(epochs=3, lr=1e-3),))
+    said = r"^the loss became nan in epoch 2: lower the learning rate with --lr; .* kept$"
+    with pytest.raises(DataError, match=said):
+        train(DATA, recipe, name="x", device=CPU, folder=tmp_path, callbacks=[Poison()])
+    kept = torch.load(tmp_path / FILE_NAME, weights_only=True)
+    assert len(kept["records"]) == 1
+    assert all(torch.isfinite(v).all() for v in kept["network"].values())
+    assert len((tmp_path / LOG_NAME).read_text().splitlines()) == 1
+
+
+def test_the_best_epoch_is_kept_or_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate is so high at the end that the last epoch undoes what the first learned."""
+    losses: list[float] = []
+    stages = (Stage(epochs=3, lr=0.3, pct_start=0.9, div=1e3),)
+    recipe = dataclasses.replace(QUICK, stages=stages, monitor="valid_loss")
+    for keep in ("best", "last"):
+        trained = train(DATA, dataclasses.replace(recipe, keep=keep), name="x", device=CPU)
+        records = [record.valid_loss for record in trained.epochs]
+        assert min(records) < records[-1]
+        losses.append(float(trained.spec.training["validation_before_calibration"]["loss"]))
+        assert losses[-1] == pytest.approx(
+            min(records) if keep == "best" else records[-1], rel=0.01
+        )
+    assert losses[0] < losses[1]
+
+
+def test_weights_of_another_number_of_classes_start_a_run() -> None:
+    torch.manual_seed(0)
+    initial = build_network("tiny", 5).state_dict()
+    recipe = dataclasses.replace(QUICK, stages=(Stage(epochs=1, lr=1e-9),))
+    trained = train(DATA, recipe, name="x", device=CPU, initial=initial)
+    state = trained.learner.model.state_dict()
+    torch.testing.assert_close(state["0.0.weight"], initial["0.0.weight"], rtol=1e-4, atol=1e-6)
+    assert len(state["1.8.weight"]) == 2
+
+
+def test_weights_of_another_architecture_are_refused() -> None:
+    with pytest.raises(BundleError, match=r"^the weights to start from are not those of tiny$"):
+        train(DATA, QUICK, name="x", device=CPU, initial=build_network("resnet18", 2).state_dict())
 
 
 # --- freezing -------------------------------------------------------------------------------------
@@ -326,7 +264,7 @@ def test_all_groups_learn_by_default() -> None:
 
 @pytest.mark.parametrize(("groups", "frozen"), [(1, BODY_START | {"0.6", "0.7"}), (2, BODY_START)])
 def test_frozen_groups_do_not_learn(groups: int, frozen: set[str]) -> None:
-    stage = Stage(epochs=1, lr=1e-2, trainable_groups=groups)
+    stage = Stage(epochs=1, lr=1e-2, trainable_groups=groups, train_frozen_norms=False)
     parameters, _ = parts_that_moved(dataclasses.replace(QUICK, stages=(stage,)))
     assert not parameters & frozen
     assert parameters >= {"1.2", "1.4", "1.6", "1.8"}
@@ -413,9 +351,7 @@ def test_loaders_pair_every_patch_with_its_label() -> None:
     pixels[:] = np.arange(count, dtype=np.uint8)[:, None, None, None] * 12
     numbered = Memory(pixels, (np.arange(count) % 2).astype(np.int64))
     data = dataclasses.replace(DATA, train=numbered, valid=numbered)
-    recipe = dataclasses.replace(
-        QUICK, batch_size=6, mean=(0, 0, 0), std=(1, 1, 1), augmentation=Augmentation()
-    )
+    recipe = dataclasses.replace(QUICK, batch_size=6, mean=(0, 0, 0), std=(1, 1, 1))
     loaders = make_loaders(data, recipe, recipe.stages[0], device=CPU)
     for loader, expected in ((loaders.train, 18), (loaders.valid, 20)):
         numbers: list[int] = []
@@ -434,71 +370,205 @@ def test_fewer_patches_than_a_batch_are_still_trained_on() -> None:
     assert [len(labels) for _, labels in loaders.train] == [6]
 
 
-@pytest.mark.parametrize(("side", "crop"), [(96, 48), (96, 96), (96, 33), (7, 4)])
-def test_the_crop_is_from_the_centre(side: int, crop: int) -> None:
-    ramp = torch.arange(side).float()
-    images = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side)])[None]
-    cropped = centre_crop(images, crop)
-    assert cropped.shape == (1, 2, crop, crop)
-    middle = cropped.mean(dim=(0, 2, 3))
-    assert (middle - (side - 1) / 2).abs().max() <= 0.5
-
-
-def test_a_stage_may_resize() -> None:
-    stage = Stage(epochs=1, lr=1e-3, crop_px=32, network_px=64)
-    transform = batch_transform(QUICK, stage, training=False)
-    images, _ = transform((valid_tiles(SIDE_PX), torch.zeros(24)))
-    assert images.shape == (24, 3, 64, 64)
-
-
 def test_a_learner_measures_accuracy_and_auc() -> None:
-    learner = make_learner(DATA, QUICK, QUICK.stages[0], nn.Identity(), device=CPU)
+    learner = make_learner(DATA, QUICK, QUICK.stages[0], build_network("tiny", 2), device=CPU)
     assert [metric.name for metric in learner.metrics] == ["accuracy", "roc_auc_score"]
 
 
-# --- settings -------------------------------------------------------------------------------------
+# --- what fastai would build ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("field", ["zoom", "stain", "lighting", "sharpness", "jpeg"])
-@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-def test_an_augmentation_outside_0_to_1_is_refused(field: str, value: float) -> None:
-    with pytest.raises(DataError, match=f"{field} must lie in 0-1, not {value}"):
-        Augmentation(**{field: value})  # type: ignore[arg-type]
+def resnet_learners(recipe: Recipe, stage: Stage) -> tuple[Learner, Learner]:
+    """Ours, and what ``vision_learner`` makes of the same data for a notebook."""
+    network = build_network("resnet18", 2)
+    ours = make_learner(DATA, recipe, stage, network, device=CPU)
+    theirs = vision_learner(ours.dls, resnet18, pretrained=False, normalize=False)
+    return ours, theirs
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"epochs": 0}, "not 0"),
-        ({"epochs": -2}, "not -2"),
-        ({"lr": 0.0}, "not 0.0"),
-        ({"lr": -1e-3}, "not -0.001"),
-        ({"lr": float("nan")}, "not nan"),
-        ({"trainable_groups": 0}, "not 0"),
-    ],
-)
-def test_an_impossible_stage_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(DataError) as caught:
-        Stage(**({"epochs": 1, "lr": 1e-3} | changes))
-    assert said in str(caught.value)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_groups_and_freezing_are_those_of_a_notebook(frozen: bool) -> None:
+    stage = Stage(epochs=1, trainable_groups=1 if frozen else None)
+    ours, theirs = resnet_learners(QUICK, stage)
+    theirs.freeze() if frozen else theirs.unfreeze()
+    own, other = ours.opt.param_lists, theirs.opt.param_lists
+    assert len(own) == len(other) == 3
+    for mine, his in zip(own, other, strict=True):
+        assert [p.shape for p in mine] == [p.shape for p in his]
+        assert [p.requires_grad for p in mine] == [p.requires_grad for p in his]
 
 
-def test_a_recipe_needs_a_stage() -> None:
-    with pytest.raises(DataError, match="'empty' has no stage"):
-        Recipe(name="empty", stages=())
+def test_the_optimiser_is_fastais_adam_in_one_kernel() -> None:
+    ours, theirs = resnet_learners(QUICK, QUICK.stages[0])
+    theirs.create_opt()
+    for learner in (ours, theirs):
+        learner.opt.set_hypers(wd=0.01)
+    for mine, his in zip(ours.opt.hypers, theirs.opt.hypers, strict=True):
+        for name in ("mom", "sqr_mom", "eps", "wd"):
+            assert mine[name] == his[name]
+    weights = [torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2)]
+    optimisers = [
+        OptimWrapper([[weights[0]]], opt=ours.opt_func.keywords["opt"], lr=0.01),
+        Adam([[weights[1]]], lr=0.01, mom=0.9, wd=0.01),
+    ]
+    optimisers[0].set_hypers(wd=0.01)
+    for step in range(5):
+        for weight, optimiser in zip(weights, optimisers, strict=True):
+            weight.grad = torch.cos(weight.detach() * (step + 1))
+            optimiser.step()
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
 
 
-def test_a_crop_beyond_the_patch_is_refused() -> None:
-    with pytest.raises(DataError, match=r"64 px.*40 px"):
-        dataclasses.replace(QUICK, stages=(Stage(epochs=1, lr=1e-3, crop_px=64),))
+@pytest.mark.parametrize("lr", [1e-3, (1e-5, 1e-3)])
+def test_the_schedule_is_that_of_fit_one_cycle(lr: float | tuple[float, float]) -> None:
+    stage = Stage(epochs=2, lr=lr, pct_start=0.3)
+    learners = [
+        make_learner(DATA, QUICK, stage, build_network("tiny", 2), device=CPU) for _ in range(2)
+    ]
+    seen: list[list[list[tuple[float, float]]]] = [[], []]
+
+    class Rates(Callback):  # type: ignore[misc]
+        order = 62
+
+        def __init__(self, rows: list[list[tuple[float, float]]]) -> None:
+            self.rows = rows
+
+        def before_batch(self) -> None:
+            if self.training:
+                self.rows.append([(float(h["lr"]), float(h["mom"])) for h in self.learn.opt.hypers])
+
+    for learner, rows in zip(learners, seen, strict=True):
+        learner.add_cb(Rates(rows))
+    fit_stage(learners[0], stage)
+    theirs = slice(*lr) if isinstance(lr, tuple) else lr
+    with learners[1].no_bar(), learners[1].no_logging():
+        learners[1].fit_one_cycle(2, theirs, pct_start=0.3)
+    assert len(seen[0]) == 8
+    assert np.array(seen[0]) == pytest.approx(np.array(seen[1]), rel=1e-9)
 
 
-def test_the_recipes_that_ship_are_whole() -> None:
-    for name, recipe in RECIPES.items():
-        assert recipe.name == name
-        assert recipe.epochs == sum(stage.epochs for stage in recipe.stages)
-        assert json.loads(json.dumps(recipe.as_dict()))["name"] == name
-        assert recipe.stages[-1].crop_px is None
+def test_groups_follow_the_layers_of_the_body() -> None:
+    network = build_network("tiny", 2)
+    groups = parameter_groups(network)
+    assert sum(len(group) for group in groups) == len(list(network.parameters()))
+
+
+# --- settings that change the fit -----------------------------------------------------------------
+
+
+def test_mixup_mixes_and_label_smoothing_smooths() -> None:
+    recipe = dataclasses.replace(QUICK, mixup=0.4, label_smoothing=0.1)
+    learner = make_learner(DATA, recipe, recipe.stages[0], build_network("tiny", 2), device=CPU)
+    mixup = next(cb for cb in learner.cbs if isinstance(cb, MixUp))
+    assert float(mixup.distrib.concentration0) == pytest.approx(0.4)
+    logits, labels = torch.tensor([[2.0, -1.0]]), torch.tensor([0])
+    smooth = -(
+        0.95 * torch.log_softmax(logits, 1)[0, 0] + 0.05 * torch.log_softmax(logits, 1)[0, 1]
+    )
+    assert float(learner.loss_func(logits, labels)) == pytest.approx(float(smooth))
+    trained = train(DATA, recipe, name="x", device=CPU)
+    assert np.isfinite(trained.history.loss).all()
+
+
+def test_balanced_weights_make_classes_count_alike() -> None:
+    labels = np.array([0] * 30 + [1] * 10)
+    pixels = np.zeros((40, SIDE_PX, SIDE_PX, 3), np.uint8)
+    data = dataclasses.replace(DATA, train=Memory(pixels, labels))
+    balanced = dataclasses.replace(QUICK, class_weights="balanced")
+    weights = class_weights(data, balanced)
+    assert weights is not None
+    assert weights == pytest.approx([40 / 2 / 30, 40 / 2 / 10])
+    assert sum(w * n for w, n in zip(weights, (30, 10), strict=True)) == pytest.approx(40)
+    given = dataclasses.replace(QUICK, class_weights=(1.0, 3.0))
+    assert class_weights(data, given) == [1.0, 3.0]
+    assert class_weights(data, QUICK) is None
+    learner = make_learner(data, given, given.stages[0], build_network("tiny", 2), device=CPU)
+    logits, targets = torch.zeros(2, 2), torch.tensor([0, 1])
+    each = learner.loss_func.func.weight
+    assert each.tolist() == [1.0, 3.0]
+    assert float(learner.loss_func(logits, targets)) == pytest.approx(np.log(2))
+    with pytest.raises(DataError, match="3 numbers for the 2 classes normal, tumour"):
+        class_weights(data, dataclasses.replace(QUICK, class_weights=(1.0, 2.0, 3.0)))
+
+
+def test_bfloat16_trains_on_the_cpu() -> None:
+    recipe = dataclasses.replace(QUICK, precision="bf16")
+    seen: list[torch.dtype] = []
+
+    class Types(Callback):  # type: ignore[misc]
+        order = 5  # before mixed precision turns the logits back
+
+        def after_pred(self) -> None:
+            seen.append(self.learn.pred.dtype)
+
+    trained = train(DATA, recipe, name="x", device=CPU, callbacks=[Types()])
+    assert set(seen) == {torch.bfloat16}
+    assert np.isfinite(trained.history.loss).all()
+
+
+def test_half_precision_says_what_it_needs() -> None:
+    recipe = dataclasses.replace(QUICK, precision="fp16")
+    with pytest.raises(DataError, match="fp16 trains on CUDA only, not on cpu: pass --precision"):
+        train(DATA, recipe, name="x", device=CPU)
+    mixed = dataclasses.replace(QUICK, precision="mixed")
+    learner = make_learner(DATA, mixed, mixed.stages[0], build_network("tiny", 2), device=CPU)
+    assert not any(isinstance(cb, DevicePrecision) for cb in learner.cbs)
+
+
+def test_a_batch_that_does_not_fit_is_summed_from_halves() -> None:
+    network = build_network("tiny", 2)
+    each = saved_bytes(network, SIDE_PX)
+    half = saved_bytes(network, SIDE_PX // 2)
+    assert 2 < each / half < 4.5  # activations grow with the area, what the head keeps does not
+    assert fitting_batch_size(network, 64, SIDE_PX, free_bytes=10**12) == 64
+    tight = int(20 * each * 1.6 / 0.8)
+    assert fitting_batch_size(network, 64, SIDE_PX, free_bytes=tight) in {8, 16}
+    assert fitting_batch_size(network, 64, SIDE_PX, free_bytes=0) == 2
+
+
+def test_measuring_memory_leaves_the_network_alone() -> None:
+    network = build_network("tiny", 2).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.random.get_rng_state()
+    saved_bytes(network, SIDE_PX)
+    assert not network.training
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_summed_gradients_step_once_a_batch() -> None:
+    steps: list[int] = []
+
+    class Steps(Callback):  # type: ignore[misc]
+        def after_step(self) -> None:
+            steps.append(self.learn.iter)
+
+    stage = QUICK.stages[0]
+    learner = make_learner(DATA, QUICK, stage, build_network("tiny", 2), device=CPU, batch_size=4)
+    assert any(isinstance(cb, GradientAccumulation) for cb in learner.cbs)
+    learner.add_cb(Steps())
+    fit_stage(learner, stage)
+    assert steps == [3, 7, 11, 15]
+
+
+def test_the_finder_suggests_a_rate_from_the_curve_it_saw() -> None:
+    recipe = dataclasses.replace(QUICK, batch_size=8)
+    search = find_rate(DATA, recipe, device=CPU)
+    again = find_rate(DATA, recipe, device=CPU)
+    assert search.suggestion == again.suggestion
+    assert search.losses.tolist() == again.losses.tolist()
+    assert len(search.lrs) == len(search.losses) > 50
+    assert search.lrs[0] < 1e-6
+    assert np.all(np.diff(search.lrs) > 0)
+    assert search.suggestion is not None
+    assert 1e-5 < search.suggestion < 1
+    # It lies where the loss falls: before its lowest point, below where it started.
+    at = int(np.argmin(np.abs(search.lrs - search.suggestion)))
+    assert at < int(np.argmin(search.losses))
+
+
+# --- classes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -527,11 +597,51 @@ def test_of_two_classes_one_must_mean_tumour(classes: tuple[str, str]) -> None:
         tumour_class(classes, "bird")
 
 
-def test_a_crop_must_hold_the_label_footprint() -> None:
-    with pytest.raises(DataError, match="31 px would cut into the 32 px"):
-        dataclasses.replace(QUICK, stages=(Stage(epochs=1, lr=1e-3, crop_px=31),))
-
-
 def test_a_spec_of_an_unknown_architecture_is_refused_before_training() -> None:
     with pytest.raises(BundleError, match="'resnet9'"):
         train(DATA, dataclasses.replace(QUICK, architecture="resnet9"), name="x", device=CPU)
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+TOGETHER = """
+import sys, json
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+import conftest, pytest, dataclasses
+from patches import DATA, QUICK
+from histoslide.training.distributed import process_group
+from histoslide.training.fit import train
+from histoslide.training.recipe import Stage
+conftest.add_tiny(pytest.MonkeyPatch())
+torch.set_num_threads(1)
+folder = Path(sys.argv[2])
+recipe = dataclasses.replace(QUICK, stages=(Stage(epochs=2, lr=1e-2),), ema_decay=0.5)
+with process_group(torch.device("cpu")) as device:
+    trained = train(DATA, recipe, name="x", device=device, folder=folder / "run")
+    rank = torch.distributed.get_rank()
+state = trained.learner.model.state_dict()
+total = float(sum(v.double().abs().sum() for k, v in state.items() if "running" not in k))
+steps = len(trained.history.loss)
+values = {"total": total, "steps": steps, "auc": trained.epochs[-1].auc}
+(folder / f"{rank}.json").write_text(json.dumps(values))
+"""
+
+
+def test_two_processes_train_one_network(tmp_path: Path) -> None:
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        str(script), str(Path(__file__).parent), str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first["total"] == pytest.approx(second["total"], rel=1e-6)
+    assert first["auc"] == second["auc"]
+    assert first["steps"] == 2 * 64 // 16 // 2  # each takes half of the batches
+    records = (tmp_path / "run" / LOG_NAME).read_text().splitlines()
+    assert len(records) == 2

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import fastai.callback.progress
-import fastai.callback.schedule  # noqa: F401  (gives the Learner fit_one_cycle)
+import fastai.callback.schedule  # noqa: F401  (gives the Learner fit_one_cycle and lr_find)
+import numpy as np
 import torch
-from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
-from fastai.metrics import RocAuc, RocAucBinary, accuracy
-from fastai.optimizer import OptimWrapper
-from fastai.torch_core import params, set_seed
+from fastai.torch_core import rank_distrib
 from torch import Tensor, nn
 
 from histoslide.datasets import PatchData
-from histoslide.errors import BundleError, DataError, HistoslideError
-from histoslide.model.architectures import BODY_SPLIT, build_network
+from histoslide.errors import DataError
 from histoslide.model.bundle import save_bundle
+from histoslide.model.prediction import Model
 from histoslide.model.spec import ModelSpec
 from histoslide.patch_evaluation.figures import Figures, fit_temperature, judge
+from histoslide.patch_evaluation.history import History, RateSearch
+from histoslide.patch_evaluation.predictions import Predictions, predict_patches
 from histoslide.training.averaging import WeightAveraging
-from histoslide.training.loaders import make_loaders
-from histoslide.training.recipe import Recipe, Stage
+from histoslide.training.callbacks import (
+    GoOn,
+    OnBatch,
+    OnEpoch,
+    Report,
+    SaveCheckpoints,
+    SeedEpochs,
+    StopAtNonsense,
+)
+from histoslide.training.checkpoint import FILE_NAME, Checkpoint, load_checkpoint, run_settings
+from histoslide.training.distributed import is_distributed, train_together
+from histoslide.training.learner import fit_stage, make_learner
+from histoslide.training.memory import fitting_batch_size, free_memory
+from histoslide.training.network import start_network
+from histoslide.training.recipe import Recipe
+from histoslide.training.records import EpochRecord, write_log
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +53,8 @@ TUMOUR_NAMES = frozenset(
 )  # fmt: skip
 """Class names that mean tumour in a two-class set, compared in lower case."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """What one epoch came to; one line of the log."""
-
-    stage: int
-    epoch: int
-    """Counted from 1 through all stages."""
-    train_loss: float
-    valid_loss: float
-    accuracy: float
-    auc: float
-    seconds: float
+LOG_NAME = "log.jsonl"
+"""Name of the log in a run folder: one JSON object an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +64,18 @@ class TrainedModel:
     spec: ModelSpec
     """What goes into the bundle beside the weights."""
     learner: Learner
-    """The fastai Learner of the last stage, for those who go on by hand."""
-    epochs: tuple[EpochRecord, ...]
-    """One record an epoch."""
+    """The fastai Learner of the last stage with the weights that were kept, to go on by hand."""
+    history: History
+    """Every step and every epoch."""
+    predictions: Predictions
+    """Of the validation set, as the bundle will give them."""
     figures: Figures
     """On the validation set, after temperature scaling."""
+
+    @property
+    def epochs(self) -> tuple[EpochRecord, ...]:
+        """One record an epoch."""
+        return tuple(EpochRecord(**record) for record in self.history.epochs)
 
     def save(self, path: Path, *, half: bool = False, overwrite: bool = False) -> None:
         """Write the bundle; see ``histoslide.model.bundle.save_bundle``."""
@@ -76,10 +83,197 @@ class TrainedModel:
         save_bundle(path, self.spec, state, half=half, overwrite=overwrite)
 
 
-def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
-    """Fastai's three groups of a ResNet: up to layer2, layer3 and layer4, head."""
-    body, head = network[0], network[1]  # type: ignore[index]
-    return [params(body[:BODY_SPLIT]), params(body[BODY_SPLIT:]), params(head)]
+def train(
+    data: PatchData,
+    recipe: Recipe,
+    *,
+    name: str,
+    device: torch.device,
+    seed: int = 42,
+    workers: int = 0,
+    licence: str = "unspecified",
+    tumour: str | None = None,
+    folder: Path | None = None,
+    initial: dict[str, Tensor] | None = None,
+    finder: RateSearch | None = None,
+    callbacks: Sequence[object] = (),
+    on_epoch: OnEpoch | None = None,
+    on_batch: OnBatch | None = None,
+) -> TrainedModel:
+    """Train a network and calibrate it on the validation set.
+
+    Args:
+        data: training and validation patches.
+        recipe: how.
+        name: the model's name in its spec.
+        device: where.
+        seed: of weights, order and augmentation.
+        workers: processes that decode patches.
+        licence: of the weights, for the spec.
+        tumour: the class that means tumour, where its name does not say so.
+        folder: run folder that gets a log and a checkpoint after every epoch. A run that was
+            interrupted goes on from there.
+        initial: state dict to start from instead of ImageNet or random weights.
+        finder: what the learning-rate finder saw, for the record.
+        callbacks: further fastai callbacks, added to the learner of every stage.
+        on_epoch: called after every epoch.
+        on_batch: called after every training step.
+
+    Raises:
+        DataError: a patch cannot be read, or the loss is no longer a number.
+        OutputExistsError: the folder holds a run with other settings.
+        WeightsUnavailableError: ImageNet weights are asked for and cannot be had.
+    """
+    network = start_network(data, recipe, device=device, seed=seed, initial=initial)
+    spec = _uncalibrated_spec(data, recipe, name=name, licence=licence, tumour=tumour)
+    settings = run_settings(data, recipe, seed=seed, initial=initial is not None)
+    run = _begin(folder, settings, network)
+
+    def finish_epoch(record: EpochRecord) -> None:
+        if folder is not None and rank_distrib() == 0:
+            write_log(run.records, folder / LOG_NAME)
+        if on_epoch is not None:
+            on_epoch(record)
+
+    report = Report(run, recipe, on_epoch=finish_epoch, on_batch=on_batch)
+    keeper = SaveCheckpoints(run, recipe, None if folder is None else folder / FILE_NAME)
+    learner = None
+    while run.stage < len(recipe.stages):
+        learner = _stage_learner(data, recipe, run.stage, network, device=device, workers=workers)
+        _run_stage(learner, recipe, run, seed, [report, keeper, *callbacks])
+    if learner is None:  # every stage was done before
+        last = len(recipe.stages) - 1
+        learner = _stage_learner(data, recipe, last, network, device=device, workers=workers)
+    if recipe.keep == "best" and run.best is not None:
+        network.load_state_dict(run.best)
+    predictions = predict_patches(Model(spec, network, device=device, sha256=""), data.valid)
+    spec, figures = _calibrate(spec, predictions, _training_facts(data, recipe, run, seed))
+    return TrainedModel(
+        spec=spec,
+        learner=learner,
+        history=_history(run, finder),
+        predictions=predictions,
+        figures=figures,
+    )
+
+
+def _begin(folder: Path | None, settings: dict[str, object], network: nn.Module) -> Checkpoint:
+    path = None if folder is None else folder / FILE_NAME
+    if path is None or not path.exists():
+        return Checkpoint(settings=settings)
+    run = load_checkpoint(path, settings)
+    network.load_state_dict(run.network)
+    logger.info("going on after epoch %d, from %s", len(run.records), path)
+    return run
+
+
+def _stage_learner(
+    data: PatchData,
+    recipe: Recipe,
+    index: int,
+    network: nn.Module,
+    *,
+    device: torch.device,
+    workers: int,
+) -> Learner:
+    stage = recipe.stages[index]
+    side = recipe.side_px(stage)
+    size = fitting_batch_size(network, recipe.batch_size, side, free_bytes=free_memory(device))
+    if size < recipe.batch_size:
+        logger.warning(
+            "%d patches of %d px do not fit into the memory of %s: %d at a time, with gradients "
+            "summed to a batch of %d",
+            recipe.batch_size, side, device, size, recipe.batch_size,
+        )  # fmt: skip
+    return make_learner(
+        data, recipe, stage, network, device=device, workers=workers, batch_size=size
+    )
+
+
+def _run_stage(
+    learner: Learner, recipe: Recipe, run: Checkpoint, seed: int, callbacks: list[object]
+) -> None:
+    """Run the stage that ``run`` is in, from where it is, to its end."""
+    stage, first = recipe.stages[run.stage], len(run.records) - run.epochs_of_stage
+    nonsense = StopAtNonsense(first)
+    learner.add_cbs([SeedEpochs(seed, first), GoOn(run), nonsense, *callbacks])
+    if recipe.ema_decay:
+        learner.add_cb(WeightAveraging(recipe.ema_decay, run.average))
+    if is_distributed():
+        train_together(learner)
+    index = run.stage
+    try:
+        fit_stage(learner, stage, first_epoch=run.epochs_of_stage)
+    except DataError as error:
+        # torch wraps what a worker process raises in its traceback; the user needs one line.
+        line = str(error).strip().splitlines()[-1]
+        raise DataError(line.rpartition("DataError: ")[2]) from error
+    for callback in learner.cbs:
+        if getattr(callback, "failure", None) is not None:
+            raise callback.failure
+    assert run.stage == index + 1, "a stage that ends without failure is done"
+    learner.remove_cbs([cb for cb in callbacks if cb in learner.cbs])
+
+
+def _uncalibrated_spec(
+    data: PatchData, recipe: Recipe, *, name: str, licence: str, tumour: str | None
+) -> ModelSpec:
+    last = recipe.stages[-1]
+    return ModelSpec(
+        name=name,
+        architecture=recipe.architecture,
+        classes=data.classes,
+        tumour_class=tumour_class(data.classes, tumour),
+        input_px=recipe.input_px,
+        label_px=recipe.label_px,
+        mpp=recipe.mpp,
+        network_px=recipe.side_px(last),
+        mean=recipe.mean,
+        std=recipe.std,
+        licence=licence,
+    )
+
+
+def _training_facts(
+    data: PatchData, recipe: Recipe, run: Checkpoint, seed: int
+) -> dict[str, object]:
+    return {
+        "data": {
+            "layout": data.layout,
+            "train_patches": len(data.train),
+            "valid_patches": len(data.valid),
+        },
+        "recipe": recipe.as_dict(),
+        "seed": seed,
+        "epochs": [dataclasses.asdict(record) for record in run.records],
+        "versions": {p: version(p) for p in ("torch", "torchvision", "fastai")},
+    }
+
+
+def _calibrate(
+    spec: ModelSpec, predictions: Predictions, facts: dict[str, object]
+) -> tuple[ModelSpec, Figures]:
+    """Fit the temperature, and record the figures before and after."""
+    logits = torch.from_numpy(predictions.logits)
+    labels = torch.from_numpy(predictions.known_labels)
+    temperature = fit_temperature(logits, labels)
+    before = judge(logits, labels, positive=spec.tumour_index)
+    after = judge(logits / temperature, labels, positive=spec.tumour_index)
+    training = facts | {
+        "validation": dataclasses.asdict(after),
+        "validation_before_calibration": dataclasses.asdict(before),
+    }
+    return dataclasses.replace(spec, temperature=temperature, training=training), after
+
+
+def _history(run: Checkpoint, finder: RateSearch | None) -> History:
+    rates = np.array(run.rates, dtype=np.float64)
+    return History(
+        loss=np.array(run.losses, dtype=np.float64),
+        lr=rates if rates.ndim == 2 else np.empty((0, 1)),
+        finder=finder,
+        epochs=tuple(dataclasses.asdict(record) for record in run.records),
+    )
 
 
 def tumour_class(classes: tuple[str, ...], named: str | None = None) -> str | None:
@@ -105,207 +299,3 @@ def tumour_class(classes: tuple[str, ...], named: str | None = None) -> str | No
             "pass --tumour NAME"
         )
     return found[0]
-
-
-def train(
-    data: PatchData,
-    recipe: Recipe,
-    *,
-    name: str,
-    device: torch.device,
-    seed: int = 42,
-    workers: int = 0,
-    licence: str = "unspecified",
-    tumour: str | None = None,
-    log: Path | None = None,
-    checkpoint: Path | None = None,
-    initial: dict[str, Tensor] | None = None,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
-) -> TrainedModel:
-    """Train a network and calibrate it on the validation set.
-
-    Args:
-        data: training and validation patches.
-        recipe: how.
-        name: the model's name in its spec.
-        device: where.
-        seed: of weights, order and augmentation.
-        workers: processes that decode patches.
-        licence: of the weights, for the spec.
-        tumour: the class that means tumour, where its name does not say so.
-        log: file that gets one JSON object a line after every epoch.
-        checkpoint: bundle that is rewritten after every epoch.
-        initial: state dict to start from instead of ImageNet or random weights.
-        on_epoch: called after every epoch.
-
-    Raises:
-        DataError: a patch cannot be read, or the loss is no longer a number.
-        WeightsUnavailableError: ImageNet weights are asked for and cannot be had.
-    """
-    set_seed(seed, reproducible=True)
-    network = build_network(
-        recipe.architecture, len(data.classes), imagenet=recipe.imagenet and initial is None
-    )
-    if initial is not None:
-        try:
-            network.load_state_dict(initial)
-        except RuntimeError as error:
-            raise BundleError(
-                f"the weights to start from are not those of {recipe.architecture} with "
-                f"{len(data.classes)} classes"
-            ) from error
-    network = network.to(device).to(memory_format=torch.channels_last)
-    seen_px = recipe.stages[-1].crop_px or recipe.input_px
-    spec = ModelSpec(
-        name=name,
-        architecture=recipe.architecture,
-        classes=data.classes,
-        tumour_class=tumour_class(data.classes, tumour),
-        input_px=seen_px,
-        label_px=recipe.label_px,
-        mpp=recipe.mpp,
-        network_px=recipe.stages[-1].network_px or seen_px,
-        mean=recipe.mean,
-        std=recipe.std,
-        licence=licence,
-    )
-    records: list[EpochRecord] = []
-
-    def finish_epoch(record: EpochRecord) -> None:
-        records.append(record)
-        if log is not None:
-            with log.open("a") as file:
-                file.write(json.dumps(dataclasses.asdict(record)) + "\n")
-        if on_epoch is not None:
-            on_epoch(record)
-
-    for index, stage in enumerate(recipe.stages):
-        learner = make_learner(data, recipe, stage, network, device=device, workers=workers)
-        reporter = _EpochReporter(index + 1, len(records), finish_epoch, spec, checkpoint)
-        learner.add_cb(reporter)
-        # Always: the network remembers what an earlier stage froze.
-        learner.freeze_to(-(stage.trainable_groups or 0))
-        try:
-            with learner.no_bar(), learner.no_logging():
-                learner.fit_one_cycle(stage.epochs, stage.lr)
-        except DataError as error:
-            # torch wraps what a worker process raises in its traceback; the user needs one line.
-            line = str(error).strip().splitlines()[-1]
-            raise DataError(line.rpartition("DataError: ")[2]) from error
-        if reporter.failure is not None:
-            raise reporter.failure
-    logits, labels = predict_logits(learner)
-    temperature = fit_temperature(logits, labels)
-    figures = judge(logits / temperature, labels, positive=spec.tumour_index)
-    before = judge(logits, labels, positive=spec.tumour_index)
-    spec = dataclasses.replace(
-        spec,
-        temperature=temperature,
-        training={
-            "data": {
-                "layout": data.layout,
-                "train_patches": len(data.train),
-                "valid_patches": len(data.valid),
-            },
-            "recipe": recipe.as_dict(),
-            "seed": seed,
-            "epochs": [dataclasses.asdict(record) for record in records],
-            "validation": dataclasses.asdict(figures),
-            "validation_before_calibration": dataclasses.asdict(before),
-            "versions": {p: version(p) for p in ("torch", "torchvision", "fastai")},
-        },
-    )
-    return TrainedModel(spec=spec, learner=learner, epochs=tuple(records), figures=figures)
-
-
-def make_learner(
-    data: PatchData,
-    recipe: Recipe,
-    stage: Stage,
-    network: nn.Module,
-    *,
-    device: torch.device,
-    workers: int = 0,
-) -> Learner:
-    """The fastai Learner of one stage, with AUC and accuracy as its metrics."""
-    callbacks = [WeightAveraging(recipe.ema_decay)] if recipe.ema_decay else []
-    auc = RocAucBinary() if len(data.classes) == 2 else RocAuc()
-    return Learner(
-        make_loaders(data, recipe, stage, device=device, workers=workers),
-        network,
-        loss_func=nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
-        opt_func=partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True)),
-        splitter=parameter_groups,
-        wd=recipe.weight_decay,
-        # Batch norms of frozen groups do not learn either: that would need the backward pass
-        # through all of them, which is most of the cost that freezing is meant to save. Their
-        # running statistics still follow the data, as they must when the crop grows.
-        train_bn=False,
-        metrics=[accuracy, auc],
-        cbs=callbacks,
-    )
-
-
-def predict_logits(learner: Learner) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) and labels (n,) of the validation set, on the CPU."""
-    learner.model.eval()
-    logits, labels = [], []
-    with torch.no_grad():
-        for images, targets in learner.dls.valid:
-            logits.append(learner.model(images).float().cpu())
-            labels.append(targets.cpu())
-    return torch.cat(logits), torch.cat(labels)
-
-
-class _EpochReporter(Callback):
-    """Turn fastai's recorder rows into records; stop on a loss that is no number."""
-
-    order = 80  # after the recorder has the epoch's values and the average is swapped in
-
-    def __init__(
-        self,
-        stage: int,
-        done: int,
-        finish: Callable[[EpochRecord], None],
-        spec: ModelSpec,
-        checkpoint: Path | None,
-    ) -> None:
-        self._stage, self._done, self._finish = stage, done, finish
-        self._spec, self._checkpoint = spec, checkpoint
-        # fastai rewrites the message of an error that leaves a callback, so it is kept here and
-        # raised after the fit.
-        self.failure: HistoslideError | None = None
-
-    def before_epoch(self) -> None:
-        self._start = time.monotonic()
-
-    def after_loss(self) -> None:
-        if self.training and not torch.isfinite(self.learn.loss_grad):
-            self.failure = DataError(
-                f"the loss became {self.learn.loss_grad.item()} in epoch "
-                f"{self._done + self.learn.epoch + 1}: lower the learning rate with --lr"
-            )
-            raise CancelFitException
-
-    def after_validate(self) -> None:
-        if self._checkpoint is not None:
-            state = self.learn.model.state_dict()
-            try:
-                save_bundle(self._checkpoint, self._spec, state, overwrite=True)
-            except BundleError as error:
-                self.failure = error
-                raise CancelFitException from error
-
-    def after_epoch(self) -> None:
-        train_loss, valid_loss, accuracy_, auc = self.learn.recorder.values[-1]
-        self._finish(
-            EpochRecord(
-                stage=self._stage,
-                epoch=self._done + self.learn.epoch + 1,
-                train_loss=float(train_loss),
-                valid_loss=float(valid_loss),
-                accuracy=float(accuracy_),
-                auc=float(auc),
-                seconds=time.monotonic() - self._start,
-            )
-        )

@@ -1,0 +1,172 @@
+"""The fastai Learner of one stage."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+import numpy as np
+import torch
+from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.mixup import MixUp
+from fastai.callback.training import GradientAccumulation
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.metrics import RocAuc, RocAucBinary, accuracy
+from fastai.optimizer import OptimWrapper
+from fastai.torch_core import params
+from torch import nn
+from torch.amp.autocast_mode import autocast
+from torch.amp.grad_scaler import GradScaler
+
+from histoslide.datasets import PatchData
+from histoslide.errors import DataError
+from histoslide.model.architectures import BODY_SPLIT
+from histoslide.training.loaders import make_loaders
+from histoslide.training.recipe import Recipe, Stage
+
+logger = logging.getLogger(__name__)
+
+SQUARED_MOMENTUM = 0.99
+"""Decay of the squared gradients in fastai's Adam."""
+
+EPSILON = 1e-5
+"""What fastai's Adam adds to the root of the squared gradients."""
+
+
+def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
+    """Fastai's three groups of a ResNet: up to layer2, layer3 and layer4, head."""
+    body, head = network[0], network[1]  # type: ignore[index]
+    return [params(body[:BODY_SPLIT]), params(body[BODY_SPLIT:]), params(head)]
+
+
+def make_learner(
+    data: PatchData,
+    recipe: Recipe,
+    stage: Stage,
+    network: nn.Module,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    batch_size: int | None = None,
+) -> Learner:
+    """The fastai Learner of one stage, frozen as the stage says, with accuracy and AUC.
+
+    Args:
+        data: what to train and validate on.
+        recipe: how.
+        stage: which part of the recipe.
+        network: body and head; see ``histoslide.model.architectures``.
+        device: where.
+        workers: processes that decode patches.
+        batch_size: patches that fit into memory at once; gradients are summed until the recipe's
+            batch is full. None as the recipe says.
+
+    Raises:
+        DataError: the precision cannot be had on the device, or class weights do not fit.
+    """
+    loaders = make_loaders(
+        data, recipe, stage, device=device, workers=workers, batch_size=batch_size
+    )
+    learner = Learner(
+        loaders,
+        network,
+        loss_func=loss_function(data, recipe, device),
+        # The same as fastai's Adam, in one fused kernel instead of dozens for every parameter.
+        opt_func=partial(
+            OptimWrapper,
+            opt=partial(torch.optim.AdamW, betas=(0.9, SQUARED_MOMENTUM), eps=EPSILON, fused=True),
+        ),
+        splitter=parameter_groups,
+        wd=recipe.weight_decay,
+        train_bn=stage.train_frozen_norms,
+        metrics=[accuracy, RocAucBinary() if len(data.classes) == 2 else RocAuc()],
+    )
+    if recipe.mixup:
+        learner.add_cb(MixUp(recipe.mixup))
+    if batch_size is not None and batch_size < recipe.batch_size:
+        learner.add_cb(GradientAccumulation(recipe.batch_size))
+    if (mode := amp_mode(recipe.precision, device)) is not None:
+        learner.add_cb(DevicePrecision(mode))
+    # Always: the network remembers what an earlier stage froze.
+    learner.freeze_to(-(stage.trainable_groups or 0))
+    return learner
+
+
+def fit_stage(learner: Learner, stage: Stage, *, first_epoch: int = 0) -> None:
+    """Run a stage's one-cycle schedule.
+
+    Args:
+        learner: of ``make_learner``.
+        stage: rates and schedule.
+        first_epoch: how many epochs of the stage are done already.
+    """
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(
+            stage.epochs,
+            list(stage.rates),
+            div=stage.div,
+            div_final=stage.div_final,
+            pct_start=stage.pct_start,
+            start_epoch=first_epoch,
+        )
+
+
+def loss_function(data: PatchData, recipe: Recipe, device: torch.device) -> CrossEntropyLossFlat:
+    """Cross entropy with the recipe's label smoothing and class weights.
+
+    Raises:
+        DataError: not as many weights as classes.
+    """
+    weights = class_weights(data, recipe)
+    weight = None if weights is None else torch.tensor(weights, device=device)
+    return CrossEntropyLossFlat(weight=weight, label_smoothing=recipe.label_smoothing)
+
+
+def class_weights(data: PatchData, recipe: Recipe) -> list[float] | None:
+    """The weight of each class in the loss, None for equal ones.
+
+    Raises:
+        DataError: not as many weights as classes.
+    """
+    if isinstance(recipe.class_weights, tuple):
+        if len(recipe.class_weights) != len(data.classes):
+            raise DataError(
+                f"class_weights gives {len(recipe.class_weights)} numbers for the "
+                f"{len(data.classes)} classes {', '.join(data.classes)}"
+            )
+        return list(recipe.class_weights)
+    if recipe.class_weights == "none":
+        return None
+    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    # A class that does not occur weighs nothing, whatever its weight.
+    return list((counts.sum() / len(counts) / np.maximum(counts, 1)).astype(float))
+
+
+def amp_mode(precision: str, device: torch.device) -> AMPMode | None:
+    """What fastai's mixed precision is to do; None for float32.
+
+    Raises:
+        DataError: the device cannot train in this precision.
+    """
+    if precision == "bf16":
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise DataError(f"{device} has no bfloat16: pass --precision fp16 or fp32")
+        return AMPMode.BF16
+    if precision == "fp16" and device.type != "cuda":
+        raise DataError(
+            f"fp16 trains on CUDA only, not on {device}: pass --precision bf16, fp32 or mixed"
+        )
+    return AMPMode.FP16 if precision != "fp32" and device.type == "cuda" else None
+
+
+class DevicePrecision(MixedPrecision):  # type: ignore[misc]
+    """fastai's mixed precision on the device of the data: its own knows only CUDA."""
+
+    def before_fit(self) -> None:
+        """Set up autocast, and a scaler that works for float16 only."""
+        half = self.amp_mode == AMPMode.FP16
+        device = self.learn.dls.device.type
+        dtype = torch.float16 if half else torch.bfloat16
+        self.autocast, self.scales = autocast(device, dtype=dtype), []
+        self.learn.scaler = GradScaler(device, enabled=half)
