@@ -1,6 +1,7 @@
 """Shared fixtures: where real data lie, and small networks that need no training."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,11 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "small.safetensors"
     save_bundle(path, spec, build_network("resnet18", 2).state_dict(), half=True)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is read of patches is kept apart from the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HISTOSLIDE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -53,6 +53,10 @@ class Memory:
     def names(self) -> Sequence[str]:
         return [f"patch-{i}" for i in range(len(self))]
 
+    @property
+    def slides(self) -> None:
+        return None
+
     def read(self, index: int) -> NDArray[np.uint8]:
         patch: NDArray[np.uint8] = self.pixels[index]
         return patch
