@@ -5,6 +5,7 @@ import multiprocessing
 import pickle
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -382,9 +383,8 @@ def test_a_damaged_gzip_is_named_and_leaves_nothing(tmp_path: Path, damage: str)
     whole = bytearray(zipped.read_bytes())
     whole[60:80] = bytes(20)
     text = b"this is no gzip file" + bytes(4)
-    zipped.write_bytes(
-        {"truncated": zipped.read_bytes()[:-400] + bytes(4), "text": text, "garbled": whole}[damage]
-    )
+    short = zipped.read_bytes()[:-400] + bytes(4)
+    zipped.write_bytes({"truncated": short, "text": text, "garbled": bytes(whole)}[damage])
     with pytest.raises(DataError, match=r"train_x\.h5\.gz is damaged"):
         open_patches(data_path, cache=cache)
     assert not [path for path in cache.rglob("*") if path.is_file()]
@@ -560,3 +560,23 @@ def test_joined_and_subset(tmp_path: Path) -> None:
     assert list(chosen.names) == ["p0012", "p0001", "p0010"]
     with pytest.raises(IndexError):
         joined.read(7)
+
+
+def test_an_open_set_is_read_by_many_threads(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [0, 1] * 100)
+    write_split(tmp_path, "valid", [0, 1], first=300)
+    train = open_patches(tmp_path).train
+    assert number_of(train.read(5)) == 5  # this thread has its handle open now
+    order = [i * 7 % 200 for i in range(1000)]
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(lambda index: number_of(train.read(index)), order))
+    assert numbers == order
+
+
+def test_a_folder_beside_the_parts_is_left_alone_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for first, folder in enumerate(("train/a", "train/b", "valid/a", "valid/b", "thumbnails")):
+        write_images(tmp_path / folder, range(first * 10, first * 10 + 2))
+    assert open_patches(tmp_path).classes == ("a", "b")
+    assert "beside its parts, they are left alone: thumbnails" in caplog.text

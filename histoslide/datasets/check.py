@@ -280,7 +280,7 @@ def _report(
         slides=slides,
         sizes_px=dict(_sizes(scan).most_common()),
         unreadable=tuple(_why(patches, int(i)) for i in np.flatnonzero(~scan.readable)),
-        wrong_size=tuple(names[i] for i in np.flatnonzero(wrong)),
+        wrong_size=tuple(names[i] for i in np.flatnonzero(wrong).tolist()),
         duplicate_groups=_groups(group),
         duplicate_patches=int((group >= 0).sum()) - len(np.unique(group[group >= 0])),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -194,7 +195,7 @@ def _leave_out_bad(
 
 
 def _say(
-    patches: PatchSet, names: tuple[str, ...], scan: Scan, index: int, patch_px: int | None
+    patches: PatchSet, names: Sequence[str], scan: Scan, index: int, patch_px: int | None
 ) -> str:
     if scan.readable[index]:
         height, width = scan.sizes_px[index].tolist()
@@ -280,7 +281,7 @@ def _gather(
 ) -> PatchData:
     chosen = {name: np.flatnonzero(part == name) for name in ("train", "valid", "test")}
     names = everything.names
-    left_out = {names[i]: str(part[i]) for i in np.flatnonzero(np.isin(part, REASONS))}
+    left_out = {names[i]: str(part[i]) for i in np.flatnonzero(np.isin(part, REASONS)).tolist()}
     logger.info(
         "split %s: %s; %d left out",
         split.kind if split.file is None else split.file,

@@ -135,15 +135,11 @@ def _read(folders: list[_Folder], classes: tuple[str, ...]) -> dict[str, ImageFi
 
 def _unique_names(rows: list[tuple[str, Path, str, str]]) -> list[str]:
     """The shortest way of naming that tells all patches apart."""
-    stems = [os.path.splitext(file)[0] for _, _, _, file in rows]  # noqa: PTH122
-    ways = (
-        lambda i: stems[i],
-        lambda i: f"{rows[i][2]}/{stems[i]}",
-        lambda i: f"{rows[i][1].name}/{rows[i][2]}/{stems[i]}",
-        lambda i: f"{rows[i][1].name}/{rows[i][2]}/{rows[i][3]}",
-    )
-    for way in ways:
-        names = [way(i) for i in range(len(rows))]
+    stems = [file.rpartition(".")[0] for _, _, _, file in rows]
+    in_class = [f"{row[2]}/{stem}" for row, stem in zip(rows, stems, strict=True)]
+    in_part = [f"{row[1].name}/{name}" for row, name in zip(rows, in_class, strict=True)]
+    with_ending = [f"{root.name}/{name}/{file}" for _, root, name, file in rows]
+    for names in (stems, in_class, in_part, with_ending):
         if len(set(names)) == len(names):
             return names
     return [(root / name / file).as_posix() for _, root, name, file in rows]

@@ -144,7 +144,7 @@ def _read(
             except DataError as error:
                 logger.debug("%s", error)
                 continue
-            digest = hashlib.sha1(np.ascontiguousarray(pixels), usedforsecurity=False).digest()
+            digest = hashlib.sha1(pixels.tobytes(), usedforsecurity=False).digest()
             scan.digests[index] = np.frombuffer(digest, np.uint8)
             scan.sizes_px[index] = pixels.shape[:2]
         return len(task)
