@@ -41,6 +41,14 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is read of patches is kept apart from the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HISTOSLIDE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def add_tiny(patch: pytest.MonkeyPatch) -> None:
     """Add the architecture ``tiny``: a new network is one more entry."""
     patch.setitem(cast("dict[str, object]", ARCHITECTURES), "tiny", make_tiny)

@@ -1,9 +1,13 @@
 """Labelled patches are found in each layout, and what is wrong with a set is said by name."""
 
+import gzip
 import multiprocessing
 import pickle
+import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -11,8 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from histoslide.datasets import ImageFiles, Joined, PatchSet, Subset, open_patches
-from histoslide.datasets.pcam_hdf5 import Hdf5Patches
+from histoslide.datasets import ImageFiles, Joined, PatchSet, Split, Subset, open_patches
+from histoslide.datasets.pcam_hdf5 import Hdf5Patches, Hdf5Pixels
+from histoslide.datasets.unpack import unpacked_bytes
 from histoslide.errors import DataError
 
 
@@ -68,7 +73,7 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "readme.md").write_text("hello")
-    data = open_patches(tmp_path, valid_fraction=0.25)
+    data = open_patches(tmp_path, split=Split(fraction=0.25))
     assert data.classes == ("normal", "tumour")
     assert len(data.train) + len(data.valid) == 8
 
@@ -78,13 +83,13 @@ def test_a_random_split_is_disjoint_complete_and_repeatable(tmp_path: Path) -> N
     write_images(tmp_path / "b", range(100, 108))
     everything = {(i, 0) for i in range(12)} | {(i, 1) for i in range(100, 108)}
     splits = []
-    for seed in range(6):
-        data = open_patches(tmp_path, valid_fraction=0.25, seed=seed)
+    for seed in range(42, 48):
+        data = open_patches(tmp_path, split=Split(fraction=0.5, seed=seed))
         train, valid = contents(data.train), contents(data.valid)
-        assert (len(train), len(valid)) == (15, 5)
+        assert (len(train), len(valid)) == (10, 10)
         assert set(train) | set(valid) == everything
         assert not set(train) & set(valid)
-        again = open_patches(tmp_path, valid_fraction=0.25, seed=seed)
+        again = open_patches(tmp_path, split=Split(fraction=0.5, seed=seed))
         assert (contents(again.train), contents(again.valid)) == (train, valid)
         splits.append(frozenset(valid))
     assert len(set(splits)) > 3
@@ -94,8 +99,8 @@ def test_a_random_split_names_what_it_reads(tmp_path: Path) -> None:
     write_images(tmp_path / "a", range(12))
     write_images(tmp_path / "b", range(100, 108))
     for part in (
-        open_patches(tmp_path, valid_fraction=0.5).train,
-        open_patches(tmp_path, valid_fraction=0.5).valid,
+        open_patches(tmp_path, split=Split(fraction=0.5)).train,
+        open_patches(tmp_path, split=Split(fraction=0.5)).valid,
     ):
         assert [f"p{number:04}" for number, _ in contents(part)] == list(part.names)
 
@@ -145,20 +150,20 @@ def test_a_class_that_only_validation_knows_is_refused(tmp_path: Path) -> None:
 def test_a_single_class_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "tumour", range(9))
     with pytest.raises(DataError, match="only class 'tumour'"):
-        open_patches(tmp_path, valid_fraction=0.3)
+        open_patches(tmp_path, split=Split(fraction=0.3))
 
 
 def test_an_empty_validation_set_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "a", range(3))
     write_images(tmp_path / "b", range(3))
     with pytest.raises(DataError, match="the validation set is empty"):
-        open_patches(tmp_path, valid_fraction=0.05)
+        open_patches(tmp_path, split=Split(fraction=0.05))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.2, 1.5])
 def test_an_impossible_fraction_is_refused(tmp_path: Path, fraction: float) -> None:
     with pytest.raises(DataError, match=f"not {fraction}"):
-        open_patches(tmp_path, valid_fraction=fraction)
+        open_patches(tmp_path, split=Split(fraction=fraction))
 
 
 def test_an_empty_folder_says_what_is_expected(tmp_path: Path) -> None:
@@ -211,7 +216,7 @@ def write_kaggle(root: Path, labels: list[int]) -> None:
 def test_kaggle_holds_back_the_end_of_the_list(tmp_path: Path) -> None:
     labels = [0, 1, 1, 0, 1, 0, 0, 1, 1, 0]
     write_kaggle(tmp_path, labels)
-    data = open_patches(tmp_path, valid_fraction=0.3)
+    data = open_patches(tmp_path, split=Split(fraction=0.3))
     assert data.layout == "kaggle"
     assert data.classes == ("normal", "tumour")
     assert contents(data.train) == list(enumerate(labels))[:7]
@@ -222,7 +227,7 @@ def test_kaggle_holds_back_the_end_of_the_list(tmp_path: Path) -> None:
 def test_kaggle_follows_the_order_of_the_table_not_of_the_files(tmp_path: Path) -> None:
     write_kaggle(tmp_path, [0, 1, 0, 1])
     (tmp_path / "train_labels.csv").write_text("label,id\n1,p0003\n0,p0000\n1,p0001\n0,p0002\n")
-    data = open_patches(tmp_path, valid_fraction=0.5)
+    data = open_patches(tmp_path, split=Split(fraction=0.5))
     assert contents(data.train) == [(3, 1), (0, 0)]
     assert contents(data.valid) == [(1, 1), (2, 0)]
 
@@ -230,7 +235,7 @@ def test_kaggle_follows_the_order_of_the_table_not_of_the_files(tmp_path: Path) 
 def test_a_validation_set_without_a_class_is_refused(tmp_path: Path) -> None:
     write_kaggle(tmp_path, [0, 1, 0, 1, 0])
     with pytest.raises(DataError, match=r"validation set \(1 patches\) lacks class 'tumour'"):
-        open_patches(tmp_path, valid_fraction=0.2)
+        open_patches(tmp_path, split=Split(fraction=0.2))
 
 
 def test_kaggle_names_missing_images(tmp_path: Path) -> None:
@@ -269,13 +274,13 @@ def test_kaggle_refuses_other_columns(tmp_path: Path, header: str) -> None:
 def test_kaggle_of_one_class_is_refused(tmp_path: Path) -> None:
     write_kaggle(tmp_path, [1] * 8)
     with pytest.raises(DataError, match="only class 'tumour'"):
-        open_patches(tmp_path, valid_fraction=0.25)
+        open_patches(tmp_path, split=Split(fraction=0.25))
 
 
 def test_the_real_kaggle_sample(real_data: Path, tmp_path: Path) -> None:
     with tarfile.open(real_data / "kaggle-sample.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
-    data = open_patches(tmp_path / "kaggle-sample", valid_fraction=0.1)
+    data = open_patches(tmp_path / "kaggle-sample", split=Split(fraction=0.1))
     assert data.layout == "kaggle"
     labels = np.concatenate([data.train.labels, data.valid.labels])
     assert np.bincount(labels).tolist() == [506, 292]
@@ -290,13 +295,24 @@ def test_the_real_kaggle_sample(real_data: Path, tmp_path: Path) -> None:
 # --- PCam HDF5 ------------------------------------------------------------------------------------
 
 
-def write_split(root: Path, split: str, labels: list[int], first: int = 0) -> tuple[Path, Path]:
+ALL_FILES = ("train_x", "train_y", "valid_x", "valid_y")
+
+
+def write_split(
+    root: Path, split: str, labels: list[int], first: int = 0, slides: list[str] | None = None
+) -> tuple[Path, Path]:
+    root.mkdir(exist_ok=True)
     x, y = (root / f"camelyonpatch_level_2_split_{split}_{part}.h5" for part in "xy")
     with h5py.File(x, "w") as file:
         stack = np.stack([pixels_of(first + i, 96) for i in range(len(labels))])
         file.create_dataset("x", data=stack, chunks=(1, 96, 96, 3), compression="gzip")
     with h5py.File(y, "w") as file:
         file["y"] = np.array(labels, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    if slides is not None:
+        rows = [f"{i},0,0,True,True,{slide}" for i, slide in enumerate(slides)]
+        header = ",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi"
+        table = root / f"camelyonpatch_level_2_split_{split}_meta.csv"
+        table.write_text("\n".join([header, *rows]) + "\n")
     return x, y
 
 
@@ -313,15 +329,135 @@ def test_pcam_hdf5(tmp_path: Path) -> None:
     assert data.train.labels.dtype == np.int64
 
 
-@pytest.mark.parametrize("still_zipped", ["train_x", "train_y", "valid_x", "valid_y"])
-def test_a_gzipped_file_says_gunzip(tmp_path: Path, still_zipped: str) -> None:
-    for split in ("train", "valid"):
-        write_split(tmp_path, split, [0, 1])
-    path = tmp_path / f"camelyonpatch_level_2_split_{still_zipped}.h5"
-    zipped = path.rename(path.with_name(path.name + ".gz"))
-    with pytest.raises(DataError) as caught:
+def gzip_file(path: Path) -> Path:
+    """Replaces a file by its gzipped twin."""
+    zipped = path.with_name(path.name + ".gz")
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    return zipped
+
+
+@pytest.mark.parametrize("still_zipped", [("train_x",), ("valid_y",), ALL_FILES])
+def test_gzipped_files_are_unpacked_into_the_cache(
+    tmp_path: Path, still_zipped: tuple[str, ...]
+) -> None:
+    data_path, cache = tmp_path / "pcam", tmp_path / "cache"
+    write_split(data_path, "train", [0, 1, 1])
+    write_split(data_path, "valid", [1, 0], first=300)
+    for name in still_zipped:
+        gzip_file(data_path / f"camelyonpatch_level_2_split_{name}.h5")
+    before = sorted(data_path.iterdir())
+    data = open_patches(data_path, cache=cache)
+    assert contents(data.train) == [(0, 0), (1, 1), (2, 1)]
+    assert contents(data.valid) == [(300, 1), (301, 0)]
+    assert sorted(data_path.iterdir()) == before
+    unpacked = list(cache.rglob("*.h5"))
+    assert len(unpacked) == len(still_zipped)
+    assert not list(cache.rglob("*.partial"))
+
+
+def test_an_unpacked_file_is_reused_until_its_source_changes(tmp_path: Path) -> None:
+    data_path, cache = tmp_path / "pcam", tmp_path / "cache"
+    x, _ = write_split(data_path, "train", [0, 1])
+    write_split(data_path, "valid", [1, 0], first=300)
+    zipped = gzip_file(x)
+    open_patches(data_path, cache=cache)
+    (unpacked,) = cache.rglob("*.h5")
+    first = unpacked.stat()
+    open_patches(data_path, cache=cache)
+    assert unpacked.stat().st_mtime_ns == first.st_mtime_ns
+    assert unpacked.stat().st_ino == first.st_ino
+    write_split(data_path, "train", [0, 1], first=7)
+    x.rename(tmp_path / "other.h5")
+    zipped.write_bytes(gzip.compress((tmp_path / "other.h5").read_bytes()))
+    assert contents(open_patches(data_path, cache=cache).train) == [(7, 0), (8, 1)]
+    assert len(list(cache.rglob("*.h5"))) == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "garbled"])
+def test_a_damaged_gzip_is_named_and_leaves_nothing(tmp_path: Path, damage: str) -> None:
+    data_path, cache = tmp_path / "pcam", tmp_path / "cache"
+    x, _ = write_split(data_path, "train", [0, 1])
+    write_split(data_path, "valid", [1, 0], first=300)
+    zipped = gzip_file(x)
+    whole = bytearray(zipped.read_bytes())
+    whole[60:80] = bytes(20)
+    text = b"this is no gzip file" + bytes(4)
+    short = zipped.read_bytes()[:-400] + bytes(4)
+    zipped.write_bytes({"truncated": short, "text": text, "garbled": bytes(whole)}[damage])
+    with pytest.raises(DataError, match=r"train_x\.h5\.gz is damaged"):
+        open_patches(data_path, cache=cache)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_too_little_space_is_said_before_unpacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_path, cache = tmp_path / "pcam", tmp_path / "cache"
+    x, _ = write_split(data_path, "train", [0, 1])
+    write_split(data_path, "valid", [1, 0], first=300)
+    size = x.stat().st_size
+    gzip_file(x)
+    asked: list[Path] = []
+
+    def usage(path: Path) -> SimpleNamespace:
+        asked.append(path)
+        return SimpleNamespace(free=size - 1)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    with pytest.raises(DataError, match=r"train_x\.h5\.gz needs 0\.0 GB.*--cache"):
+        open_patches(data_path, cache=cache)
+    assert asked[0].is_relative_to(cache)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=size))
+    assert len(open_patches(data_path, cache=cache).train) == 2
+
+
+def test_the_unpacked_size_of_a_large_file(tmp_path: Path) -> None:
+    # Modulo 2^32 a file of 7.2 GB looks like one of 2.9: the zipped size tells them apart.
+    size = 262_144 * 96 * 96 * 3
+    path = tmp_path / "large.gz"
+    with path.open("wb") as file:
+        file.truncate(6_000_000_000)  # sparse
+        file.seek(-4, 2)
+        file.write((size % 2**32).to_bytes(4, "little"))
+    assert unpacked_bytes(path) == size
+
+
+def test_a_cache_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    x, _ = write_split(tmp_path / "pcam", "train", [0, 1])
+    write_split(tmp_path / "pcam", "valid", [1, 0], first=300)
+    gzip_file(x)
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot be unpacked to .*--cache"):
+        open_patches(tmp_path / "pcam", cache=tmp_path / "cache")
+
+
+def test_slides_of_the_official_files(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [0, 1, 1], slides=["s1", "s1", "s2"])
+    write_split(tmp_path, "valid", [1, 0], first=300, slides=["s3", "s4"])
+    data = open_patches(tmp_path)
+    assert data.train.slides == ("s1", "s1", "s2")
+    assert data.valid.slides == ("s3", "s4")
+    assert list(data.train.names) == ["train-0", "train-1", "train-2"]
+    assert list(data.valid.names) == ["valid-0", "valid-1"]
+
+
+def test_a_list_of_slides_of_another_length_is_refused(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [0, 1, 1], slides=["s1", "s1"])
+    write_split(tmp_path, "valid", [1, 0], first=300)
+    with pytest.raises(DataError, match=r"train_meta\.csv has 2 lines for 3 patches"):
         open_patches(tmp_path)
-    assert f"run gunzip {zipped}" in str(caught.value)
+
+
+def test_the_official_test_set(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [0, 1, 1])
+    write_split(tmp_path, "valid", [1, 0], first=300)
+    _, y = write_split(tmp_path, "test", [1, 1, 0], first=600)
+    data = open_patches(tmp_path)
+    assert data.test is not None
+    assert contents(data.test) == [(600, 1), (601, 1), (602, 0)]
+    y.unlink()
+    assert open_patches(tmp_path).test is None
 
 
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
@@ -360,7 +496,7 @@ def test_a_file_that_is_not_pcam_is_refused(tmp_path: Path, damage: str) -> None
     else:
         with h5py.File(x, "w") as file:
             file["images"] = np.zeros((2, 96, 96, 3), np.uint8)
-    with pytest.raises(DataError, match=r"train_x\.h5 or .*train_y\.h5 is not a PCam file"):
+    with pytest.raises(DataError, match=r"train_x\.h5 is not a PCam file of pixels"):
         open_patches(tmp_path)
 
 
@@ -374,7 +510,7 @@ def test_a_damaged_patch_is_named_on_reading(tmp_path: Path) -> None:
     middle = chunk.byte_offset + chunk.size // 2
     content[middle : middle + 200] = bytes(200)
     x.write_bytes(content)
-    patches = Hdf5Patches(x, np.zeros(4, np.int64))
+    patches = Hdf5Patches(Hdf5Pixels(x), np.zeros(4, np.int64))
     assert np.array_equal(patches.read(1), noise[1])
     with pytest.raises(DataError, match=r"x\.h5 cannot be read at patch 2"):
         patches.read(2)
@@ -387,7 +523,7 @@ def read_all(patches: PatchSet) -> list[int]:
 
 def test_an_open_set_survives_pickling(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1, 1])
-    write_split(tmp_path, "valid", [0, 1])
+    write_split(tmp_path, "valid", [0, 1], first=300)
     train = open_patches(tmp_path).train
     assert read_all(train) == [0, 1, 2]  # now the handle is open
     copy = pickle.loads(pickle.dumps(train))
@@ -398,7 +534,7 @@ def test_an_open_set_survives_pickling(tmp_path: Path) -> None:
 
 def test_an_open_set_is_read_in_a_worker_process(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1, 1])
-    write_split(tmp_path, "valid", [0, 1])
+    write_split(tmp_path, "valid", [0, 1], first=300)
     train = open_patches(tmp_path).train
     assert read_all(train) == [0, 1, 2]
     with multiprocessing.get_context("forkserver").Pool(1) as pool:
@@ -424,3 +560,23 @@ def test_joined_and_subset(tmp_path: Path) -> None:
     assert list(chosen.names) == ["p0012", "p0001", "p0010"]
     with pytest.raises(IndexError):
         joined.read(7)
+
+
+def test_an_open_set_is_read_by_many_threads(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [0, 1] * 100)
+    write_split(tmp_path, "valid", [0, 1], first=300)
+    train = open_patches(tmp_path).train
+    assert number_of(train.read(5)) == 5  # this thread has its handle open now
+    order = [i * 7 % 200 for i in range(1000)]
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(lambda index: number_of(train.read(index)), order))
+    assert numbers == order
+
+
+def test_a_folder_beside_the_parts_is_left_alone_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for first, folder in enumerate(("train/a", "train/b", "valid/a", "valid/b", "thumbnails")):
+        write_images(tmp_path / folder, range(first * 10, first * 10 + 2))
+    assert open_patches(tmp_path).classes == ("a", "b")
+    assert "beside its parts, they are left alone: thumbnails" in caplog.text

@@ -1,4 +1,4 @@
-"""Transforms are fastai's own for the notebooks' calls; the others keep the centre in the centre."""
+"""Transforms are those of fastai for the notebooks' calls; the others keep the centre in place."""
 
 import random
 from collections.abc import Sequence

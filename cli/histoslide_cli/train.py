@@ -129,7 +129,7 @@ def add_parser(
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, calibrate, and write the bundle."""
-    from histoslide.datasets import open_patches
+    from histoslide.datasets import Split, open_patches
     from histoslide.errors import HistoslideError
     from histoslide.model import load_bundle, pick_device
     from histoslide.outputs import refuse_existing
@@ -144,8 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
     data = open_patches(
         arguments.data,
         extra=tuple(arguments.extra),
-        valid_fraction=arguments.valid_fraction,
-        seed=arguments.seed,
+        split=Split(fraction=arguments.valid_fraction, seed=arguments.seed),
     )
     data = name_classes(data, arguments.class_names)
     device = pick_device(arguments.device)

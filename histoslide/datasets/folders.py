@@ -1,88 +1,145 @@
-"""One folder per class, with ``train/`` and ``valid/`` above them or a random split made here."""
+"""One folder per class, below ``train/``, ``valid/`` and ``test/`` or without such parts."""
 
 from __future__ import annotations
 
+import logging
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from histoslide.datasets.patches import ImageFiles, PatchData, Subset
+from histoslide.datasets.images import is_image
+from histoslide.datasets.patches import ImageFiles
+from histoslide.datasets.source import Source
 from histoslide.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-"""File endings taken for patches; anything else in a class folder is left alone."""
+logger = logging.getLogger(__name__)
 
-TRAIN_NAMES = ("train", "training")
-VALID_NAMES = ("valid", "val", "validation")
+PART_NAMES = {
+    "train": ("train", "training"),
+    "valid": ("valid", "val", "validation"),
+    "test": ("test", "testing"),
+}
+"""Names of the folders of a part, in any case."""
 
 
-def class_folders(root: Path) -> list[Path]:
-    """Subfolders of ``root`` that directly hold images, in order of name."""
-    return [
-        folder
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and any(_is_image(path) for path in folder.iterdir())
-    ]
+@dataclass(frozen=True, kw_only=True)
+class _Folder:
+    part: str
+    root: Path
+    files: dict[str, list[str]]
+    """File names of every class."""
 
 
 def is_folders(root: Path) -> bool:
-    """Whether ``root`` is a folder per class, or holds ``train/`` with a folder per class."""
-    train = _part(root, TRAIN_NAMES)
-    return bool(class_folders(train if train is not None else root))
+    """Whether ``root`` has folders of images, itself or below one of its parts."""
+    return any(_list_classes(folder) for folder in (root, *_parts(root).values()))
 
 
-def open_folders(
-    root: Path, *, extra: tuple[Path, ...] = (), valid_fraction: float, seed: int
-) -> PatchData:
+def open_folders(root: Path, *, extra: tuple[Path, ...] = ()) -> Source:
     """Open a folder per class.
 
     Args:
-        root: holds ``train/CLASS/*`` and ``valid/CLASS/*``, or ``CLASS/*`` alone.
-        extra: further folders of the same classes, added to the training set.
-        valid_fraction: part held back at random where there is no ``valid/``.
-        seed: of that random choice.
+        root: holds ``train/CLASS/*``, ``valid/CLASS/*`` and ``test/CLASS/*``, or some of them, or
+            ``CLASS/*`` alone, which makes the part ``all`` (``train`` beside a ``valid/``).
+        extra: further folders of the same classes, the part ``extra``.
 
     Raises:
         DataError: no images, or classes that differ between the parts.
     """
-    train_root, valid_root = _part(root, TRAIN_NAMES), _part(root, VALID_NAMES)
-    classes = tuple(folder.name for folder in class_folders(train_root or root))
-    if not classes:
+    parts = _parts(root)
+    folders = [
+        _Folder(part=part, root=folder, files=files)
+        for part, folder in parts.items()
+        if (files := _list_classes(folder))
+    ]
+    own = _list_classes(root)
+    if own and "train" not in {folder.part for folder in folders}:
+        part = "train" if any(folder.part == "valid" for folder in folders) else "all"
+        folders.insert(0, _Folder(part=part, root=root, files=own))
+    elif own:
+        logger.warning(
+            "%s has folders of images beside its parts, they are left alone: %s",
+            root,
+            ", ".join(own),
+        )
+    if not folders:
         raise DataError(f"{root} holds no folder of images: expected one folder per class")
-    train = _read_classes((train_root or root, *extra), classes)
-    if valid_root is not None:
-        valid = _read_classes((valid_root,), classes)
-        return PatchData(layout="folders", classes=classes, train=train, valid=valid)
-    order = np.random.default_rng(seed).permutation(len(train))
-    held = round(valid_fraction * len(train))
-    return PatchData(
-        layout="folders",
-        classes=classes,
-        train=Subset(train, np.sort(order[held:])),
-        valid=Subset(train, np.sort(order[:held])),
-    )
+    classes = tuple(folders[0].files)
+    for path in extra:
+        if not path.is_dir():
+            raise DataError(f"{path} is not a folder")
+        if not (files := _list_classes(path)):
+            raise DataError(f"{path} holds no folder of images: expected one folder per class")
+        folders.append(_Folder(part="extra", root=path, files=files))
+    for folder in folders:
+        if unknown := sorted(set(folder.files) - set(classes)):
+            raise DataError(
+                f"{folder.root} has classes {unknown} that the training set lacks: it has "
+                f"{list(classes)}"
+            )
+    return Source(root=root, layout="folders", classes=classes, parts=_read(folders, classes))
 
 
-def _part(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def _parts(root: Path) -> dict[str, Path]:
+    with os.scandir(root) as entries:
+        found = {entry.name.lower(): Path(entry.path) for entry in entries if entry.is_dir()}
+    return {
+        part: found[name] for part, names in PART_NAMES.items() for name in names if name in found
+    }
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+def _list_classes(root: Path) -> dict[str, list[str]]:
+    """Names of images by subfolder, both in order; subfolders without images are left out."""
+    taken = {name for names in PART_NAMES.values() for name in names}
+    with os.scandir(root) as entries:
+        names = sorted(
+            entry.name
+            for entry in entries
+            if entry.is_dir() and not entry.name.startswith(".") and entry.name.lower() not in taken
+        )
+    classes: dict[str, list[str]] = {}
+    for name in names:
+        with os.scandir(root / name) as entries:
+            files = sorted(entry.name for entry in entries if is_image(entry.name))
+        if files:
+            classes[name] = files
+    return classes
 
 
-def _read_classes(roots: tuple[Path, ...], classes: tuple[str, ...]) -> ImageFiles:
-    paths: list[Path] = []
-    labels: list[int] = []
-    for root in roots:
-        if not root.is_dir():
-            raise DataError(f"{root} is not a folder")
-        found = {folder.name for folder in class_folders(root)}
-        if unknown := sorted(found - set(classes)):
-            raise DataError(f"{root} has classes {unknown} that the training set lacks")
-        for label, name in enumerate(classes):
-            folder = root / name
-            files = sorted(filter(_is_image, folder.iterdir())) if folder.is_dir() else []
-            paths += files
-            labels += [label] * len(files)
-    return ImageFiles(tuple(paths), np.array(labels, dtype=np.int64))
+def _read(folders: list[_Folder], classes: tuple[str, ...]) -> dict[str, ImageFiles]:
+    # (part, root, class, file) of every patch, in the order of parts, roots, classes and files.
+    rows = [
+        (folder.part, folder.root, name, file)
+        for part in ("train", "all", "valid", "test", "extra")
+        for folder in folders
+        if folder.part == part
+        for name in classes
+        for file in folder.files.get(name, ())
+    ]
+    names = _unique_names(rows)
+    indices: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        indices.setdefault(row[0], []).append(index)
+    label_of = {name: label for label, name in enumerate(classes)}
+    return {
+        part: ImageFiles(
+            tuple(rows[i][1] / rows[i][2] / rows[i][3] for i in chosen),
+            np.array([label_of[rows[i][2]] for i in chosen], dtype=np.int64),
+            given_names=tuple(names[i] for i in chosen),
+        )
+        for part, chosen in indices.items()
+    }
+
+
+def _unique_names(rows: list[tuple[str, Path, str, str]]) -> list[str]:
+    """The shortest way of naming that tells all patches apart."""
+    stems = [file.rpartition(".")[0] for _, _, _, file in rows]
+    in_class = [f"{row[2]}/{stem}" for row, stem in zip(rows, stems, strict=True)]
+    in_part = [f"{row[1].name}/{name}" for row, name in zip(rows, in_class, strict=True)]
+    with_ending = [f"{root.name}/{name}/{file}" for _, root, name, file in rows]
+    for names in (stems, in_class, in_part, with_ending):
+        if len(set(names)) == len(names):
+            return names
+    return [(root / name / file).as_posix() for _, root, name, file in rows]

@@ -1,26 +1,22 @@
-"""What every labelled set of patches is, whatever its files look like."""
+"""What every set of patches is, whatever its files look like."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from histoslide.datasets.images import read_image
+from histoslide.datasets.split import Split
 from histoslide.errors import DataError
 
 
-class PatchSet(Protocol):
+class UnlabelledPatches(Protocol):
     """Patches that can be read one at a time; picklable, so that worker processes can read too."""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Class index of every patch, shape (n,)."""
-        ...
 
     @property
     def names(self) -> Sequence[str]:
@@ -40,14 +36,34 @@ class PatchSet(Protocol):
         ...
 
 
+class PatchSet(UnlabelledPatches, Protocol):
+    """Patches whose classes are known, and sometimes their slides."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class index of every patch, shape (n,)."""
+        ...
+
+    @property
+    def slides(self) -> tuple[str, ...] | None:
+        """The slide that each patch was cut from; None where that is unknown."""
+        ...
+
+
 @dataclass(frozen=True)
 class ImageFiles:
-    """Patches that are image files of any format Pillow reads."""
+    """Labelled patches that are image files of any format Pillow reads."""
 
     paths: tuple[Path, ...]
     """One file a patch."""
     labels: NDArray[np.int64]
     """Class index of every patch, shape (n,)."""
+    given_names: tuple[str, ...] | None = None
+    """Names that are unique where file names are not; None takes file names."""
+    slides: tuple[str, ...] | None = None
+    """The slide of each patch; None where that is unknown."""
+    named_by_pixels: bool = False
+    """Whether each name is the SHA-1 of the raw RGB bytes, as the ids of Kaggle are."""
 
     def __len__(self) -> int:
         """Number of patches."""
@@ -55,8 +71,8 @@ class ImageFiles:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """File names without their ending."""
-        return tuple(path.stem for path in self.paths)
+        """The given names, or file names without their ending."""
+        return self.given_names or tuple(path.stem for path in self.paths)
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """RGB pixels of one patch, shape (height, width, 3).
@@ -64,12 +80,7 @@ class ImageFiles:
         Raises:
             DataError: the file cannot be decoded; the message names it.
         """
-        path = self.paths[index]
-        try:
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError, ValueError) as error:
-            raise DataError(f"{path} cannot be read as an image: {error}") from error
+        return read_image(self.paths[index])
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,14 @@ class Joined:
     def names(self) -> tuple[str, ...]:
         """Names of all patches."""
         return tuple(name for part in self.parts for name in part.names)
+
+    @property
+    def slides(self) -> tuple[str, ...] | None:
+        """The slide of each patch; None unless every part knows its slides."""
+        known = [part.slides for part in self.parts if part.slides is not None]
+        if len(known) < len(self.parts):
+            return None
+        return tuple(slide for slides in known for slide in slides)
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """RGB pixels of one patch, shape (height, width, 3)."""
@@ -126,6 +145,12 @@ class Subset:
         names = self.source.names
         return tuple(names[i] for i in self.indices)
 
+    @property
+    def slides(self) -> tuple[str, ...] | None:
+        """The slide of each chosen patch; None where that is unknown."""
+        slides = self.source.slides
+        return None if slides is None else tuple(slides[i] for i in self.indices)
+
     def read(self, index: int) -> NDArray[np.uint8]:
         """RGB pixels of one patch, shape (height, width, 3)."""
         return self.source.read(int(self.indices[index]))
@@ -147,11 +172,19 @@ class PatchData:
     """What the network learns from."""
     valid: PatchSet
     """What it is judged on."""
+    test: PatchSet | None = None
+    """Labelled patches that neither learning nor choosing ever sees; None where there are none."""
+    split: Split | None = None
+    """How training and validation came apart; None for sets put together by hand."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Names of patches in no part, with the reason: ``duplicate``, ``slide`` or ``unreadable``."""
 
     def __post_init__(self) -> None:
         for name, part in (("training", self.train), ("validation", self.valid)):
             if not len(part):
-                raise DataError(f"the {name} set is empty ({self.layout} layout)")
+                raise DataError(
+                    f"the {name} set is empty ({self.layout} layout): split the patches otherwise"
+                )
         present = np.unique(self.train.labels)
         if len(present) < 2:
             raise DataError(
