@@ -8,6 +8,7 @@ A test fails when the page is out of date.
 import argparse
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from histoslide_cli.main import build_parser
@@ -16,12 +17,18 @@ PAGE = Path(__file__).parent / "reference" / "cli.md"
 
 
 def help_texts() -> dict[str, str]:
-    """The help of the program and of each command, 80 columns wide."""
+    """The help of the program, of each command and of its actions, 80 columns wide."""
     os.environ["COLUMNS"] = "80"
-    parser = build_parser()
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
-    texts = {"histoslide": parser.format_help()}
-    return texts | {name: command.format_help() for name, command in commands.choices.items()}
+    return dict(walk("histoslide", build_parser()))
+
+
+def walk(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    """Name and help of a parser and of those below it: the commands lose the program's name."""
+    yield name, parser.format_help()
+    for action in parser._actions:  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for below, subparser in action.choices.items():
+                yield from walk(below if name == "histoslide" else f"{name} {below}", subparser)
 
 
 def fill(page: str) -> str:

@@ -167,9 +167,9 @@ def test_resizing_on_the_device_is_taken_with_a_word(
 @pytest.mark.parametrize("missing", ["mpp", "input_px", "label_px"])
 def test_what_is_not_recorded_must_be_said(plain: Path, missing: str) -> None:
     facts = dataclasses.replace(FACTS, **{missing: None})
-    with pytest.raises(BundleError, match=f"--to bundle --{missing.replace('_', '-')} [A-Z]+$"):
+    with pytest.raises(BundleError, match=rf"--to bundle --{missing.replace('_', '-')} [A-Z]+$"):
         read_export(plain, facts)
-    with pytest.raises(BundleError, match="--mpp UM --input-px PX --label-px PX$"):
+    with pytest.raises(BundleError, match=r"--mpp UM --input-px PX --label-px PX$"):
         read_export(plain)
 
 
