@@ -65,6 +65,8 @@ def learner_on(patches: Path, data: dict[str, Any] | None = None, **options: Any
     learner = vision_learner(loaders, resnet18, pretrained=False, **options)
     for module in learner.model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean, std=0.2)
             nn.init.uniform_(module.running_var, 0.5, 2)
     return learner
@@ -213,7 +215,7 @@ SPEC = ModelSpec(
 )
 
 
-class Nosy(Callback):
+class Nosy(Callback):  # type: ignore[misc]
     """A callback that remembers a folder, as one that writes checkpoints does."""
 
     def __init__(self, folder: Path) -> None:

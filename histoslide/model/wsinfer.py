@@ -96,12 +96,12 @@ def wsinfer_config(spec: ModelSpec) -> dict[str, Any]:
 
 def calibrate(network: nn.Sequential, temperature: float) -> nn.Sequential:
     """Divide the last linear layer by the temperature, in place: logits come out calibrated."""
-    last = network[-1][-1]
-    assert isinstance(last, nn.Linear), "every head of ours ends in a linear layer"
+    *_, last = network.modules()
+    assert isinstance(last, nn.Linear), "every network of ours ends in a linear layer"
     with torch.no_grad():
-        last.weight /= temperature
+        last.weight.div_(temperature)
         if last.bias is not None:
-            last.bias /= temperature
+            last.bias.div_(temperature)
     return network
 
 

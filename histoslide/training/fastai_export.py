@@ -182,9 +182,9 @@ def _examine(
     learner: Learner, state: Mapping[str, Tensor], facts: ExportFacts, path: Path
 ) -> ModelSpec:
     """The spec of a Learner that histoslide did not write."""
-    known = (("--mpp UM", facts.mpp), ("--input-px PX", facts.input_px))
-    known += (("--label-px PX", facts.label_px),)
-    missing = [option for option, value in known if value is None]
+    options = {"--mpp UM": facts.mpp, "--input-px PX": facts.input_px}
+    options["--label-px PX"] = facts.label_px
+    missing = [option for option, value in options.items() if value is None]
     if facts.mpp is None or facts.input_px is None or facts.label_px is None:
         raise BundleError(
             "a fastai export does not record what its patches were: "
