@@ -25,6 +25,7 @@ from histoslide_cli.console import (
     scrubbed_command,
     tissue_options,
 )
+from histoslide_cli.model_choice import add_model_options, choose_model
 
 if TYPE_CHECKING:
     from histoslide.cohort import SlideResult
@@ -54,9 +55,7 @@ def add_parser(
         metavar="PATH",
         help="where to write: a name that ends in .zarr for one slide, else a folder",
     )
-    parser.add_argument(
-        "--model", type=Path, metavar="FILE", help="bundle (default: the one that ships)"
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
     )
@@ -93,7 +92,7 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Score every slide; the exit code tells what became of them."""
     from histoslide.errors import HistoslideError
-    from histoslide.model import load_model, pick_device
+    from histoslide.model import pick_device
     from histoslide.pipeline import ScoreOptions, score_slide, score_slides
     from histoslide.slide import find_slides
 
@@ -119,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"--out {arguments.out} names one heatmap, but there are {len(paths)} slides: "
             "give a folder"
         )
-    model = load_model(arguments.model, device=pick_device(arguments.device))
+    model = choose_model(arguments, device=pick_device(arguments.device))
     logger.info("model %s on %s", model.spec.name, model.device)
     if single:
         with Progress(paths[0].name, unit="block", quiet=arguments.quiet) as progress:

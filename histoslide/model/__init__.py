@@ -1,7 +1,13 @@
 """Trained models: what they are, how they are kept, and how they predict."""
 
-from histoslide.model.bundle import default_bundle, load_bundle, read_spec, save_bundle
-from histoslide.model.prediction import Model, load_model, pick_device
+from histoslide.model.bundle import (
+    default_bundle,
+    load_bundle,
+    measure_bundle,
+    read_spec,
+    save_bundle,
+)
+from histoslide.model.prediction import Model, load_model, make_model, pick_device
 from histoslide.model.spec import ModelSpec
 
 __all__ = [
@@ -10,6 +16,8 @@ __all__ = [
     "default_bundle",
     "load_bundle",
     "load_model",
+    "make_model",
+    "measure_bundle",
     "pick_device",
     "read_spec",
     "save_bundle",

@@ -107,3 +107,23 @@ def build_network(architecture: str, classes: int, *, imagenet: bool = False) ->
             f"unknown architecture {architecture!r}: choose from {', '.join(ARCHITECTURES)}"
         ) from None
     return make(classes, imagenet)
+
+
+def load_network(architecture: str, classes: int, state: Mapping[str, Tensor]) -> nn.Sequential:
+    """Build a network and give it its weights; in evaluation mode.
+
+    Args:
+        architecture: a key of ``ARCHITECTURES``.
+        classes: number of logits.
+        state: its state dict.
+
+    Raises:
+        BundleError: no such architecture, or the weights are not those of one.
+    """
+    network = build_network(architecture, classes)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise BundleError(f"the weights do not fit {architecture}: {reason}") from None
+    return network.eval()

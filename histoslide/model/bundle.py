@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +27,21 @@ from histoslide.outputs import refuse_existing, whole_file
 
 _SPEC_KEY = "histoslide"
 _HASH_KEY = "sha256"
+
+_STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+"""Tensors of a batch norm that are counted from the data, not learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleSize:
+    """How large a bundle is."""
+
+    size_bytes: int
+    """Of the file."""
+    parameters: int
+    """Numbers that were learned; statistics of batch norms are not counted."""
+    number_types: tuple[str, ...]
+    """How they are stored, in the words of safetensors: ``F16``, ``F32``."""
 
 
 def default_bundle() -> Path:
@@ -87,6 +105,22 @@ def read_spec(path: Path) -> ModelSpec:
     return ModelSpec.from_json(_metadata(path)[_SPEC_KEY])
 
 
+def measure_bundle(path: Path) -> BundleSize:
+    """How large a bundle is, from its header alone.
+
+    Raises:
+        BundleError: as ``read_spec``.
+    """
+    _metadata(path)
+    tensors = {name: entry for name, entry in _header(path).items() if name != "__metadata__"}
+    learned = {n: e for n, e in tensors.items() if n.rpartition(".")[2] not in _STATISTICS}
+    return BundleSize(
+        size_bytes=path.stat().st_size,
+        parameters=sum(math.prod(entry["shape"]) for entry in learned.values()),
+        number_types=tuple(sorted({entry["dtype"] for entry in learned.values()})),
+    )
+
+
 def load_bundle(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
     """Read a bundle's spec and its weights as float32 on the CPU.
 
@@ -109,6 +143,13 @@ def load_bundle(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
 
 
 def _metadata(path: Path) -> dict[str, str]:
+    metadata = _header(path).get("__metadata__")
+    if not metadata or _SPEC_KEY not in metadata:
+        raise BundleError(f"{path} carries no histoslide model spec: train or convert it first")
+    return dict(metadata)
+
+
+def _header(path: Path) -> dict[str, Any]:
     # The header of a safetensors file is a little-endian length and that much JSON; reading it
     # ourselves keeps `read_spec` usable without mapping 50 MB of weights.
     try:
@@ -116,13 +157,13 @@ def _metadata(path: Path) -> dict[str, str]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > 100_000_000:
                 raise ValueError("header too long")
-            metadata = json.loads(file.read(length)).get("__metadata__")
+            header = json.loads(file.read(length))
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist: pass --model FILE.safetensors") from None
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error}") from error
-    except (ValueError, struct.error, AttributeError):
+    except (ValueError, struct.error):
         raise BundleError(f"{path} is not a safetensors file") from None
-    if not metadata or _SPEC_KEY not in metadata:
-        raise BundleError(f"{path} carries no histoslide model spec: train or convert it first")
-    return dict(metadata)
+    if not isinstance(header, dict):
+        raise BundleError(f"{path} is not a safetensors file")
+    return header

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from histoslide.errors import BundleError, HistoslideError
-from histoslide.model.architectures import build_network
+from histoslide.model.architectures import load_network
 from histoslide.model.bundle import default_bundle, load_bundle
 from histoslide.model.spec import ModelSpec
 
@@ -50,6 +51,24 @@ class Model:
         """How many tiles to hand over at a time."""
         return CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
 
+    def prepare(self, tiles: Tensor) -> Tensor:
+        """What the network sees of tiles: resized and normalised as the spec says.
+
+        Args:
+            tiles: RGB, uint8, shape (n, 3, input_px, input_px), on any device.
+
+        Returns:
+            float32, shape (n, 3, network_px, network_px), on the model's device.
+        """
+        spec = self.spec
+        images = tiles.to(self.device).float().div_(255)
+        if spec.network_px != spec.input_px:
+            images = functional.interpolate(
+                images, size=spec.network_px, mode="bilinear", antialias=True
+            )
+        images = (images - self._mean) / self._std
+        return images.contiguous(memory_format=torch.channels_last)
+
     def logits(self, tiles: Tensor) -> Tensor:
         """Raw outputs of the network.
 
@@ -59,14 +78,7 @@ class Model:
         Returns:
             float32, shape (n, classes), on the model's device.
         """
-        spec = self.spec
-        images = tiles.to(self.device).float().div_(255)
-        if spec.network_px != spec.input_px:
-            images = functional.interpolate(
-                images, size=spec.network_px, mode="bilinear", antialias=True
-            )
-        images = (images - self._mean) / self._std
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = self.prepare(tiles)
         with self._lock, torch.inference_mode():
             return self._network(images).float()
 
@@ -87,15 +99,39 @@ def load_model(path: Path | None = None, *, device: torch.device | None = None) 
     """
     path = default_bundle() if path is None else path
     spec, state = load_bundle(path)
-    network = build_network(spec.architecture, len(spec.classes))
     try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise BundleError(f"{path}: the weights do not fit {spec.architecture}: {reason}") from None
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return make_model(spec, state, device=device, sha256=file_sha256(path))
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from None
+
+
+def make_model(
+    spec: ModelSpec,
+    state: Mapping[str, Tensor],
+    *,
+    sha256: str,
+    device: torch.device | None = None,
+) -> Model:
+    """Build a model for scoring from weights that are already in memory.
+
+    Args:
+        spec: what the weights are.
+        state: state dict of the architecture that the spec names.
+        sha256: identifies the weights in a heatmap's metadata.
+        device: where to compute; None picks as ``pick_device``.
+
+    Raises:
+        BundleError: the weights do not fit the architecture.
+    """
+    network = load_network(spec.architecture, len(spec.classes), state)
     device = pick_device() if device is None else device
-    return Model(spec, fold_batch_norm(network.eval()), device=device, sha256=digest)
+    return Model(spec, fold_batch_norm(network), device=device, sha256=sha256)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pick_device(name: str = "auto") -> torch.device:
