@@ -35,11 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in COMMANDS:
         command = module.add_parser(subparsers, common)
-        command.set_defaults(
-            run=module.run, after_interrupt="run the same command again to continue"
-        )
-        if module is train:
-            command.set_defaults(after_interrupt="the last whole epoch lies in the .last bundle")
+        said = command.get_default("after_interrupt") or "run the same command again to continue"
+        command.set_defaults(run=module.run, after_interrupt=said)
     return parser
 
 

@@ -1,22 +1,34 @@
-"""``histoslide train``: patches in, a model bundle out."""
+"""``histoslide train``: patches in, a model bundle and a report out."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
+import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from histoslide_cli.console import EXIT_DONE
+from histoslide_cli.console import EXIT_DONE, EXIT_USAGE, Progress
+from histoslide_cli.model_choice import read_weights
+from histoslide_cli.train_options import FIND, add_options, choose_recipe
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from histoslide.datasets import PatchData
-    from histoslide.training.fit import EpochRecord
+    from histoslide.patch_evaluation.history import RateSearch
+    from histoslide.training.fit import TrainedModel
     from histoslide.training.recipe import Recipe
+    from histoslide.training.records import EpochRecord
 
 logger = logging.getLogger("histoslide.cli")
+
+RECIPE_NAME = "recipe.json"
+"""Name of the recipe in a run folder; where it lies, the run has begun."""
 
 
 def add_parser(
@@ -29,189 +41,140 @@ def add_parser(
         parents=[common],
         help="train a patch model",
         description="Trains a patch model with fastai on the official PatchCamelyon HDF5 files, "
-        "the Kaggle layout, or one folder per class (with or without train/ and valid/).",
+        "the Kaggle layout, or one folder per class (with or without train/ and valid/). A run "
+        "that was interrupted goes on from its last epoch when the same command is given again.",
         epilog="example: histoslide train pcam/ --out model.safetensors",
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of patches")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("model.safetensors"),
-        metavar="FILE",
-        help="bundle to write (default: model.safetensors); a .jsonl log lies beside it",
-    )
-    parser.add_argument(
-        "--extra",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="further folder per class to train on; may be repeated",
-    )
-    parser.add_argument(
-        "--recipe",
-        choices=("one-cycle", "from-scratch"),
-        default="one-cycle",
-        help="one-cycle fine-tunes ImageNet weights; from-scratch made the weights that ship "
-        "(default: one-cycle)",
-    )
-    parser.add_argument("--arch", metavar="NAME", help="resnet18, resnet34 or resnet50")
-    parser.add_argument(
-        "--epochs", type=int, metavar="N", help="passes over the data (one-cycle only; default: 5)"
-    )
-    parser.add_argument(
-        "--lr",
-        type=float,
-        metavar="RATE",
-        help="highest learning rate (one-cycle only; default: 0.001)",
-    )
-    parser.add_argument("--batch-size", type=int, metavar="N", help="patches a step (default: 64)")
-    parser.add_argument(
-        "--pretrained",
-        metavar="WHAT",
-        help="imagenet, none, or a bundle to start from (default: as the recipe says)",
-    )
-    parser.add_argument(
-        "--class-names",
-        nargs="+",
-        metavar="NAME",
-        help="names for the classes in order, for example: normal tumour",
-    )
-    parser.add_argument(
-        "--tumour",
-        metavar="NAME",
-        help="the class that means tumour (default: the one named 1, tumour, positive, …)",
-    )
-    parser.add_argument(
-        "--mpp",
-        type=float,
-        metavar="UM",
-        help="micrometres per pixel of the patches (default: 0.972, as PatchCamelyon)",
-    )
-    parser.add_argument(
-        "--patch-size", type=int, metavar="PX", help="side of the patches (default: 96)"
-    )
-    parser.add_argument(
-        "--label-size",
-        type=int,
-        metavar="PX",
-        help="side of the centre that the labels speak of (default: 32)",
-    )
-    parser.add_argument(
-        "--valid-fraction",
-        type=float,
-        default=0.05,
-        metavar="PART",
-        help="held back where the data have no validation set (default: 0.05)",
-    )
-    parser.add_argument("--name", metavar="NAME", help="of the model (default: that of --out)")
-    parser.add_argument("--licence", default="unspecified", help="of the weights")
-    parser.add_argument("--half", action="store_true", help="store weights in half precision")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=0,
-        metavar="N",
-        help="processes that decode patches (default: 0, none besides this one)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=42,
-        help="of weights, order, augmentation and split (default: 42)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    add_options(parser)
+    parser.set_defaults(after_interrupt="the same command goes on from the last epoch")
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, calibrate, and write the bundle."""
-    from histoslide.datasets import Split, open_patches
-    from histoslide.errors import HistoslideError
-    from histoslide.model import load_bundle, pick_device
-    from histoslide.outputs import refuse_existing
-
-    out: Path = arguments.out
-    log = out.with_suffix(".jsonl")
-    checkpoint = out.with_name(f"{out.stem}.last{out.suffix}")
-    if out.suffix != ".safetensors":
-        raise HistoslideError(f"--out {out} must end in .safetensors")
-    for path in (out, log, checkpoint):
-        refuse_existing(path, overwrite=arguments.overwrite)
-    data = open_patches(
-        arguments.data,
-        extra=tuple(arguments.extra),
-        split=Split(fraction=arguments.valid_fraction, seed=arguments.seed),
-    )
-    data = name_classes(data, arguments.class_names)
-    device = pick_device(arguments.device)
-    initial = None
-    if arguments.pretrained not in (None, "imagenet", "none"):
-        _, initial = load_bundle(Path(arguments.pretrained))
-
+    """Check the data, or train, calibrate, and write bundle and report."""
     # torch says of itself, when fastai imports it, that scripting is going away: not our user's.
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+    if not is_first():  # the first speaks for all
+        logging.getLogger("histoslide").setLevel(logging.ERROR)
+    recipe = choose_recipe(arguments)
+    return _check(arguments, recipe) if arguments.check else _train(arguments, recipe)
+
+
+def _check(arguments: argparse.Namespace, recipe: Recipe) -> int:
+    from histoslide.datasets import Split, check_patches
+
+    split = Split.parse(recipe.split, fraction=recipe.valid_fraction, seed=arguments.seed)
+    with Progress("reading", unit="patch", quiet=arguments.quiet) as progress:
+        report = check_patches(
+            arguments.data,
+            layout=arguments.layout,
+            extra=tuple(arguments.extra),
+            split=split,
+            slides=arguments.slides,
+            patch_px=arguments.patch_size,
+            verify=arguments.verify,
+            cache=arguments.cache,
+            on_patches=progress.update,
+        )
+    shown = json.dumps(report.as_dict(), indent=2) if arguments.json else str(report)
+    print(shown)  # noqa: T201
+    return EXIT_USAGE if report.problems else EXIT_DONE
+
+
+def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
+    from histoslide.model import pick_device
+    from histoslide.training.distributed import process_group
     from histoslide.training.fit import train
 
-    recipe = adjust(arguments)
-    logger.info(
-        "%s layout: %d patches to train on, %d to validate on, classes %s",
-        data.layout,
-        len(data.train),
-        len(data.valid),
-        ", ".join(data.classes),
-    )
-    logger.info(
-        "patches of %d px at %g µm/px, labels speak of the centre %d px",
-        recipe.input_px,
-        recipe.mpp,
-        recipe.label_px,
-    )
-    logger.info("recipe %s, %s on %s", recipe.name, recipe.architecture, device)
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("")
-    except OSError as error:
-        raise HistoslideError(f"{log} cannot be written: {error.strerror}") from error
-    model = train(
-        data,
-        recipe,
-        name=arguments.name or out.stem,
-        device=device,
-        seed=arguments.seed,
-        workers=arguments.workers,
-        licence=arguments.licence,
-        tumour=arguments.tumour,
-        log=log,
-        checkpoint=checkpoint,
-        initial=initial,
-        on_epoch=lambda record: report(record, recipe),
-    )
-    model.save(out, half=arguments.half, overwrite=arguments.overwrite)
-    checkpoint.unlink(missing_ok=True)
-    figures = model.figures
-    print(  # noqa: T201
-        f"{out}: accuracy {figures.accuracy:.4f}, AUC {figures.auc:.4f} on "
-        f"{figures.patches} validation patches"
-    )
+    folder = _prepare_outputs(arguments)
+    data = _open_data(arguments, recipe)
+    initial = _initial_weights(arguments)
+    with process_group(pick_device(arguments.device)) as device:
+        _say(data, recipe, device)
+        workers = _workers(arguments.workers, device)
+        recipe, finder = _find_rate(
+            arguments, data, recipe, folder, device=device, workers=workers, initial=initial
+        )
+        board = _tensorboard(arguments, data, recipe, folder)
+        if is_first():
+            _write_inputs(data, recipe, folder)
+        with TrainProgress(recipe, quiet=arguments.quiet or not is_first()) as progress:
+            model = train(
+                data,
+                recipe,
+                name=arguments.name or arguments.out.stem,
+                device=device,
+                seed=arguments.seed,
+                workers=workers,
+                licence=arguments.licence,
+                tumour=arguments.tumour,
+                folder=folder,
+                initial=initial,
+                finder=finder,
+                callbacks=[] if board is None else [board],
+                on_epoch=progress.finish_epoch,
+                on_batch=progress.step,
+            )
+        if is_first():
+            if board is not None:
+                board.embed(model.learner)
+            _write_results(arguments, model, data, folder)
     return EXIT_DONE
 
 
-def report(record: EpochRecord, recipe: Recipe) -> None:
-    """Say how an epoch went."""
-    logger.info(
-        "epoch %d/%d: train loss %.4f, valid loss %.4f, accuracy %.4f, AUC %.4f, %.0f s",
-        record.epoch,
-        recipe.epochs,
-        record.train_loss,
-        record.valid_loss,
-        record.accuracy,
-        record.auc,
-        record.seconds,
-    )
+def is_first() -> bool:
+    """Whether this process writes: the only one, or the first of those torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _prepare_outputs(arguments: argparse.Namespace) -> Path:
+    """Make sure that everything may be written; returns the run folder.
+
+    Raises:
+        HistoslideError: something exists, or cannot be written.
+    """
+    from histoslide.errors import HistoslideError
+    from histoslide.outputs import refuse_existing
+    from histoslide.patch_evaluation.report import REPORT_NAME
+    from histoslide.training.checkpoint import FILE_NAME
+
+    out: Path = arguments.out
+    if out.suffix != ".safetensors":
+        raise HistoslideError(f"--out {out} must end in .safetensors")
+    folder: Path = arguments.run_folder or out.with_suffix(".run")
+    refuse_existing(out, overwrite=arguments.overwrite)
+    if arguments.export_pkl is not None:
+        refuse_existing(arguments.export_pkl, overwrite=arguments.overwrite)
+    unfinished = (folder / RECIPE_NAME).exists() and not (folder / REPORT_NAME).exists()
+    if folder.exists() and not unfinished and any(folder.iterdir()):
+        refuse_existing(folder, overwrite=arguments.overwrite)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if arguments.overwrite and is_first():
+            (folder / FILE_NAME).unlink(missing_ok=True)
+    except OSError as error:
+        raise HistoslideError(f"{folder} cannot be written: {error.strerror}") from error
+    return folder
+
+
+def _open_data(arguments: argparse.Namespace, recipe: Recipe) -> PatchData:
+    from histoslide.datasets import Split, open_patches
+
+    split = Split.parse(recipe.split, fraction=recipe.valid_fraction, seed=arguments.seed)
+    with Progress("reading", unit="patch", quiet=arguments.quiet) as progress:
+        data = open_patches(
+            arguments.data,
+            layout=arguments.layout,
+            extra=tuple(arguments.extra),
+            split=split,
+            slides=arguments.slides,
+            duplicates="keep" if arguments.keep_duplicates else "drop",
+            skip_bad=arguments.skip_bad,
+            patch_px=recipe.input_px if arguments.skip_bad else None,
+            cache=arguments.cache,
+            on_patches=progress.update,
+        )
+    return name_classes(data, arguments.class_names)
 
 
 def name_classes(data: PatchData, names: list[str] | None) -> PatchData:
@@ -229,39 +192,194 @@ def name_classes(data: PatchData, names: list[str] | None) -> PatchData:
     return dataclasses.replace(data, classes=tuple(names))
 
 
-def adjust(arguments: argparse.Namespace) -> Recipe:
-    """The recipe with what the options change.
+def _initial_weights(arguments: argparse.Namespace) -> dict[str, Tensor] | None:
+    if arguments.pretrained in (None, "imagenet", "none"):
+        return None
+    facts = {"mpp": arguments.mpp, "input_px": arguments.patch_size}
+    _, state = read_weights(
+        Path(arguments.pretrained), trust_pickle=arguments.trust_pickle, facts=facts
+    )
+    return state
+
+
+def _workers(asked: int | None, device: torch.device) -> int:
+    """Processes that decode: beside a GPU all cores but one; on the CPU they would be in its way.
 
     Raises:
-        DataError: an option does not fit the recipe, or a value is out of range.
+        HistoslideError: a negative number.
     """
-    from histoslide.errors import DataError
-    from histoslide.training.recipe import RECIPES
+    from histoslide.errors import HistoslideError
 
-    recipe = RECIPES[arguments.recipe]
-    given = {
-        "architecture": arguments.arch,
-        "mpp": arguments.mpp,
-        "input_px": arguments.patch_size,
-        "label_px": arguments.label_size,
-    }
-    changes: dict[str, object] = {k: v for k, v in given.items() if v is not None}
-    if arguments.batch_size is not None:
-        if arguments.batch_size < 2:
-            raise DataError(f"--batch-size must be at least 2, not {arguments.batch_size}")
-        changes["batch_size"] = arguments.batch_size
-    if arguments.pretrained is not None:
-        changes["imagenet"] = arguments.pretrained == "imagenet"
-    stage = {
-        name: value
-        for name, value in (("epochs", arguments.epochs), ("lr", arguments.lr))
-        if value is not None
-    }
-    if stage:
-        if len(recipe.stages) > 1:
-            raise DataError(
-                f"--epochs and --lr need a recipe of one stage, {recipe.name} has "
-                f"{len(recipe.stages)}: use --recipe one-cycle"
-            )
-        changes["stages"] = (dataclasses.replace(recipe.stages[0], **stage),)
-    return dataclasses.replace(recipe, **changes)  # type: ignore[arg-type]
+    if asked is None:
+        return max(1, len(os.sched_getaffinity(0)) - 1) if device.type == "cuda" else 0
+    if asked < 0:
+        raise HistoslideError(f"--workers must be 0 or more, not {asked}")
+    return asked
+
+
+def _say(data: PatchData, recipe: Recipe, device: torch.device) -> None:
+    logger.info(
+        "%s layout: %d patches to train on, %d to validate on, classes %s",
+        data.layout,
+        len(data.train),
+        len(data.valid),
+        ", ".join(data.classes),
+    )
+    logger.info(
+        "patches of %d px at %g µm/px, labels speak of the centre %d px, the network sees %d px",
+        recipe.input_px,
+        recipe.mpp,
+        recipe.label_px,
+        recipe.side_px(recipe.stages[-1]),
+    )
+    logger.info(
+        "recipe %s, %s in %s on %s", recipe.name, recipe.architecture, recipe.precision, device
+    )
+
+
+def _find_rate(
+    arguments: argparse.Namespace,
+    data: PatchData,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: torch.device,
+    workers: int,
+    initial: dict[str, Tensor] | None,
+) -> tuple[Recipe, RateSearch | None]:
+    """The recipe with the rate that the finder suggests, if it was asked for.
+
+    What it found is kept in the run folder: a run that goes on must go on with the same rate.
+    """
+    from histoslide.patch_evaluation.history import RateSearch
+    from histoslide.training.checkpoint import FILE_NAME
+    from histoslide.training.rates import find_rate, scale_rates
+
+    if arguments.lr != FIND:
+        return recipe, None
+    path = folder / "lr_find.json"
+    if path.exists() and (folder / FILE_NAME).exists():
+        search = RateSearch.from_dict(json.loads(path.read_text()))
+    else:
+        search = find_rate(
+            data, recipe, device=device, seed=arguments.seed, workers=workers, initial=initial
+        )
+        if is_first():
+            path.write_text(json.dumps(search.as_dict()) + "\n")
+    assert search.suggestion is not None
+    logger.info("learning rate %.2g, from the longest valley of the loss", search.suggestion)
+    return scale_rates(recipe, search.suggestion), search
+
+
+def _tensorboard(
+    arguments: argparse.Namespace, data: PatchData, recipe: Recipe, folder: Path
+) -> Any:
+    if not (arguments.tensorboard and is_first()):
+        return None
+    from histoslide.training.tensorboard import TensorBoard
+
+    board = folder / "tensorboard"
+    logger.info("look at it with: tensorboard --logdir %s", board)
+    return TensorBoard(board, data, recipe)
+
+
+def _write_inputs(data: PatchData, recipe: Recipe, folder: Path) -> None:
+    """What the run will learn from and how, before it starts: split, recipe, pictures of patches.
+
+    Raises:
+        HistoslideError: the folder cannot be written.
+    """
+    from histoslide.datasets import save_split
+    from histoslide.errors import HistoslideError
+    from histoslide.patch_evaluation.plots import plain, to_png
+    from histoslide.patch_evaluation.samples import patch_figure, pick_samples
+
+    save_split(data, folder / "split.csv", overwrite=True)
+    try:
+        names = data.train.names
+        (folder / RECIPE_NAME).write_text(json.dumps(recipe.as_dict(), indent=2) + "\n")
+        for label, name in enumerate(data.classes):
+            chosen = pick_samples(data.train.labels, label)
+            if len(chosen):
+                titles = [plain(str(names[i]), 20) for i in chosen]
+                figure = patch_figure(data.train, chosen, titles, label_px=recipe.label_px)
+                path = folder / f"training-{label}-{_file_name(name)}.png"
+                path.write_bytes(to_png(figure))
+    except OSError as error:
+        raise HistoslideError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
+
+
+def _write_results(
+    arguments: argparse.Namespace, model: TrainedModel, data: PatchData, folder: Path
+) -> None:
+    from histoslide.training.checkpoint import FILE_NAME
+    from histoslide.training.fastai_export import write_export
+
+    out: Path = arguments.out
+    model.save(out, half=arguments.half, overwrite=arguments.overwrite)
+    page = model.report(folder, data.valid, overwrite=True)
+    if arguments.export_pkl is not None:
+        write_export(model.learner, arguments.export_pkl, model.spec, overwrite=arguments.overwrite)
+    (folder / FILE_NAME).unlink(missing_ok=True)  # it has served, and is large
+    figures = model.figures
+    if arguments.json:
+        facts = {
+            "model": str(out),
+            "report": str(page),
+            "validation": dataclasses.asdict(figures),
+            "temperature": model.spec.temperature,
+        }
+        print(json.dumps(facts, indent=2))  # noqa: T201
+        return
+    print(  # noqa: T201
+        f"{out}: accuracy {figures.accuracy:.4f}, AUC {figures.auc:.4f} on "
+        f"{figures.patches} validation patches"
+    )
+    print(f"{page}: curves, figures and the patches it is most wrong about")  # noqa: T201
+
+
+class TrainProgress:
+    """A bar an epoch with the running loss and the last figures; one line when it is done."""
+
+    def __init__(self, recipe: Recipe, *, quiet: bool) -> None:
+        self._recipe, self._quiet = recipe, quiet
+        self._bar: Progress | None = None
+        self._epoch = 1
+        self._last = ""
+
+    def __enter__(self) -> TrainProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        """A training step is done."""
+        if self._bar is None:
+            label = f"epoch {self._epoch}/{self._recipe.epochs}"
+            self._bar = Progress(label, unit="step", quiet=self._quiet)
+        self._bar.update(done, total, f"train loss {loss:.4f}{self._last}")
+
+    def finish_epoch(self, record: EpochRecord) -> None:
+        """An epoch is validated."""
+        self._close()
+        self._epoch = record.epoch + 1
+        figures = (
+            f"valid loss {record.valid_loss:.4f}, accuracy {record.accuracy:.4f}, "
+            f"AUC {record.auc:.4f}"
+        )
+        self._last = f", {figures}"
+        if not self._quiet:
+            logger.info(
+                "epoch %d/%d: train loss %.4f, %s, %.0f s",
+                record.epoch, self._recipe.epochs, record.train_loss, figures, record.seconds,
+            )  # fmt: skip
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+            self._bar = None

@@ -29,6 +29,23 @@ class RateSearch:
                 f"a rate search needs one loss a rate, not {self.losses.shape} for {self.lrs.shape}"
             )
 
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "lrs": self.lrs.tolist(),
+            "losses": self.losses.tolist(),
+            "suggestion": self.suggestion,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RateSearch:
+        """What ``as_dict`` gave."""
+        return cls(
+            lrs=np.array(values["lrs"], dtype=np.float64),
+            losses=np.array(values["losses"], dtype=np.float64),
+            suggestion=values["suggestion"],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class History:

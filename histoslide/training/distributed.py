@@ -43,6 +43,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
+        distributed.barrier()  # what a process did before it joined is now done for all
         yield device
     finally:
         distributed.destroy_process_group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from fastai.learner import Learner
 from fastai.torch_core import rank_distrib
 from torch import Tensor, nn
 
-from histoslide.datasets import PatchData
+from histoslide.datasets import PatchData, PatchSet
 from histoslide.errors import DataError
 from histoslide.model.bundle import save_bundle
 from histoslide.model.prediction import Model
@@ -25,6 +26,7 @@ from histoslide.model.spec import ModelSpec
 from histoslide.patch_evaluation.figures import Figures, fit_temperature, judge
 from histoslide.patch_evaluation.history import History, RateSearch
 from histoslide.patch_evaluation.predictions import Predictions, predict_patches
+from histoslide.patch_evaluation.report import write_report
 from histoslide.training.averaging import WeightAveraging
 from histoslide.training.callbacks import (
     GoOn,
@@ -76,6 +78,28 @@ class TrainedModel:
     def epochs(self) -> tuple[EpochRecord, ...]:
         """One record an epoch."""
         return tuple(EpochRecord(**record) for record in self.history.epochs)
+
+    def report(self, folder: Path, patches: PatchSet, *, overwrite: bool = False) -> Path:
+        """Write curves, figures and pictures; see ``histoslide.patch_evaluation.report``.
+
+        Args:
+            folder: where to.
+            patches: the validation set it was trained with, to show samples of.
+            overwrite: replace an earlier report.
+
+        Returns:
+            Path of the page.
+        """
+        return write_report(
+            folder,
+            predictions=self.predictions,
+            patches=patches,
+            spec=self.spec,
+            history=self.history,
+            title=self.spec.name,
+            data=f"{len(patches)} validation patches",
+            overwrite=overwrite,
+        )
 
     def save(self, path: Path, *, half: bool = False, overwrite: bool = False) -> None:
         """Write the bundle; see ``histoslide.model.bundle.save_bundle``."""
@@ -240,14 +264,23 @@ def _training_facts(
     return {
         "data": {
             "layout": data.layout,
+            "split": None if data.split is None else data.split.as_dict(),
             "train_patches": len(data.train),
             "valid_patches": len(data.valid),
+            "train_classes": _counts(data, data.train),
+            "valid_classes": _counts(data, data.valid),
+            "left_out": dict(Counter(data.left_out.values())),
         },
         "recipe": recipe.as_dict(),
         "seed": seed,
         "epochs": [dataclasses.asdict(record) for record in run.records],
         "versions": {p: version(p) for p in ("torch", "torchvision", "fastai")},
     }
+
+
+def _counts(data: PatchData, patches: PatchSet) -> dict[str, int]:
+    counts = np.bincount(patches.labels, minlength=len(data.classes)).tolist()
+    return dict(zip(data.classes, counts, strict=True))
 
 
 def _calibrate(

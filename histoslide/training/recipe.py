@@ -182,6 +182,10 @@ class Recipe:
     """Start from ImageNet weights; False starts from random ones."""
     stages: tuple[Stage, ...]
     """One-cycle runs, in order."""
+    split: str = "auto"
+    """How validation is held back: a kind of ``histoslide.datasets.Split``."""
+    valid_fraction: float = 0.05
+    """Part held back, where the data bring no validation set of their own."""
     batch_size: int = 64
     """Patches a step of the optimiser."""
     weight_decay: float = 0.01
@@ -230,6 +234,7 @@ class Recipe:
             _require(0 <= getattr(self, name) < 1, name, "in 0-1 and below 1", self)
         for name in ("weight_decay", "mixup"):
             _require(0 <= getattr(self, name) < math.inf, name, "0 or more", self)
+        _require(0 < self.valid_fraction < 1, "valid_fraction", "in 0-1", self)
         _require(self.batch_size >= 2, "batch_size", "at least 2", self)
         _require(self.precision in PRECISIONS, "precision", f"one of {PRECISIONS}", self)
         _require(self.keep in {"best", "last"}, "keep", "best or last", self)
@@ -348,6 +353,7 @@ RECIPES: Mapping[str, Recipe] = {
             Stage(epochs=3, lr=1e-3, trainable_groups=1),
             Stage(epochs=5, lr=(1e-5, 1e-3)),
         ),
+        valid_fraction=0.2,
         precision="mixed",
         monitor="accuracy",
         presize_px=460,

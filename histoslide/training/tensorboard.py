@@ -53,29 +53,29 @@ class TensorBoard(Callback):
             ) from error
         self._data, self._recipe = data, recipe
         self._writer: SummaryWriter = SummaryWriter(str(folder))
-        self._step = self._epoch = 0
+        self._steps_seen = self._epochs_seen = 0
 
     def after_batch(self) -> None:
         """Loss and rates of a training step."""
         if not self.training:
             return
         learn = self.learn
-        self._step += 1
-        self._writer.add_scalar("loss/step", float(learn.loss.detach()), self._step)
+        self._steps_seen += 1
+        self._writer.add_scalar("loss/step", float(learn.loss.detach()), self._steps_seen)
         for group, hypers in enumerate(learn.opt.hypers):
-            self._writer.add_scalar(f"rate/group {group + 1}", float(hypers["lr"]), self._step)
+            self._writer.add_scalar(f"rate/group {group + 1}", float(hypers["lr"]), self._steps_seen)
         if learn.iter == 0:
-            self._writer.add_images("training patches", self._shown(learn.xb[0]), self._step)
+            self._writer.add_images("training patches", self._shown(learn.xb[0]), self._steps_seen)
 
     def after_epoch(self) -> None:
         """Figures of an epoch."""
         values = self.learn.recorder.values[-1]
         if not len(values):  # an epoch that a resumed run skips
             return
-        self._epoch += 1
+        self._epochs_seen += 1
         names = ("loss/training", "loss/validation", "validation/accuracy", "validation/AUC")
         for name, value in zip(names, values, strict=True):
-            self._writer.add_scalar(name, float(value), self._epoch)
+            self._writer.add_scalar(name, float(value), self._epochs_seen)
         self._writer.flush()
 
     def embed(self, learner: Learner) -> None:
@@ -102,7 +102,7 @@ class TensorBoard(Callback):
             torch.cat(features)[keep],
             metadata=labels[keep],
             label_img=torch.cat(patches)[keep],
-            global_step=self._step,
+            global_step=self._steps_seen,
         )
         self._writer.close()
 

@@ -1,0 +1,317 @@
+"""The options of ``histoslide train``, and the recipe that they make."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histoslide_cli.model_choice import add_trust_option
+
+if TYPE_CHECKING:
+    from histoslide.training.recipe import Recipe, Stage
+
+FIND = "find"
+"""The value of ``--lr`` that asks for the learning-rate finder."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add all of them, in groups."""
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of patches")
+    _add_data_options(parser.add_argument_group("data"))
+    _add_recipe_options(parser.add_argument_group("recipe"))
+    _add_run_options(parser.add_argument_group("run"))
+    add_trust_option(parser)
+
+
+def _add_data_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--check",
+        action="store_true",
+        help="read every patch once and report counts, sizes, balance, what is corrupt and what "
+        "occurs twice, without training",
+    )
+    group.add_argument(
+        "--verify",
+        action="store_true",
+        help="with --check: compare gzipped PCam files with their MD5, and Kaggle ids with the "
+        "SHA-1 of their pixels",
+    )
+    group.add_argument(
+        "--layout",
+        choices=("pcam-hdf5", "kaggle", "folders"),
+        help="of the data (default: recognised)",
+    )
+    group.add_argument(
+        "--extra",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="further folder per class to train on; may be repeated",
+    )
+    group.add_argument(
+        "--slides", type=Path, metavar="FILE", help="CSV with the columns name,slide"
+    )
+    group.add_argument(
+        "--split",
+        metavar="HOW",
+        help="official, slide, last, random, or the split.csv of an earlier run (default: the "
+        "first of these that the data allow; random for a folder per class)",
+    )
+    group.add_argument(
+        "--valid-fraction",
+        type=float,
+        metavar="PART",
+        help="held back where the data have no validation set (default: as the recipe says)",
+    )
+    group.add_argument(
+        "--keep-duplicates",
+        action="store_true",
+        help="do not look for patches that occur in both training and validation",
+    )
+    group.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out patches that cannot be read or have another size, and labels or files "
+        "without their counterpart",
+    )
+    group.add_argument(
+        "--cache",
+        type=Path,
+        metavar="FOLDER",
+        help="for unpacked files and what reading has shown (default: the user's cache folder)",
+    )
+    group.add_argument(
+        "--class-names",
+        nargs="+",
+        metavar="NAME",
+        help="names for the classes in order, for example: normal tumour",
+    )
+    group.add_argument(
+        "--tumour",
+        metavar="NAME",
+        help="the class that means tumour (default: the one named 1, tumour, positive, …)",
+    )
+    group.add_argument(
+        "--mpp",
+        type=float,
+        metavar="UM",
+        help="micrometres per pixel of the patches (default: as the recipe says, 0.972 for pcam)",
+    )
+    group.add_argument(
+        "--patch-size", type=int, metavar="PX", help="side of the patches (default: the recipe's)"
+    )
+    group.add_argument(
+        "--label-size",
+        type=int,
+        metavar="PX",
+        help="side of the centre that the labels speak of (default: the recipe's, 32 for pcam)",
+    )
+
+
+def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--recipe",
+        default="pcam",
+        metavar="NAME|FILE",
+        help="pcam, colorectal, fine-tune, from-scratch, or a .toml or .json file (default: pcam)",
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any value of the recipe, for example augmentation.stain=0.1; may be repeated",
+    )
+    group.add_argument("--arch", metavar="NAME", help="resnet18, resnet34 or resnet50")
+    group.add_argument(
+        "--size", type=int, metavar="PX", help="side of what the network sees, after resizing"
+    )
+    group.add_argument(
+        "--pretrained",
+        metavar="WHAT",
+        help="imagenet, none, or a bundle to start from (default: as the recipe says)",
+    )
+    group.add_argument(
+        "--epochs", type=int, metavar="N", help="epochs in which the whole network learns"
+    )
+    group.add_argument(
+        "--freeze-epochs",
+        type=int,
+        metavar="N",
+        help="epochs before them in which only the head learns; 0 for none",
+    )
+    group.add_argument(
+        "--lr",
+        metavar="RATE",
+        help="highest learning rate of the first stage, the others in proportion; or find, which "
+        "tries growing rates and takes the suggestion",
+    )
+    for name, kind, text in (
+        ("--batch-size", int, "patches a step"),
+        ("--weight-decay", float, "decoupled weight decay"),
+        ("--label-smoothing", float, "part of the target spread over all classes"),
+        ("--mixup", float, "alpha of the mixing of pairs of patches, 0 for none"),
+        ("--ema", float, "decay a step of the average of the weights that is kept, 0 for none"),
+        ("--patience", int, "epochs without a better one after which a stage ends"),
+    ):
+        group.add_argument(name, type=kind, metavar=name[2].upper(), help=text)
+    group.add_argument(
+        "--class-weights",
+        metavar="WHAT",
+        help="none, balanced, or one number a class, with commas between",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "bf16", "mixed"),
+        help="mixed is fp16 on CUDA and fp32 elsewhere",
+    )
+    group.add_argument(
+        "--keep", choices=("best", "last"), help="weights of the best or the last epoch"
+    )
+
+
+def _add_run_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--out",
+        type=Path,
+        default=Path("model.safetensors"),
+        metavar="FILE",
+        help="bundle to write (default: model.safetensors)",
+    )
+    group.add_argument(
+        "--run",
+        dest="run_folder",
+        type=Path,
+        metavar="FOLDER",
+        help="for log, checkpoint, split, recipe and report (default: --out with the ending .run)",
+    )
+    group.add_argument("--name", metavar="NAME", help="of the model (default: that of --out)")
+    group.add_argument("--licence", default="unspecified", help="of the weights")
+    group.add_argument("--half", action="store_true", help="store weights in half precision")
+    group.add_argument(
+        "--export-pkl",
+        type=Path,
+        metavar="FILE",
+        help="write fastai's own export too, for those who go on in a notebook",
+    )
+    group.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write curves, patches and an embedding for TensorBoard into the run folder",
+    )
+    group.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
+    )
+    group.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode patches (default: all cores but one beside a GPU, else none)",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        default=42,
+        help="of weights, order, augmentation and split (default: 42)",
+    )
+    group.add_argument("--json", action="store_true", help="print JSON")
+    group.add_argument(
+        "--overwrite", action="store_true", help="replace an existing bundle and run folder"
+    )
+
+
+def choose_recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe that ``--recipe`` names, with what the other options change.
+
+    Raises:
+        DataError: no such recipe, an option that does not fit it, or a value out of range.
+    """
+    from histoslide.training.rates import scale_rates
+    from histoslide.training.recipe_file import change_recipe, find_recipe, parse_settings
+
+    recipe = find_recipe(arguments.recipe)
+    recipe = change_recipe(recipe, parse_settings(arguments.set))
+    given = {
+        "architecture": arguments.arch,
+        "network_px": arguments.size,
+        "mpp": arguments.mpp,
+        "input_px": arguments.patch_size,
+        "label_px": arguments.label_size,
+        "split": arguments.split,
+        "valid_fraction": arguments.valid_fraction,
+        "batch_size": arguments.batch_size,
+        "weight_decay": arguments.weight_decay,
+        "label_smoothing": arguments.label_smoothing,
+        "mixup": arguments.mixup,
+        "ema_decay": arguments.ema,
+        "patience": arguments.patience,
+        "precision": arguments.precision,
+        "keep": arguments.keep,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if arguments.class_weights is not None:
+        changes["class_weights"] = _class_weights(arguments.class_weights)
+    if arguments.pretrained is not None:
+        changes["imagenet"] = arguments.pretrained == "imagenet"
+    recipe = dataclasses.replace(recipe, **changes)
+    recipe = _change_epochs(recipe, arguments.epochs, arguments.freeze_epochs)
+    if arguments.lr not in (None, FIND):
+        recipe = scale_rates(recipe, _rate(arguments.lr))
+    return recipe
+
+
+def _change_epochs(recipe: Recipe, epochs: int | None, freeze_epochs: int | None) -> Recipe:
+    from histoslide.errors import DataError
+
+    if epochs is None and freeze_epochs is None:
+        return recipe
+    frozen = [stage for stage in recipe.stages if stage.trainable_groups == 1]
+    whole = [stage for stage in recipe.stages if stage.trainable_groups != 1]
+    if len(frozen) > 1 or len(whole) > 1:
+        raise DataError(
+            f"--epochs and --freeze-epochs need a recipe of one frozen and one other stage, "
+            f"{recipe.name} has {len(frozen)} and {len(whole)}: give the stages in a .toml file"
+        )
+    stages = [
+        *_with_epochs(frozen, freeze_epochs, "--freeze-epochs", recipe.name),
+        *_with_epochs(whole, epochs, "--epochs", recipe.name),
+    ]
+    return dataclasses.replace(recipe, stages=tuple(stages))
+
+
+def _with_epochs(stages: list[Stage], epochs: int | None, option: str, name: str) -> list[Stage]:
+    from histoslide.errors import DataError
+
+    if epochs is None or (epochs == 0 and option == "--freeze-epochs"):
+        return [] if epochs == 0 else stages
+    if not stages:
+        raise DataError(f"recipe {name} has no stage that {option} speaks of: use a .toml file")
+    return [dataclasses.replace(stages[0], epochs=epochs)]
+
+
+def _rate(text: str) -> float:
+    from histoslide.errors import DataError
+
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise DataError(f"--lr {text} is neither a positive number nor {FIND}")
+    return rate
+
+
+def _class_weights(text: str) -> str | tuple[float, ...]:
+    from histoslide.errors import DataError
+
+    if text in {"none", "balanced"}:
+        return text
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise DataError(
+            f"--class-weights {text} is neither none, balanced, nor numbers with commas"
+        ) from None
