@@ -503,6 +503,18 @@ def test_patches_to_predict(tmp_path: Path) -> None:
     assert len(open_unlabelled(tmp_path / "classes")) == 4
 
 
+def test_tiles_of_a_slide_are_patches_to_predict(tmp_path: Path) -> None:
+    for name in ("pictures", "arrays"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tiles.json").write_text("{}")
+        Image.fromarray(pixels_of(9)).save(tmp_path / name / "contact-sheet.png")
+    write_images(tmp_path / "pictures" / "tiles", range(3))
+    assert len(open_unlabelled(tmp_path / "pictures")) == 3
+    x, _ = write_split(tmp_path / "arrays", "train", [0, 1])
+    x.rename(tmp_path / "arrays" / "slide_x.h5")
+    assert list(open_unlabelled(tmp_path / "arrays").names) == ["slide-0", "slide-1"]
+
+
 @pytest.mark.parametrize("kind", ["nothing", "empty", "text"])
 def test_no_patches_to_predict(tmp_path: Path, kind: str) -> None:
     path = tmp_path / kind
@@ -522,7 +534,7 @@ def test_a_layout_can_be_forced(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_images(tmp_path / "train" / name, range(ord(name), ord(name) + 5))
     assert open_patches(tmp_path, split=Split(fraction=0.4)).layout == "kaggle"
-    forced = open_patches(tmp_path, layout="folders", split=Split(fraction=0.4))
+    forced = open_patches(tmp_path, layout="folders", split=Split(fraction=0.4), skip_bad=True)
     assert forced.layout == "folders"
     assert forced.classes == ("a", "b")
     with pytest.raises(DataError, match=r"_x\.h5 is missing"):
@@ -565,6 +577,16 @@ def test_kaggle_labels_and_files_that_do_not_match(
     assert len(data.train) + len(data.valid) == 9
     assert "1 of 10 images that" in caplog.text
     assert "2 of 11 images in" in caplog.text
+
+
+def test_images_in_no_class_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_two(tmp_path)
+    write_images(tmp_path, range(70, 72))
+    with pytest.raises(DataError, match=r"2 images in .* no class folder.*p0070\.png; pass --skip"):
+        open_patches(tmp_path, split=Split(fraction=0.5))
+    data = open_patches(tmp_path, split=Split(fraction=0.5), skip_bad=True)
+    assert len(data.train) + len(data.valid) == 20
+    assert "2 images in" in caplog.text
 
 
 def test_an_id_listed_twice_is_refused(tmp_path: Path) -> None:

@@ -37,16 +37,18 @@ def is_folders(root: Path) -> bool:
     return any(_list_classes(folder) for folder in (root, *_parts(root).values()))
 
 
-def open_folders(root: Path, *, extra: tuple[Path, ...] = ()) -> Source:
+def open_folders(root: Path, *, extra: tuple[Path, ...] = (), skip_bad: bool = False) -> Source:
     """Open a folder per class.
 
     Args:
         root: holds ``train/CLASS/*``, ``valid/CLASS/*`` and ``test/CLASS/*``, or some of them, or
             ``CLASS/*`` alone, which makes the part ``all`` (``train`` beside a ``valid/``).
         extra: further folders of the same classes, the part ``extra``.
+        skip_bad: leave out images that lie beside the classes, in none of them.
 
     Raises:
-        DataError: no images, or classes that differ between the parts.
+        DataError: no images, classes that differ between the parts, or images in no class while
+            ``skip_bad`` is false.
     """
     parts = _parts(root)
     folders = [
@@ -79,7 +81,16 @@ def open_folders(root: Path, *, extra: tuple[Path, ...] = ()) -> Source:
                 f"{folder.root} has classes {unknown} that the training set lacks: it has "
                 f"{list(classes)}"
             )
-    return Source(root=root, layout="folders", classes=classes, parts=_read(folders, classes))
+    problems = tuple(filter(None, (_loose_images(folder.root) for folder in folders)))
+    if problems and not skip_bad:
+        raise DataError(f"{problems[0]}; pass --skip-bad to leave them out")
+    return Source(
+        root=root,
+        layout="folders",
+        classes=classes,
+        parts=_read(folders, classes),
+        problems=problems,
+    )
 
 
 def _parts(root: Path) -> dict[str, Path]:
@@ -106,6 +117,14 @@ def _list_classes(root: Path) -> dict[str, list[str]]:
         if files:
             classes[name] = files
     return classes
+
+
+def _loose_images(root: Path) -> str | None:
+    with os.scandir(root) as entries:
+        names = sorted(e.name for e in entries if is_image(e.name) and e.is_file())
+    if not names:
+        return None
+    return f"{len(names)} images in {root} lie in no class folder, the first is {names[0]}"
 
 
 def _read(folders: list[_Folder], classes: tuple[str, ...]) -> dict[str, ImageFiles]:

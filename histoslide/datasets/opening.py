@@ -187,7 +187,7 @@ def open_unlabelled(path: Path, *, cache: Path | None = None) -> UnlabelledPatch
         if (path / name).is_dir() and (images := flat_folder(path / name)) is not None:
             return images
     if recognise(path) == "folders":
-        return Joined(tuple(open_folders(path).parts.values()))
+        return Joined(tuple(open_folders(path, skip_bad=True).parts.values()))
     raise DataError(f"{path} holds no unlabelled patches: expected images, or an HDF5 file with x")
 
 
@@ -247,7 +247,7 @@ def open_source(
         case "kaggle":
             source = open_kaggle(root, skip_bad=skip_bad)
         case "folders":
-            source = open_folders(root, extra=extra)
+            source = open_folders(root, extra=extra, skip_bad=skip_bad)
     for problem in source.problems:
         logger.warning("left out: %s", problem)
     if slides is not None:

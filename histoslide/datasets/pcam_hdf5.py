@@ -78,6 +78,7 @@ def check_md5(root: Path, *, on_bytes: Callable[[int], None] | None = None) -> d
         path = root / name
         if not path.is_file():
             continue
+        logger.info("comparing the MD5 of %s", name)
         digest = hashlib.md5(usedforsecurity=False)
         with path.open("rb") as file:
             while chunk := file.read(1 << 22):

@@ -74,6 +74,7 @@ def scan_patches(
         )
     unread = np.flatnonzero(~scan.readable)
     if len(unread):
+        logger.info("reading %d patches to see what each holds", len(unread))
         _read(patches, unread, scan, on_patches)
         if kept is not None:
             _keep(kept, scan)
