@@ -344,7 +344,8 @@ def test_train_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
                 )
     out = tmp_path / "model.safetensors"
     arguments = ["train", str(tmp_path / "pcam"), "--out", str(out), "--arch", "resnet18"]
-    arguments += ["--pretrained", "none", "--epochs", "1", "--batch-size", "16", "--half"]
+    arguments += ["--pretrained", "none", "--epochs", "1", "--freeze-epochs", "0", "--size", "64"]
+    arguments += ["--batch-size", "16", "--half"]
     arguments += ["--class-names", "normal", "tumour", "--device", "cpu"]
     assert main(arguments) == 0
     captured = capsys.readouterr()
@@ -352,7 +353,7 @@ def test_train_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "epoch 1/1: train loss" in captured.err
     assert "AUC" in captured.out
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "model.jsonl",
+        "model.run",
         "model.safetensors",
         "pcam",
     ]

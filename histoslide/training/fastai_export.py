@@ -33,6 +33,7 @@ from histoslide.model.prediction import Model, file_sha256
 from histoslide.model.spec import ModelSpec
 from histoslide.outputs import refuse_existing, whole_file
 from histoslide.training.fit import tumour_class
+from histoslide.training.loaders import without_patches
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def write_export(
     """
     refuse_existing(path, overwrite=overwrite)
     try:
-        with whole_file(path) as partial, _travelling(learner, spec):
+        with whole_file(path) as partial, _travelling(learner, spec), without_patches(learner.dls):
             learner.export(partial.absolute())
     except OSError as error:
         raise BundleError(f"{path} cannot be written: {error}") from error

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import torch
 from fastai.data.core import DataLoaders, Datasets
 from fastai.data.transforms import Categorize
 from fastai.vision.core import PILImage
 from fasttransform import DisplayedTransform
 
-from histoslide.datasets import Joined, PatchData, PatchSet
+from histoslide.datasets import ImageFiles, Joined, PatchData, PatchSet
 from histoslide.errors import DataError
 from histoslide.training.recipe import Recipe, Stage
 from histoslide.training.transforms import batch_transforms, item_transforms
 
 
 class ReadPatch(DisplayedTransform):  # type: ignore[misc]
-    """From the index of a patch to its image."""
+    """From the index of a patch, or from an image file, to its image."""
 
-    def __init__(self, patches: PatchSet | None, side_px: int) -> None:
-        """Read from ``patches``; None reads nothing by index, as in an exported learner."""
+    input_types = (int, str, Path)
+    """What fastai's ``predict`` hands to it; an image that is one already goes past it."""
+
+    def __init__(self, patches: PatchSet, side_px: int) -> None:
         super().__init__()
         self.patches, self.side_px = patches, side_px
 
-    def encodes(self, index: int) -> PILImage:
+    def encodes(self, path: str | Path) -> PILImage:
+        """An image file of the size of the patches, for those who predict in a notebook."""
+        return PILImage.create(path)
+
+    def encodes(self, index: int) -> PILImage:  # noqa: F811 - fastai chooses by the type
         """One patch.
 
         Raises:
             DataError: it cannot be read or has another size than the recipe's.
         """
-        assert self.patches is not None
         pixels = self.patches.read(index)
         if pixels.shape != (self.side_px, self.side_px, 3):
             raise DataError(
@@ -93,6 +102,30 @@ def make_loaders(
         after_item=item_transforms(recipe),
         after_batch=batch_transforms(recipe, stage),
     )
+
+
+@contextmanager
+def without_patches(loaders: DataLoaders) -> Iterator[None]:
+    """Meanwhile the loaders hold no patches, names or labels: nothing that an export should."""
+    nothing = ImageFiles((), np.empty(0, dtype=np.int64))
+    readers = [t for part in loaders.loaders for t in _transforms(part.dataset)]
+    readers = [t for t in readers if isinstance(t, ReadPatch | ReadLabel)]
+    held = [dict(vars(reader)) for reader in readers]
+    for reader in readers:
+        if isinstance(reader, ReadPatch):
+            reader.patches = nothing
+        else:
+            reader.labels = nothing.labels
+    try:
+        yield
+    finally:
+        for reader, values in zip(readers, held, strict=True):
+            vars(reader).update(values)
+
+
+def _transforms(dataset: object) -> list[object]:
+    """Those of every pipeline of a fastai Datasets; none of anything else."""
+    return [transform for part in getattr(dataset, "tls", ()) for transform in part.tfms.fs]
 
 
 def reseed(loaders: DataLoaders, shuffler: random.Random) -> None:

@@ -63,7 +63,9 @@ class TensorBoard(Callback):
         self._steps_seen += 1
         self._writer.add_scalar("loss/step", float(learn.loss.detach()), self._steps_seen)
         for group, hypers in enumerate(learn.opt.hypers):
-            self._writer.add_scalar(f"rate/group {group + 1}", float(hypers["lr"]), self._steps_seen)
+            self._writer.add_scalar(
+                f"rate/group {group + 1}", float(hypers["lr"]), self._steps_seen
+            )
         if learn.iter == 0:
             self._writer.add_images("training patches", self._shown(learn.xb[0]), self._steps_seen)
 

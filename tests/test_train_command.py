@@ -1,0 +1,271 @@
+"""``histoslide train`` from folders of patches to a bundle, a run folder and a report."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastai.learner import load_learner
+from fastai.vision.core import PILImage
+from histoslide_cli.main import build_parser, main
+from histoslide_cli.train_options import choose_recipe
+from PIL import Image
+
+from histoslide.model import load_model, read_spec
+from histoslide.training.recipe import RECIPES
+
+CLASSES = ("TUMOR", "STROMA", "COMPLEX", "LYMPHO", "DEBRIS", "MUCOSA", "ADIPOSE", "EMPTY")
+SMALL = ["--arch", "resnet18", "--pretrained", "none", "--size", "32", "--batch-size", "16"]
+
+
+def write_patches(folder: Path, classes: tuple[str, ...], count: int, side_px: int) -> Path:
+    """Patches of as many colours as classes, each with its own noise."""
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        colour = np.array([40 + 25 * k, 220 - 20 * k, 120 + (k % 2) * 60])
+        for i in range(count):
+            noise = rng.integers(-20, 20, (side_px, side_px, 3))
+            pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{name}-{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pcam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_patches(tmp_path_factory.mktemp("pcam"), ("0", "1"), 24, 96)
+
+
+@pytest.fixture(scope="module")
+def trained(pcam: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that one run of the pcam recipe leaves behind."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = ["--epochs", "1", "--freeze-epochs", "1", "--valid-fraction", "0.3", "--lr", "find"]
+    outputs = ["--out", str(folder / "m.safetensors"), "--export-pkl", str(folder / "m.pkl")]
+    names = ["--class-names", "normal", "tumour", "--name", "two colours", "--licence", "CC0"]
+    code = main(["train", str(pcam), *SMALL, *options, *outputs, *names, "--tensorboard", "--half"])
+    assert code == 0
+    return folder
+
+
+def test_a_run_leaves_bundle_report_and_record(trained: Path, pcam: Path) -> None:
+    spec = read_spec(trained / "m.safetensors")
+    assert (spec.name, spec.licence, spec.tumour_class) == ("two colours", "CC0", "tumour")
+    assert (spec.input_px, spec.network_px, spec.architecture) == (96, 32, "resnet18")
+    run = trained / "m.run"
+    found = {path.name for path in run.iterdir()}
+    assert found >= {
+        "report.html", "figures.json", "predictions.csv", "log.jsonl", "split.csv", "recipe.json",
+        "lr_find.json", "loss.png", "learning-rate.png", "learning-rate-finder.png", "roc.png",
+        "precision-recall.png", "confusion.png", "reliability.png", "top-losses.png",
+        "training-0-normal.png", "training-1-tumour.png", "tensorboard",
+    }  # fmt: skip
+    assert "checkpoint.pt" not in found
+    assert [json.loads(line)["epoch"] for line in (run / "log.jsonl").open()] == [1, 2]
+    told = spec.training
+    assert told["data"]["split"] == {"kind": "random", "fraction": 0.3, "seed": 42}
+    assert told["data"]["train_patches"] == 34
+    assert told["data"]["valid_patches"] == 14
+    assert sum(told["data"]["train_classes"].values()) == 34
+    found_rate = json.loads((run / "lr_find.json").read_text())["suggestion"]
+    assert told["recipe"]["stages"][0]["lr"][-1] == pytest.approx(found_rate)
+    assert str(pcam) not in spec.to_json()
+    recorded = json.loads((run / "recipe.json").read_text())
+    assert recorded == json.loads(json.dumps(told["recipe"]))
+
+
+def test_tensorboard_gets_curves_patches_and_an_embedding(trained: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = trained / "m.run" / "tensorboard"
+    events = EventAccumulator(str(board))
+    events.Reload()
+    log = [json.loads(line) for line in (trained / "m.run" / "log.jsonl").open()]
+    scalars = events.Tags()["scalars"]
+    assert {"loss/step", "rate/group 1", "rate/group 3"} <= set(scalars)
+    values = [event.value for event in events.Scalars("validation/AUC")]
+    assert values == pytest.approx([record["auc"] for record in log])
+    assert len(events.Scalars("loss/step")) == 2 * (34 // 16)
+    assert events.Tags()["images"]
+    labels = next(board.glob("*/default/metadata.tsv")).read_text().split()
+    assert len(labels) == 14
+    assert set(labels) == {"normal", "tumour"}
+    rows = next(board.glob("*/default/tensors.tsv")).read_text().splitlines()
+    assert len(rows) == 14
+    assert len(rows[0].split("\t")) == 1024  # 512 maps, averaged and maximal
+
+
+def test_the_export_predicts_in_fastai_and_holds_no_patches(trained: Path, pcam: Path) -> None:
+    learner = load_learner(trained / "m.pkl")
+    text = (trained / "m.pkl").read_bytes()
+    assert str(pcam).encode() not in text
+    assert b"TUMOR-" not in text
+    assert b"1-3" not in text
+    assert len(learner.dls.train_ds.tfms[0][0].patches) == 0
+    path = next((pcam / "1").iterdir())
+    image = PILImage.create(path)
+    with learner.no_bar(), learner.no_logging():
+        answers = [learner.predict(item) for item in (image, path, str(path))]
+    model = load_model(trained / "m.safetensors", device=torch.device("cpu"))
+    tile = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    expected = torch.softmax(model.logits(tile), dim=1)[0]
+    for name, index, probabilities in answers:
+        assert name == model.spec.classes[int(index)]
+        torch.testing.assert_close(torch.as_tensor(probabilities), expected, rtol=0, atol=5e-3)
+
+
+def test_a_finished_run_is_not_overwritten(
+    trained: Path, pcam: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = trained / "m.safetensors"
+    before = out.read_bytes()
+    assert main(["train", str(pcam), *SMALL, "--out", str(out)]) == 2
+    assert "m.safetensors exists: pass --overwrite" in capsys.readouterr().err
+    other = ["--out", str(trained / "new.safetensors"), "--run", str(trained / "m.run")]
+    assert main(["train", str(pcam), *SMALL, *other]) == 2
+    assert "m.run exists: pass --overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+def test_a_saved_split_is_repeated(
+    trained: Path, pcam: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = trained / "m.run" / "split.csv"
+    out = tmp_path / "again.safetensors"
+    options = ["--epochs", "1", "--freeze-epochs", "0", "--split", str(split), "--json"]
+    names = ["--class-names", "normal", "tumour"]
+    assert main(["train", str(pcam), *SMALL, *options, *names, "--out", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out)["validation"]["patches"] == 14
+    assert (tmp_path / "again.run" / "split.csv").read_text() == split.read_text()
+
+
+def test_the_colorectal_recipe_learns_eight_textures(tmp_path: Path) -> None:
+    data = write_patches(tmp_path / "kather", CLASSES, 14, 150)
+    out = tmp_path / "kather.safetensors"
+    options = ["--recipe", "colorectal", *SMALL, "--epochs", "2", "--freeze-epochs", "1"]
+    less = ["--set", "presize_px=48", "--lr", "0.01", "--workers", "1"]
+    assert main(["train", str(data), *options, *less, "--out", str(out)]) == 0
+    spec = read_spec(out)
+    assert spec.classes == tuple(sorted(CLASSES))
+    assert spec.tumour_class is None
+    assert (spec.input_px, spec.label_px, spec.mpp) == (150, 150, 0.495)
+    assert spec.training["data"]["split"] == {"kind": "random", "fraction": 0.2, "seed": 42}
+    assert spec.training["data"]["valid_patches"] == 22
+    figures = json.loads((tmp_path / "kather.run" / "figures.json").read_text())
+    assert figures["patches"] == 22
+    assert spec.training["validation"]["accuracy"] > 0.5  # an eighth by chance
+
+
+def test_a_killed_run_goes_on_with_the_same_command(pcam: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    options = ["--epochs", "40", "--freeze-epochs", "0", "--valid-fraction", "0.3", "--quiet"]
+    command = [sys.executable, "-m", "histoslide_cli.main", "train", str(pcam), *SMALL, *options]
+    command += ["--out", str(out), "--set", "patience=1", "--lr", "1e-9"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment)
+    log = tmp_path / "m.run" / "log.jsonl"
+    deadline = time.monotonic() + 200
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    done = [json.loads(line) for line in log.open()]
+    assert done
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    after = [json.loads(line) for line in log.open()]
+    assert after[: len(done)] == done
+    assert len(after) > len(done) or len(done) > 1  # patience ends it soon
+    assert out.exists()
+
+
+def test_check_reports_and_does_not_train(
+    pcam: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(pcam), "--check", "--valid-fraction", "0.2"]) == 0
+    told = capsys.readouterr().out
+    assert "48 patches: 24 0 (50.0 %), 24 1 (50.0 %)" in told
+    assert "96×96 px: 48" in told
+    bad = write_patches(tmp_path / "bad", ("a", "b"), 4, 96)
+    (bad / "a" / "a-0.png").write_bytes(b"no image")
+    assert main(["train", str(bad), "--check", "--json", "--valid-fraction", "0.5"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert any("a-0.png" in problem for problem in report["problems"])
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def parse(*options: str) -> argparse.Namespace:
+    return build_parser().parse_args(["train", "data", *options])
+
+
+def test_options_change_the_recipe() -> None:
+    recipe = choose_recipe(
+        parse(
+            "--arch", "resnet34", "--size", "96", "--epochs", "3", "--freeze-epochs", "2",
+            "--lr", "6e-3", "--weight-decay", "0.1", "--label-smoothing", "0.05", "--mixup", "0.2",
+            "--ema", "0.9", "--patience", "4", "--class-weights", "1,2.5", "--precision", "bf16",
+            "--keep", "last", "--batch-size", "32", "--pretrained", "none", "--split", "slide",
+            "--set", "augmentation.stain=0.2", "--mpp", "1.0",
+        )
+    )  # fmt: skip
+    assert (recipe.architecture, recipe.network_px, recipe.imagenet) == ("resnet34", 96, False)
+    assert [stage.epochs for stage in recipe.stages] == [2, 3]
+    assert recipe.stages[0].rates == pytest.approx((6e-4, 6e-4, 6e-3))
+    assert recipe.stages[1].lr == pytest.approx((2e-6, 2e-5))
+    assert (recipe.weight_decay, recipe.label_smoothing, recipe.mixup) == (0.1, 0.05, 0.2)
+    assert (recipe.ema_decay, recipe.patience, recipe.class_weights) == (0.9, 4, (1.0, 2.5))
+    assert (recipe.precision, recipe.keep, recipe.batch_size) == ("bf16", "last", 32)
+    assert (recipe.split, recipe.augmentation.stain, recipe.mpp) == ("slide", 0.2, 1.0)
+    assert choose_recipe(parse()) == RECIPES["pcam"]
+    assert len(choose_recipe(parse("--freeze-epochs", "0")).stages) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--recipe", "nothing"], "there is no recipe 'nothing'"),
+        (["--lr", "fast"], "--lr fast is neither a positive number nor find"),
+        (["--lr", "-1"], "--lr -1 is neither a positive number nor find"),
+        (["--recipe", "from-scratch", "--epochs", "3"], "give the stages in a .toml file"),
+        (["--epochs", "0"], "epochs must be at least 1, not 0"),
+        (["--class-weights", "heavy"], "neither none, balanced, nor numbers"),
+        (["--batch-size", "1"], "batch_size must be at least 2, not 1"),
+        (["--set", "augmentation.max_shift=0.2"], "would move the centre 32 px"),
+        (["--set", "augmentation.min_scale=0.5"], "would move the centre 32 px"),
+        (["--out", "model.pt"], "must end in .safetensors"),
+        (["--workers", "-1"], "--workers must be 0 or more"),
+        (["--precision", "fp16"], "fp16 trains on CUDA only"),
+        (["--patch-size", "64"], "are 96×96 px|is 96×96 px"),
+        (["--class-names", "a"], "gives 1 names"),
+        (["--pretrained", "nothing.safetensors"], "nothing.safetensors does not exist"),
+        (["--pretrained", "x.pkl"], "pass --trust-pickle"),
+        (["--pretrained", "imagenet"], "ImageNet weights"),
+    ],
+)
+def test_a_bad_option_is_one_line_and_leaves_nothing(
+    options: list[str], said: str, pcam: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import re
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.chdir(tmp_path)
+    small = SMALL if "--pretrained" not in options else ["--arch", "resnet18"]
+    arguments = ["train", str(pcam), *small, "--valid-fraction", "0.3", *options]
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    errors = [line for line in err.splitlines() if "error:" in line]
+    assert len(errors) == 1, err
+    assert re.search(said.replace("(", r"\("), errors[0])
+    assert not (tmp_path / "model.safetensors").exists()
