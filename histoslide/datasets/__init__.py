@@ -31,12 +31,16 @@ def open_part(
     *,
     layout: str | None = None,
     slides: Path | None = None,
+    skip_bad: bool = False,
+    patch_px: int | None = None,
 ) -> tuple[PatchSet, tuple[str, ...]]:
     """Labelled patches to judge a model on, and the names of their classes.
 
     Raises:
         DataError: no such layout or part.
     """
+    if skip_bad:
+        raise DataError(f"patches of {patch_px} px cannot be looked for here yet")
     data = open_patches(root, valid_fraction=0.5)
     if layout not in (None, data.layout):
         raise DataError(f"{root} is not of the layout {layout}")
