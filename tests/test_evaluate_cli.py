@@ -95,8 +95,9 @@ def test_slides_and_threshold_and_symmetries(
 ) -> None:
     table = tmp_path / "slides.csv"
     names = [p.stem for k in "01" for p in sorted((data / "valid" / k).iterdir())]
-    rows = "".join(f"{name},s{i % FEWEST_SLIDES}\n" for i, name in enumerate(names))
-    table.write_text(f"name,slide\n{rows}")
+    rows = [f"{name},s{i % FEWEST_SLIDES}\n" for i, name in enumerate(names)]
+    rows += [f"{path.stem},other\n" for path in (data / "train").glob("*/*.png")]
+    table.write_text("".join(["name,slide\n", *rows]))
     options = ["--part", "valid", "--json", "--threshold", "0", "--slides", str(table)]
     assert evaluate(data, small_bundle, *options) == 0
     once = json.loads(capsys.readouterr().out)
@@ -212,6 +213,10 @@ def test_the_shipped_model_on_real_patches(
     some = [[row for row in head[1:] if row.endswith(label)][:20] for label in (",0", ",1")]
     pairs = [row for pair in zip(*some, strict=True) for row in pair]
     table.write_text("\n".join([head[0], *pairs]) + "\n")
+    listed = {row.partition(",")[0] for row in pairs}
+    for path in (root / "train").iterdir():
+        if path.stem not in listed:
+            path.unlink()
     assert main(["evaluate", "patches", str(root), "--part", "all", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["figures"]["patches"] == 40

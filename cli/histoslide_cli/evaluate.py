@@ -75,6 +75,11 @@ def _add_patches(
         help="CSV with the columns name,slide: figures by slide, and intervals over slides",
     )
     parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out patches that cannot be read, have no label, or another size",
+    )
+    parser.add_argument(
         "--class-names",
         nargs="+",
         metavar="NAME",
@@ -137,8 +142,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
     if arguments.workers is not None and arguments.workers < 1:
         raise HistoslideError(f"--workers must be at least 1, not {arguments.workers}")
     if arguments.predict is not None:
-        for name in ("out", "part", "layout", "slides", "class_names", "threshold"):
-            if getattr(arguments, name) is not None:
+        for name in ("out", "part", "layout", "slides", "skip_bad", "class_names", "threshold"):
+            if getattr(arguments, name) not in (None, False):
                 option = name.replace("_", "-")
                 raise HistoslideError(
                     f"--predict is for patches without labels, to which --{option} says nothing: "
@@ -177,12 +182,17 @@ def _judge(arguments: argparse.Namespace) -> int:
     from histoslide.patch_evaluation.classes import match_classes
     from histoslide.patch_evaluation.report import write_report
 
-    patches, classes = open_part(
-        arguments.data, arguments.part, layout=arguments.layout, slides=arguments.slides
-    )
     model = load_model(arguments.model, device=pick_device(arguments.device))
     spec = model.spec
     check_threshold(arguments.threshold, spec.classes, spec.tumour_index)
+    patches, classes = open_part(
+        arguments.data,
+        arguments.part,
+        layout=arguments.layout,
+        slides=arguments.slides,
+        skip_bad=arguments.skip_bad,
+        patch_px=spec.input_px,
+    )
     class_map = match_classes(classes, spec, names=arguments.class_names)
     pairs = [(name, spec.classes[k]) for name, k in zip(classes, class_map, strict=True)]
     if any(name != called for name, called in pairs):
