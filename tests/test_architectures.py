@@ -15,7 +15,7 @@ from torchvision import models
 
 from histoslide.errors import BundleError, WeightsUnavailableError
 from histoslide.model.architectures import ARCHITECTURES, build_network, fastai_head
-from histoslide.training.fit import parameter_groups
+from histoslide.training.learner import parameter_groups
 
 FEATURES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}
 

@@ -359,5 +359,6 @@ def test_train_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     ]
     assert main(arguments) == 2
     assert "exists: pass --overwrite" in capsys.readouterr().err
-    assert main(["train", str(tmp_path), "--out", str(tmp_path / "b.safetensors")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert main(["train", str(tmp_path / "empty"), "--out", str(tmp_path / "b.safetensors")]) == 2
     assert "holds no known layout" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoslide_cli.console import EXIT_DONE, Progress
+from histoslide_cli.model_choice import add_model_options, choose_model
 
 if TYPE_CHECKING:
     from histoslide.model import Model, ModelSpec
@@ -55,9 +56,7 @@ def _add_patches(
         help="PCam HDF5 files, the Kaggle layout, or a folder per class; with --predict also "
         "images without labels",
     )
-    parser.add_argument(
-        "--model", type=Path, metavar="FILE", help="bundle (default: the one that ships)"
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--part",
         choices=("train", "valid", "test", "all"),
@@ -67,6 +66,9 @@ def _add_patches(
         "--layout",
         choices=("pcam-hdf5", "kaggle", "folders"),
         help="of the data (default: recognised)",
+    )
+    parser.add_argument(
+        "--split", type=Path, metavar="FILE", help="split.csv of a run, which says the parts"
     )
     parser.add_argument(
         "--slides",
@@ -142,7 +144,16 @@ def _check_options(arguments: argparse.Namespace) -> None:
     if arguments.workers is not None and arguments.workers < 1:
         raise HistoslideError(f"--workers must be at least 1, not {arguments.workers}")
     if arguments.predict is not None:
-        for name in ("out", "part", "layout", "slides", "skip_bad", "class_names", "threshold"):
+        for name in (
+            "out",
+            "part",
+            "layout",
+            "split",
+            "slides",
+            "skip_bad",
+            "class_names",
+            "threshold",
+        ):
             if getattr(arguments, name) not in (None, False):
                 option = name.replace("_", "-")
                 raise HistoslideError(
@@ -159,10 +170,10 @@ def _check_options(arguments: argparse.Namespace) -> None:
 def _predict(arguments: argparse.Namespace) -> int:
     """Write the probabilities of unlabelled patches."""
     from histoslide.datasets import open_unlabelled
-    from histoslide.model import load_model, pick_device
+    from histoslide.model import pick_device
 
     patches = open_unlabelled(arguments.data)
-    model = load_model(arguments.model, device=pick_device(arguments.device))
+    model = choose_model(arguments, device=pick_device(arguments.device))
     predictions = _run_model(arguments, model, patches)
     out: Path = arguments.predict
     predictions.save_submission(out, temperature=model.spec.temperature)
@@ -176,19 +187,21 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _judge(arguments: argparse.Namespace) -> int:
     """Compare predictions with labels; print the figures and write the report."""
-    from histoslide.datasets import open_part
-    from histoslide.model import load_model, pick_device
+    from histoslide.datasets import Split, open_part
+    from histoslide.model import pick_device
     from histoslide.patch_evaluation.assessment import assess, check_threshold
     from histoslide.patch_evaluation.classes import match_classes
     from histoslide.patch_evaluation.report import write_report
 
-    model = load_model(arguments.model, device=pick_device(arguments.device))
+    model = choose_model(arguments, device=pick_device(arguments.device))
     spec = model.spec
     check_threshold(arguments.threshold, spec.classes, spec.tumour_index)
+    split = None if arguments.split is None else Split(kind="file", file=arguments.split)
     patches, classes = open_part(
         arguments.data,
-        arguments.part,
+        arguments.part or ("valid" if split is not None else None),
         layout=arguments.layout,
+        split=split,
         slides=arguments.slides,
         skip_bad=arguments.skip_bad,
         patch_px=spec.input_px,

@@ -168,7 +168,7 @@ def _open_data(arguments: argparse.Namespace, recipe: Recipe) -> PatchData:
             extra=tuple(arguments.extra),
             split=split,
             slides=arguments.slides,
-            duplicates="keep" if arguments.keep_duplicates else "drop",
+            duplicates=arguments.duplicates,
             skip_bad=arguments.skip_bad,
             patch_px=recipe.input_px if arguments.skip_bad else None,
             cache=arguments.cache,

@@ -67,9 +67,10 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         help="held back where the data have no validation set (default: as the recipe says)",
     )
     group.add_argument(
-        "--keep-duplicates",
-        action="store_true",
-        help="do not look for patches that occur in both training and validation",
+        "--duplicates",
+        choices=("drop", "keep"),
+        default="drop",
+        help="what to do with training patches that validation has too (default: drop)",
     )
     group.add_argument(
         "--skip-bad",

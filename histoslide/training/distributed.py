@@ -62,7 +62,7 @@ def train_together(learner: Learner) -> None:
             "training on several devices needs accelerate: pip install histoslide[distributed]"
         ) from error
 
-    class SharedLoader(DistributedDL):  # type: ignore[misc]
+    class SharedLoader(DistributedDL):
         """fastai's own sends the order of the patches through CUDA, which not everyone has."""
 
         def _broadcast(self, order: list[int], rank: int) -> list[int]:
@@ -70,7 +70,7 @@ def train_together(learner: Learner) -> None:
             distributed.broadcast(sent, rank)
             return sent.tolist()
 
-    class Together(DistributedTrainer):  # type: ignore[misc]
+    class Together(DistributedTrainer):
         """fastai's trainer with those loaders."""
 
         def _wrap_dl(self, loader: object) -> DistributedDL:

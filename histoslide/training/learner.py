@@ -160,7 +160,7 @@ def amp_mode(precision: str, device: torch.device) -> AMPMode | None:
     return AMPMode.FP16 if precision != "fp32" and device.type == "cuda" else None
 
 
-class DevicePrecision(MixedPrecision):  # type: ignore[misc]
+class DevicePrecision(MixedPrecision):
     """fastai's mixed precision on the device of the data: its own knows only CUDA."""
 
     def before_fit(self) -> None:
@@ -168,5 +168,6 @@ class DevicePrecision(MixedPrecision):  # type: ignore[misc]
         half = self.amp_mode == AMPMode.FP16
         device = self.learn.dls.device.type
         dtype = torch.float16 if half else torch.bfloat16
-        self.autocast, self.scales = autocast(device, dtype=dtype), []
+        self.autocast = autocast(device, dtype=dtype)
+        self.scales: list[float] = []
         self.learn.scaler = GradScaler(device, enabled=half)

@@ -20,7 +20,7 @@ from histoslide.training.recipe import Recipe, Stage
 from histoslide.training.transforms import batch_transforms, item_transforms
 
 
-class ReadPatch(DisplayedTransform):  # type: ignore[misc]
+class ReadPatch(DisplayedTransform):
     """From the index of a patch, or from an image file, to its image."""
 
     input_types = (int, str, Path)
@@ -34,7 +34,8 @@ class ReadPatch(DisplayedTransform):  # type: ignore[misc]
         """An image file of the size of the patches, for those who predict in a notebook."""
         return PILImage.create(path)
 
-    def encodes(self, index: int) -> PILImage:  # noqa: F811 - fastai chooses by the type
+    # fastai chooses between the two by the type of what it gets.
+    def encodes(self, index: int) -> PILImage:  # type: ignore[no-redef]  # noqa: F811
         """One patch.
 
         Raises:
@@ -50,7 +51,7 @@ class ReadPatch(DisplayedTransform):  # type: ignore[misc]
         return PILImage.create(pixels)
 
 
-class ReadLabel(DisplayedTransform):  # type: ignore[misc]
+class ReadLabel(DisplayedTransform):
     """From the index of a patch to the name of its class."""
 
     def __init__(self, patches: PatchSet, classes: tuple[str, ...]) -> None:
@@ -114,7 +115,7 @@ def without_patches(loaders: DataLoaders) -> Iterator[None]:
     for reader in readers:
         if isinstance(reader, ReadPatch):
             reader.patches = nothing
-        else:
+        elif isinstance(reader, ReadLabel):
             reader.labels = nothing.labels
     try:
         yield

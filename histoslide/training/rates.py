@@ -63,7 +63,7 @@ def scale_rates(recipe: Recipe, highest: float) -> Recipe:
     return dataclasses.replace(recipe, stages=stages)
 
 
-class _Finder(LRFinder):  # type: ignore[misc]
+class _Finder(LRFinder):
     """fastai's finder without the files that bring the weights back: this network has served."""
 
     def before_fit(self) -> None:

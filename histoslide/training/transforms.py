@@ -103,7 +103,7 @@ def augmentations(settings: Augmentation, size: int | None) -> list[Transform]:
     return list(setup_aug_tfms(steps))
 
 
-class Recompress(RandTransform):  # type: ignore[misc]
+class Recompress(RandTransform):
     """Compress a patch once more as JPEG of a quality of 40-90, with probability ``p``."""
 
     order = -1  # while it is still a PIL image of its own size
@@ -117,14 +117,14 @@ class Recompress(RandTransform):  # type: ignore[misc]
         return PILImage.create(recompress(np.asarray(image), quality))
 
 
-class Shift(AffineCoordTfm):  # type: ignore[misc]
+class Shift(AffineCoordTfm):
     """Translate each patch by up to ``strength`` of its side."""
 
     def __init__(self, strength: float, p: float, **kwargs: object) -> None:
         super().__init__(aff_fs=partial(_shift_matrix, strength=strength, p=p), **kwargs)
 
 
-class StainJitter(DisplayedTransform):  # type: ignore[misc]
+class StainJitter(DisplayedTransform):
     """Scale and shift each patch's stain concentrations in optical density (Tellez et al. 2018)."""
 
     order, split_idx = 50, TRAINING_ONLY  # after fastai's lighting (40)
@@ -138,7 +138,7 @@ class StainJitter(DisplayedTransform):  # type: ignore[misc]
         return _on_plain(partial(random_stain, strength=self.strength), images)
 
 
-class SharpnessJitter(DisplayedTransform):  # type: ignore[misc]
+class SharpnessJitter(DisplayedTransform):
     """Blend each patch with its blurred copy, or away from it, which sharpens."""
 
     order, split_idx = 51, TRAINING_ONLY
@@ -152,7 +152,7 @@ class SharpnessJitter(DisplayedTransform):  # type: ignore[misc]
         return _on_plain(partial(random_sharpness, strength=self.strength), images)
 
 
-class CentreCrop(DisplayedTransform):  # type: ignore[misc]
+class CentreCrop(DisplayedTransform):
     """The centre square of every patch, in training and validation."""
 
     order = 60
@@ -166,7 +166,7 @@ class CentreCrop(DisplayedTransform):  # type: ignore[misc]
         return centre_crop(images, self.side_px)
 
 
-class FitSize(DisplayedTransform):  # type: ignore[misc]
+class FitSize(DisplayedTransform):
     """Resize to the network's input, where no other step has; as the model does when it scores."""
 
     order = 70
