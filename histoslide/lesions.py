@@ -575,6 +575,16 @@ def write_lesions(report: LesionReport, csv_path: Path, json_path: Path) -> None
         raise StoreError(f"{csv_path.parent} cannot be written: {error.strerror}") from error
 
 
+def are_lesion_files(csv_path: Path, json_path: Path) -> bool:
+    """Whether ``write_lesions`` wrote these files, so that they may be written anew."""
+    try:
+        return json.loads(json_path.read_text(encoding="utf-8"))["notice"] == NOTICE
+    except FileNotFoundError:
+        return not csv_path.exists()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 _COLUMNS = (
     "lesion", "class", "longest_diameter_um", "area_mm2", "perimeter_um", "cells",
     "peak_probability", "mean_probability", "cut_off",

@@ -120,7 +120,8 @@ class Heatmap:
             class_name: None for the tumour class of a two-class heatmap.
 
         Raises:
-            StoreError: no such class, or none was named and the model has no tumour class.
+            StoreError: no such class, or none was named and the model has no tumour class; or
+                what is stored cannot be what was written.
         """
         level = self._level("0")
         name = class_name if class_name is not None else self.tumour_class
@@ -129,10 +130,26 @@ class Heatmap:
                 f"{self.path} has no class {name!r}: choose from {', '.join(self.classes)}"
             )
         if level.ndim == 3:
-            return np.asarray(level[self.classes.index(name)])
-        values = np.asarray(level[:])
-        shown = self.tumour_class if self.tumour_class is not None else self.classes[1]
-        return values if name == shown else 1 - values
+            values = np.asarray(level[self.classes.index(name)])
+        else:
+            values = np.asarray(level[:])
+            shown = self.tumour_class if self.tumour_class is not None else self.classes[1]
+            values = values if name == shown else 1 - values
+        self._check(values)
+        return values
+
+    def _check(self, values: NDArray[np.float32]) -> None:
+        """Refuse values that a run cannot have written: files were lost or altered since."""
+        status, finite = self.status, np.isfinite(values)
+        problem = None
+        if values.shape != self.grid.shape or status.shape != self.grid.shape:
+            problem = f"arrays of {values.shape} and {status.shape} for a grid of {self.grid.shape}"
+        elif outside := int(((values[finite] < 0) | (values[finite] > 1)).sum()):
+            problem = f"{outside:,} probabilities outside 0-1"
+        elif lost := int(((status == Status.SCORED) & ~finite).sum()):
+            problem = f"{lost:,} cells that were scored but have no probability"
+        if problem:
+            raise StoreError(f"{self.path} is damaged ({problem}): score the slide again")
 
     def _level(self, name: str) -> zarr.Array[Any]:
         array = zarr.open_group(self.path, mode="r")[name]
