@@ -51,8 +51,8 @@ for lesion in report.lesions:
         f"{lesion.area_mm2:.3f} mm², {lesion.polygon_l0.geom_type}"
     )
 print(f"{report.summary.tumour_share_of_tissue:.1%} of the tissue")""",
-    """The slide was drawn, so the truth is known. A cell lights up if any tumour lies in it; so
-the area comes out too large, the more so the larger the cells.""",
+    """The slide was drawn, so the truth is known. A cell lights up if any tumour lies in it, so the
+area comes out too large, the more so the larger the cells; and the model errs besides.""",
     """truth_mm2 = drawn.tumour.sum() * drawn.mpp**2 / 1e6
 print(f"drawn {truth_mm2:.3f} mm², found {report.summary.tumour_area_mm2:.3f} mm²")""",
     """## Compute with it
@@ -64,9 +64,8 @@ probability""",
     """middle = probability.sel(x=slice(400, 600), y=slice(400, 600))
 print(f"mean within 0.4 to 0.6 mm: {float(middle.mean()):.2f} over {middle.size} cells")
 print(f"highest: {float(probability.max()):.3f}")""",
-    """Cells that were not scored are NaN, and xarray leaves them out of means. See
-[what the probabilities mean](../explanation/probabilities.md) before you put a number into a
-table.""",
+    """Cells that were not scored are NaN, and xarray leaves them out of means. Read
+*What the probabilities mean* in the documentation before you put a number into a table.""",
 )
 
 
