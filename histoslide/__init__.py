@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from histoslide.heatmap import make_heatmap as make_heatmap
+    from histoslide.lesions import find_lesions as find_lesions
     from histoslide.model import load_model as load_model
     from histoslide.pipeline import score_slide as score_slide
     from histoslide.pipeline import score_slides as score_slides
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "draw_overlay": "histoslide.render",
+    "find_lesions": "histoslide.lesions",
     "load_model": "histoslide.model",
     "make_heatmap": "histoslide.heatmap",
     "open_heatmap": "histoslide.store",

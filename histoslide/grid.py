@@ -11,6 +11,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from histoslide.errors import ResolutionError
 from histoslide.geometry import Box, CellRange, Mpp, Size
 
@@ -143,6 +146,17 @@ class TileGrid:
             (cells.cols - 1) * self.stride_px + self.input_px,
             (cells.rows - 1) * self.stride_px + self.input_px,
         )
+
+    def edges_l0(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where the lines between cells lie, in level-0 pixels, ending at the slide's edge.
+
+        Returns:
+            x of the edges between columns, shape (cols + 1,), and y of those between rows, shape
+            (rows + 1,). The last cells reach only as far as the slide does.
+        """
+        x = np.minimum(np.arange(self.cols + 1) * self.cell_l0, self.size_l0.width)
+        y = np.minimum(np.arange(self.rows + 1) * self.cell_l0, self.size_l0.height)
+        return x, y
 
     def cell_at_l0(self, x_l0: float, y_l0: float) -> tuple[int, int]:
         """(row, col) of the cell that paints a level-0 point.

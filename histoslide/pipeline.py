@@ -22,6 +22,7 @@ from histoslide.heatmap import (
     make_heatmap,
     plan_cells,
 )
+from histoslide.lesions import LesionSettings, are_lesion_files, find_lesions, write_lesions
 from histoslide.model import Model, ModelSpec
 from histoslide.outputs import refuse_existing
 from histoslide.render import (
@@ -91,6 +92,8 @@ class ScoreOptions:
     """Longest side of the slide in it."""
     overlay_threshold: float = DEFAULT_THRESHOLD
     """Probability that is outlined in it."""
+    lesions: LesionSettings | None = dataclasses.field(default_factory=LesionSettings)
+    """How lesions are found for the tables beside the heatmap; None for no tables."""
     mask_png: bool = False
     """Also draw mask and grid, before scoring."""
     overwrite: bool = False
@@ -111,13 +114,14 @@ def score_slide(
     mpp: Mpp | None = None,
     on_block: Progress | None = None,
 ) -> SlideResult:
-    """Score a slide into a heatmap and draw its overlay beside it.
+    """Score a slide into a heatmap; draw its overlay and list its lesions beside it.
 
     Running it again finishes what was begun; what is complete is left alone.
 
     Args:
         path: slide file.
-        out: heat.zarr to write; the overlay takes its name with ``.png``.
+        out: heat.zarr to write; the overlay takes its name with ``.png``, the tables of lesions
+            with ``-lesions.csv`` and ``-lesions.json``.
         model: to score with.
         options: how.
         mpp: resolution that replaces what the slide records.
@@ -131,6 +135,10 @@ def score_slide(
     for path_, drawn in ((picture, options.overlay), (mask_picture, options.mask_png)):
         if drawn and not read_png_label(path_):  # without our label it is somebody else's
             refuse_existing(path_, overwrite=options.overwrite)
+    tables = [out.with_name(f"{out.stem}-lesions.{kind}") for kind in ("csv", "json")]
+    if options.lesions and not are_lesion_files(*tables):
+        for table in tables:
+            refuse_existing(table, overwrite=options.overwrite)
     with open_slide(path, mpp=mpp) as slide:
         tissue, roi = options.tissue.find(slide)
         lazy = make_heatmap(
@@ -168,6 +176,8 @@ def score_slide(
                 class_name=shown_class,
             )
             save_png(overlay.image, picture, overwrite=True, label=label)
+    if options.lesions and (options.lesions.class_name or heat.tumour_class):
+        write_lesions(find_lesions(heat, options.lesions), *tables)
     shown = heat.probability(shown_class)
     scored = np.isfinite(shown)
     result = SlideResult(

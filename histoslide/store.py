@@ -17,11 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dask
 import dask.array as da
@@ -37,8 +37,14 @@ from histoslide.grid import TileGrid
 from histoslide.heatmap import LazyHeatmap
 from histoslide.model import ModelSpec
 from histoslide.ngff import image_metadata, label_metadata
-from histoslide.outputs import named_difference, restore_swap, swap_folder
+from histoslide.outputs import named_difference, refuse_existing, restore_swap, swap_folder
 from histoslide.scoring import Status
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+DISPLAY_GROUP = "histoslide.heatmap_html"
+"""Entry points that turn a ``Heatmap`` into HTML for notebooks; see ``histoslide.notebook``."""
 
 SCHEMA_VERSION = 1
 """Version of ``attributes.histoslide``; described by ``histoslide/schemas/heatmap-1.json``."""
@@ -78,7 +84,7 @@ class Heatmap:
     """The heat.zarr."""
     grid: TileGrid
     """Where its cells lie on the slide."""
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any] = field(repr=False)
     """``attributes.histoslide`` as stored."""
 
     @property
@@ -91,6 +97,13 @@ class Heatmap:
         """The class that a two-class heatmap shows."""
         name: str | None = self.metadata["model"]["spec"]["tumour_class"]
         return name
+
+    @property
+    def shown_classes(self) -> tuple[str, ...]:
+        """The classes of ``array``: the tumour class (or else the second) of two, else all."""
+        if len(self.classes) > 2:
+            return self.classes
+        return (self.tumour_class if self.tumour_class is not None else self.classes[1],)
 
     @property
     def array(self) -> da.Array:
@@ -113,6 +126,48 @@ class Heatmap:
         """Whether every cell has been decided and the pyramid is whole."""
         return bool(self.metadata["complete"])
 
+    def to_xarray(self) -> xr.DataArray:
+        """Level 0, lazy, with the middles of cells in micrometres as coordinates.
+
+        Returns:
+            float32 with dimensions (y, x), or (class, y, x) for more than two classes; ``y`` and
+            ``x`` are µm from the slide's upper left corner, ``status`` (y, x) is a coordinate too.
+        """
+        import xarray as xr  # noqa: PLC0415 - a second to import, and scoring does not need it
+
+        um, grid = self.grid.cell_um, self.grid
+        middle = {
+            "units": "µm",
+            "long_name": "from the slide's upper left corner to the cell's middle",
+        }
+        coordinates: dict[str, Any] = {
+            "y": ("y", (np.arange(grid.rows) + 0.5) * um, middle),
+            "x": ("x", (np.arange(grid.cols) + 0.5) * um, middle),
+            "status": (("y", "x"), self.status),
+        }
+        dims: tuple[str, ...] = ("y", "x")
+        if self.array.ndim == 3:
+            dims = ("class", "y", "x")
+            coordinates["class"] = list(self.shown_classes)
+        return xr.DataArray(
+            self.array,
+            dims=dims,
+            coords=coordinates,
+            name="probability",
+            attrs={
+                "long_name": f"P({', '.join(self.shown_classes)})",
+                "slide": self.metadata["slide"]["name"],
+                "model": self.metadata["model"]["name"],
+                "mpp": grid.slide_mpp.value,
+            },
+        )
+
+    def _repr_html_(self) -> str | None:
+        """What Jupyter shows. The store draws nothing: it asks who has registered for it."""
+        for display in entry_points(group=DISPLAY_GROUP):
+            return str(display.load()(self))
+        return None
+
     def probability(self, class_name: str | None = None) -> NDArray[np.float32]:
         """Probabilities of one class, shape ``grid.shape``, NaN where nothing was scored.
 
@@ -120,7 +175,8 @@ class Heatmap:
             class_name: None for the tumour class of a two-class heatmap.
 
         Raises:
-            StoreError: no such class, or none was named and the model has no tumour class.
+            StoreError: no such class, or none was named and the model has no tumour class; or
+                what is stored cannot be what was written.
         """
         level = self._level("0")
         name = class_name if class_name is not None else self.tumour_class
@@ -129,10 +185,25 @@ class Heatmap:
                 f"{self.path} has no class {name!r}: choose from {', '.join(self.classes)}"
             )
         if level.ndim == 3:
-            return np.asarray(level[self.classes.index(name)])
-        values = np.asarray(level[:])
-        shown = self.tumour_class if self.tumour_class is not None else self.classes[1]
-        return values if name == shown else 1 - values
+            values = np.asarray(level[self.classes.index(name)])
+        else:
+            values = np.asarray(level[:])
+            values = values if (name,) == self.shown_classes else 1 - values
+        self._check(values)
+        return values
+
+    def _check(self, values: NDArray[np.float32]) -> None:
+        """Refuse values that a run cannot have written: files were lost or altered since."""
+        status, finite = self.status, np.isfinite(values)
+        problem = None
+        if values.shape != self.grid.shape or status.shape != self.grid.shape:
+            problem = f"arrays of {values.shape} and {status.shape} for a grid of {self.grid.shape}"
+        elif outside := int(((values[finite] < 0) | (values[finite] > 1)).sum()):
+            problem = f"{outside:,} probabilities outside 0-1"
+        elif lost := int(((status == Status.SCORED) & ~finite).sum()):
+            problem = f"{lost:,} cells that were scored but have no probability"
+        if problem:
+            raise StoreError(f"{self.path} is damaged ({problem}): score the slide again")
 
     def _level(self, name: str) -> zarr.Array[Any]:
         array = zarr.open_group(self.path, mode="r")[name]
@@ -226,6 +297,59 @@ def store_heatmap(
     return open_heatmap(path)
 
 
+def convert_heatmap(
+    heat: Heatmap, path: Path, *, ngff: NgffVersion, overwrite: bool = False
+) -> Heatmap:
+    """Write a heatmap once more, in another version of OME-Zarr. Nothing is scored.
+
+    Args:
+        heat: complete.
+        path: of the new store.
+        ngff: OME-Zarr version; 0.5 is Zarr v3, 0.4 is Zarr v2.
+        overwrite: replace an existing heatmap; anything else is left alone.
+
+    Raises:
+        OutputExistsError: ``path`` exists and ``overwrite`` is false.
+        StoreError: the heatmap is incomplete or damaged, ``path`` is something else than a
+            heatmap, is the heatmap itself, or cannot be written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    if path.exists():
+        _read_attribute(path)  # raises where it is not ours to replace
+        if path.samefile(heat.path):
+            raise StoreError(f"{path} is the heatmap itself: choose another --out")
+    if not heat.complete:
+        raise StoreError(f"{heat.path} is incomplete: finish it before it is converted")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        _copy(heat, partial, ngff)
+        if path.exists():
+            swap_folder(partial, path)
+        else:
+            partial.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return open_heatmap(path)
+
+
+def _copy(heat: Heatmap, path: Path, ngff: NgffVersion) -> None:
+    channels = heat.shown_classes
+    for name in channels:
+        heat.probability(name)  # raises where the store is damaged
+    root = _lay_out(path, heat.grid, channels, heat.metadata["slide"]["name"], ngff)
+    values, status = np.asarray(heat.array), heat.status
+    for level in range(len(level_shapes(heat.grid.shape))):
+        if level:
+            values, status = halve_probability(values), halve_status(status)
+        root[str(level)][...] = values  # type: ignore[index]
+        root[f"labels/status/{level}"][...] = status  # type: ignore[index]
+    fingerprint = {**heat.metadata["fingerprint"], "ngff": ngff}
+    root.attrs["histoslide"] = {**heat.metadata, "fingerprint": fingerprint}
+
+
 def metadata_schema() -> dict[str, Any]:
     """The JSON Schema of ``attributes.histoslide``."""
     text = files("histoslide").joinpath(f"schemas/heatmap-{SCHEMA_VERSION}.json").read_text()
@@ -317,22 +441,7 @@ def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | Non
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    zarr_format: Literal[2, 3] = 3 if ngff == "0.5" else 2
-    root = zarr.open_group(partial, mode="w", zarr_format=zarr_format)
-    for level, shape in enumerate(level_shapes(lazy.grid.shape)):
-        _create_array(root, str(level), lazy, shape, zarr_format, probability=True)
-        _create_array(root, f"labels/status/{level}", lazy, shape, zarr_format, probability=False)
-    levels = len(level_shapes(lazy.grid.shape))
-    channels = _channels(lazy.spec)
-    root.attrs.update(image_metadata(lazy.slide["name"], lazy.grid.cell_um, levels, channels, ngff))
-    labels = root["labels"]
-    labels.attrs.update(
-        {"ome": {"version": ngff, "labels": ["status"]}}
-        if ngff == "0.5"
-        else {"labels": ["status"]}
-    )
-    colours = {status.value: status.name.lower() for status in Status}
-    root["labels/status"].attrs.update(label_metadata(lazy.grid.cell_um, levels, colours, ngff))
+    root = _lay_out(partial, lazy.grid, _channels(lazy.spec), lazy.slide["name"], ngff)
     root.attrs["histoslide"] = {
         "schema_version": SCHEMA_VERSION,
         "complete": False,
@@ -357,31 +466,44 @@ def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | Non
     partial.replace(path)
 
 
+def _lay_out(
+    path: Path, grid: TileGrid, channels: tuple[str, ...], name: str, ngff: NgffVersion
+) -> zarr.Group:
+    """Make the arrays of a store, all pending, and what OME-Zarr wants to know of them."""
+    zarr_format: Literal[2, 3] = 3 if ngff == "0.5" else 2
+    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    shapes = level_shapes(grid.shape)
+    for level, shape in enumerate(shapes):
+        lead = (len(channels),) if len(channels) > 1 else ()
+        _create_array(root, str(level), (*lead, *shape), grid.block_cells, math.nan)
+        status = f"labels/status/{level}"
+        _create_array(root, status, shape, grid.block_cells, int(Status.PENDING))
+    root.attrs.update(image_metadata(name, grid.cell_um, len(shapes), channels, ngff))
+    labels = root["labels"]
+    labels.attrs.update(
+        {"ome": {"version": ngff, "labels": ["status"]}}
+        if ngff == "0.5"
+        else {"labels": ["status"]}
+    )
+    colours = {status.value: status.name.lower() for status in Status}
+    root["labels/status"].attrs.update(label_metadata(grid.cell_um, len(shapes), colours, ngff))
+    return root
+
+
 def _create_array(
-    root: zarr.Group,
-    name: str,
-    lazy: LazyHeatmap,
-    shape: tuple[int, int],
-    zarr_format: Literal[2, 3],
-    *,
-    probability: bool,
+    root: zarr.Group, name: str, shape: tuple[int, ...], block_cells: int, fill: float
 ) -> None:
-    chunk = (lazy.grid.block_cells, lazy.grid.block_cells)
-    names = ["y", "x"]
-    classes = len(_channels(lazy.spec))
-    full_shape: tuple[int, ...] = shape
-    full_chunk: tuple[int, ...] = chunk
-    if probability and classes > 1:
-        full_shape, full_chunk, names = (classes, *shape), (classes, *chunk), ["c", *names]
+    """An array of one chunk a block: float32 where the fill is NaN, else uint8."""
+    v3 = root.metadata.zarr_format == 3
     root.create_array(
         name,
-        shape=full_shape,
-        chunks=full_chunk,
-        dtype="float32" if probability else "uint8",
-        fill_value=math.nan if probability else int(Status.PENDING),
-        dimension_names=names if zarr_format == 3 else None,
+        shape=shape,
+        chunks=(*shape[:-2], block_cells, block_cells),
+        dtype="float32" if math.isnan(fill) else "uint8",
+        fill_value=fill,
+        dimension_names=["c", "y", "x"][-len(shape) :] if v3 else None,
         chunk_key_encoding={"name": "default", "separator": "/"}
-        if zarr_format == 3
+        if v3
         else {"name": "v2", "separator": "/"},
     )
 

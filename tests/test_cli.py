@@ -94,7 +94,9 @@ def test_score_leaves_a_heatmap_and_a_picture(
     assert f"{scored:,} of" in captured.out
     assert scored > 50
     assert "model small on" in captured.err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["heat-mask.png", "heat.png", "heat.zarr"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "heat-lesions.csv", "heat-lesions.json", "heat-mask.png", "heat.png", "heat.zarr",
+    ]  # fmt: skip
     # once more: nothing to do, and nothing is touched
     before = (tmp_path / "heat.png").stat().st_mtime_ns
     assert score(slide, out, small_bundle) == 0

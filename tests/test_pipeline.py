@@ -25,6 +25,7 @@ from histoslide.errors import (
     SlideReadError,
     StoreError,
 )
+from histoslide.lesions import LesionSettings, find_lesions
 from histoslide.model import Model
 from histoslide.pipeline import ScoreOptions, TissueOptions, score_slide, score_slides
 from histoslide.scoring import Status
@@ -190,6 +191,30 @@ def test_the_overlay_follows_its_threshold_and_spares_others_pictures(
         score_slide(slide, out, model, ScoreOptions(tissue=EVERYTHING))
     with Image.open(picture) as image:
         assert image.size == (3, 3)
+
+
+def test_lesions_are_listed_beside_the_heatmap_and_others_files_spared(
+    slide: Path, tmp_path: Path
+) -> None:
+    out, table = tmp_path / "h.zarr", tmp_path / "h-lesions.csv"
+    model = colour_model()
+    score_slide(slide, out, model, ScoreOptions(tissue=EVERYTHING, lesions=None))
+    assert not table.exists()
+    low = LesionSettings(seed_probability=0.5, extend_probability=0.5)
+    score_slide(slide, out, model, ScoreOptions(tissue=EVERYTHING, lesions=low))
+    document = json.loads((tmp_path / "h-lesions.json").read_text(encoding="utf-8"))
+    expected = find_lesions(open_heatmap(out), low)
+    assert document["summary"]["tumour_area_mm2"] == pytest.approx(
+        expected.summary.tumour_area_mm2, abs=1e-6
+    )
+    assert len(table.read_text().splitlines()) == 1 + len(expected.lesions) > 1
+    score_slide(slide, out, model, ScoreOptions(tissue=EVERYTHING))  # ours are written anew
+    changed = json.loads((tmp_path / "h-lesions.json").read_text(encoding="utf-8"))
+    assert changed["settings"]["seed_probability"] == LesionSettings().seed_probability
+    (tmp_path / "h-lesions.json").write_text("{}")
+    with pytest.raises(OutputExistsError, match=r"h-lesions\.csv exists"):
+        score_slide(slide, out, model, ScoreOptions(tissue=EVERYTHING))
+    assert (tmp_path / "h-lesions.json").read_text() == "{}"
 
 
 def test_a_refused_run_draws_no_mask(slide: Path, tmp_path: Path) -> None:

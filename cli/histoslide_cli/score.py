@@ -43,8 +43,9 @@ def add_parser(
         "score",
         parents=[common],
         help="make a metastasis heatmap",
-        description="Scores the tissue of slides tile by tile into heatmaps (OME-Zarr) and draws "
-        "an overlay beside each. A run that was stopped continues when it is started again.",
+        description="Scores the tissue of slides tile by tile into heatmaps (OME-Zarr), draws "
+        "an overlay and lists the lesions beside each. A run that was stopped continues when it is "
+        "started again.",
         epilog="example: histoslide score slide.tif --mpp 0.25 --out heat.zarr",
     )
     parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE", help="files or folders")
@@ -73,6 +74,9 @@ def add_parser(
     )
     parser.add_argument("--no-overlay", action="store_true", help="do not draw the overlay PNG")
     parser.add_argument(
+        "--no-lesions", action="store_true", help="do not write the tables of lesions"
+    )
+    parser.add_argument(
         "--threshold",
         type=float,
         default=0.5,
@@ -92,6 +96,7 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Score every slide; the exit code tells what became of them."""
     from histoslide.errors import HistoslideError
+    from histoslide.lesions import LesionSettings
     from histoslide.model import pick_device
     from histoslide.pipeline import ScoreOptions, score_slide, score_slides
     from histoslide.slide import find_slides
@@ -108,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         ngff=arguments.ngff,
         overlay=not arguments.no_overlay,
         overlay_threshold=arguments.threshold,
+        lesions=None if arguments.no_lesions else LesionSettings(),
         mask_png=arguments.mask_png,
         overwrite=arguments.overwrite,
         command=scrubbed_command(sys.argv[1:]),

@@ -1,0 +1,149 @@
+"""``histoslide lesions``: the foci of a heatmap as a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histoslide_cli.console import EXIT_DONE
+
+if TYPE_CHECKING:
+    from histoslide.lesions import LesionReport, LesionSettings
+
+
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    common: argparse.ArgumentParser,
+) -> argparse.ArgumentParser:
+    """Add this command's options."""
+    parser = subparsers.add_parser(
+        "lesions",
+        parents=[common],
+        help="find, measure and class the foci of a heatmap",
+        description="Lists the connected foci of a heatmap with area, longest diameter, place and "
+        "class (isolated tumour cells, micro- or macrometastasis by longest diameter), and sums "
+        "up the slide. Research use only.",
+        epilog="example: histoslide lesions heat.zarr --out lesions/",
+    )
+    parser.add_argument("heatmap", type=Path, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write lesions.csv and lesions.json there (default: only print)",
+    )
+    add_lesion_options(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    return parser
+
+
+def add_lesion_options(parser: argparse._ActionsContainer) -> None:
+    """How foci are found."""
+    parser.add_argument(
+        "--seed",
+        type=float,
+        default=0.91,
+        metavar="P",
+        help="a focus has at least one cell at or above it (default: 0.91)",
+    )
+    parser.add_argument(
+        "--extend",
+        type=float,
+        default=0.72,
+        metavar="P",
+        help="a focus is made of connected cells at or above it (default: 0.72)",
+    )
+    parser.add_argument(
+        "--smooth",
+        type=float,
+        default=0.0,
+        metavar="UM",
+        help="smooth with a Gaussian of this deviation in micrometres before (default: 0, not)",
+    )
+    parser.add_argument(
+        "--gap",
+        type=float,
+        default=75.0,
+        metavar="UM",
+        help="join foci nearer than this, in micrometres; 0 joins none (default: 75)",
+    )
+    parser.add_argument(
+        "--min-cells",
+        type=int,
+        default=1,
+        metavar="N",
+        help="leave out lesions of fewer cells (default: 1)",
+    )
+    parser.add_argument(
+        "--class", dest="class_name", metavar="NAME", help="which class (default: the tumour class)"
+    )
+
+
+def lesion_settings(arguments: argparse.Namespace) -> LesionSettings:
+    """What the options of ``add_lesion_options`` say.
+
+    Raises:
+        HistoslideError: a value is out of range.
+    """
+    from histoslide.lesions import LesionSettings
+
+    return LesionSettings(
+        class_name=arguments.class_name,
+        seed_probability=arguments.seed,
+        extend_probability=arguments.extend,
+        smoothing_um=arguments.smooth,
+        join_gap_um=arguments.gap,
+        min_cells=arguments.min_cells,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Find the lesions, print them, write them."""
+    from histoslide.lesions import find_lesions, lesion_document, write_lesions
+    from histoslide.outputs import refuse_existing
+    from histoslide.store import open_heatmap
+
+    settings = lesion_settings(arguments)
+    folder: Path | None = arguments.out
+    if folder is not None:
+        for name in ("lesions.csv", "lesions.json"):
+            refuse_existing(folder / name, overwrite=arguments.overwrite)
+    report = find_lesions(open_heatmap(arguments.heatmap), settings)
+    if folder is not None:
+        write_lesions(report, folder / "lesions.csv", folder / "lesions.json")
+    if arguments.json:
+        text = json.dumps(lesion_document(report), indent=2, ensure_ascii=False)
+        print(text)  # noqa: T201
+    else:
+        print("\n".join(_lines(report)))  # noqa: T201
+    return EXIT_DONE
+
+
+def _lines(report: LesionReport) -> list[str]:
+    """The table as text, micrometres and millimetres rounded to what a cell can tell."""
+    from histoslide.lesions import NOTICE
+
+    summary, settings = report.summary, report.settings
+    count = f"{summary.lesions} lesion{'' if summary.lesions == 1 else 's'}"
+    levels = f"seeds at {settings.seed_probability:g}, extended to {settings.extend_probability:g}"
+    lines = [f"{report.source['slide']}: {count} of {settings.class_name}, {levels}"]
+    if report.lesions:
+        lines.append("  no.  longest    area        peak  mean  centre (level 0)    class")
+    for lesion in report.lesions:
+        x, y = lesion.centroid_l0
+        lines.append(
+            f"  {lesion.number:>3}  {lesion.longest_diameter_um:>5.0f} µm  "
+            f"{lesion.area_mm2:>7.3f} mm²  {lesion.peak_probability:.2f}  "
+            f"{lesion.mean_probability:.2f}  {f'{x:.0f}, {y:.0f}':<18}  {lesion.kind}"
+            f"{', cut off' if lesion.cut_off else ''}"
+        )
+    if summary.tumour_share_of_tissue is not None:
+        lines.append(
+            f"  {summary.tumour_area_mm2:.3f} mm² of {summary.tissue_area_mm2:.2f} mm² of scored "
+            f"tissue ({summary.tumour_share_of_tissue:.1%}); slide score {summary.slide_score:.3f}"
+        )
+    lines += [f"  note: {note}" for note in summary.notes]
+    return [*lines, f"  {NOTICE}"]

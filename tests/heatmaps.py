@@ -1,0 +1,102 @@
+"""Heatmaps of known values, stored as a run would store them, without a slide or a network."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from histoslide.geometry import Box, Mpp, Size
+from histoslide.grid import TileGrid
+from histoslide.heatmap import LazyHeatmap
+from histoslide.model import ModelSpec
+from histoslide.scoring import Status, block_dtype
+from histoslide.store import Heatmap, NgffVersion, store_heatmap
+
+
+def stored_heatmap(
+    path: Path,
+    probability: NDArray[Any],
+    *,
+    status: NDArray[np.uint8] | None = None,
+    mpp: float = 0.25,
+    model_mpp: float = 1.0,
+    stride_px: int = 32,
+    size_l0: Size | None = None,
+    bounds_l0: Box | None = None,
+    classes: tuple[str, ...] = ("normal", "tumour"),
+    ngff: NgffVersion = "0.5",
+    name: str = "made.tif",
+    quickhash: str = "made",
+) -> Heatmap:
+    """Store given probabilities.
+
+    Args:
+        path: of the heat.zarr.
+        probability: of the tumour, shape (rows, cols), or of all classes (rows, cols, classes);
+            NaN becomes background unless `status` says otherwise.
+        status: of every cell.
+        mpp: of the slide.
+        model_mpp: of the model.
+        stride_px: side of a cell, in model pixels; the label footprint is 32.
+        size_l0: of the slide; None for one that ends where the cells end.
+        bounds_l0: of the slide.
+        classes: of the model; two have a tumour class, the second.
+        ngff: version of the store.
+        name: of the slide.
+        quickhash: of the slide.
+    """
+    rows, cols = probability.shape[:2]
+    cell_l0 = stride_px * model_mpp / mpp
+    spec = ModelSpec(
+        name="made",
+        architecture="none",
+        classes=classes,
+        tumour_class=classes[1] if len(classes) == 2 else None,
+        mpp=model_mpp,
+    )
+    grid = TileGrid(
+        size_l0=size_l0 or Size(int(cols * cell_l0), int(rows * cell_l0)),
+        slide_mpp=Mpp(value=mpp, source="--mpp"),
+        model_mpp=model_mpp,
+        input_px=96,
+        label_px=32,
+        stride_px=stride_px,
+        block_cells=32,
+    )
+    assert grid.shape == (rows, cols)
+    blocks = np.zeros((rows, cols), dtype=block_dtype(len(classes)))
+    values = np.asarray(probability, dtype=np.float32)
+    if values.ndim == 2:
+        values = np.stack([1 - values, values], axis=2)
+    blocks["probability"] = values
+    scored = np.isfinite(values[..., 0])
+    if status is None:
+        status = np.where(scored, Status.SCORED, Status.BACKGROUND).astype(np.uint8)
+    blocks["status"] = status
+    lazy = LazyHeatmap(
+        blocks=da.from_array(blocks, chunks=(32, 32)),
+        plan=np.where(scored, Status.PENDING, status).astype(np.uint8),
+        grid=grid,
+        spec=spec,
+        slide={
+            "name": name,
+            "size_l0": [grid.size_l0.width, grid.size_l0.height],
+            "quickhash": quickhash,
+            "vendor": None,
+            "bounds_l0": None
+            if bounds_l0 is None
+            else [bounds_l0.x, bounds_l0.y, bounds_l0.width, bounds_l0.height],
+            "mpp": mpp,
+            "mpp_source": "--mpp",
+        },
+        mask={
+            "method": "none", "settings": {}, "threshold": 0.1, "tissue_share": 1.0,
+            "roi": None, "warnings": [],
+        },
+        model={"name": "made", "sha256": "made", "spec": json.loads(spec.to_json())},
+        device="cpu",
+    )  # fmt: skip
+    return store_heatmap(lazy, path, ngff=ngff)
