@@ -74,6 +74,14 @@ class LesionClass(StrEnum):
     """More than 2 mm."""
 
 
+LESION_COLOURS: Mapping[LesionClass, tuple[int, int, int]] = {
+    LesionClass.ISOLATED_TUMOUR_CELLS: (255, 145, 0),
+    LesionClass.MICROMETASTASIS: (0, 229, 255),
+    LesionClass.MACROMETASTASIS: (255, 230, 0),
+}
+"""RGB of outlines: unlike haematoxylin and eosin, and told apart by people who see no red."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LesionSettings:
     """How foci are found.

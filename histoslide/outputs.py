@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from histoslide.errors import OutputExistsError
+from histoslide.errors import OutputExistsError, StoreError
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -41,6 +41,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """``whole_file`` with the manners of an output that a user asked for.
+
+    Raises:
+        OutputExistsError: ``path`` exists and ``overwrite`` is false.
+        StoreError: it cannot be written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    try:
+        with whole_file(path) as partial:
+            yield partial
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def restore_swap(path: Path) -> None:

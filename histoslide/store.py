@@ -37,7 +37,7 @@ from histoslide.grid import TileGrid
 from histoslide.heatmap import LazyHeatmap
 from histoslide.model import ModelSpec
 from histoslide.ngff import image_metadata, label_metadata
-from histoslide.outputs import named_difference, restore_swap, swap_folder
+from histoslide.outputs import named_difference, refuse_existing, restore_swap, swap_folder
 from histoslide.scoring import Status
 
 SCHEMA_VERSION = 1
@@ -103,6 +103,13 @@ class Heatmap:
         return name
 
     @property
+    def shown_classes(self) -> tuple[str, ...]:
+        """The classes of ``array``: the tumour class (or else the second) of two, else all."""
+        if len(self.classes) > 2:
+            return self.classes
+        return (self.tumour_class if self.tumour_class is not None else self.classes[1],)
+
+    @property
     def array(self) -> da.Array:
         """Level 0 as a Dask array: (rows, cols), or (classes, rows, cols) for more than two."""
         return da.from_zarr(self._level("0"))
@@ -143,8 +150,7 @@ class Heatmap:
             values = np.asarray(level[self.classes.index(name)])
         else:
             values = np.asarray(level[:])
-            shown = self.tumour_class if self.tumour_class is not None else self.classes[1]
-            values = values if name == shown else 1 - values
+            values = values if (name,) == self.shown_classes else 1 - values
         self._check(values)
         return values
 
@@ -268,6 +274,59 @@ def store_heatmap(
     return open_heatmap(path)
 
 
+def convert_heatmap(
+    heat: Heatmap, path: Path, *, ngff: NgffVersion, overwrite: bool = False
+) -> Heatmap:
+    """Write a heatmap once more, in another version of OME-Zarr. Nothing is scored.
+
+    Args:
+        heat: complete.
+        path: of the new store.
+        ngff: OME-Zarr version; 0.5 is Zarr v3, 0.4 is Zarr v2.
+        overwrite: replace an existing heatmap; anything else is left alone.
+
+    Raises:
+        OutputExistsError: ``path`` exists and ``overwrite`` is false.
+        StoreError: the heatmap is incomplete or damaged, ``path`` is something else than a
+            heatmap, is the heatmap itself, or cannot be written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    if path.exists():
+        _read_attribute(path)  # raises where it is not ours to replace
+        if path.samefile(heat.path):
+            raise StoreError(f"{path} is the heatmap itself: choose another --out")
+    if not heat.complete:
+        raise StoreError(f"{heat.path} is incomplete: finish it before it is converted")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        _copy(heat, partial, ngff)
+        if path.exists():
+            swap_folder(partial, path)
+        else:
+            partial.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return open_heatmap(path)
+
+
+def _copy(heat: Heatmap, path: Path, ngff: NgffVersion) -> None:
+    channels = heat.shown_classes
+    for name in channels:
+        heat.probability(name)  # raises where the store is damaged
+    root = _lay_out(path, heat.grid, channels, heat.metadata["slide"]["name"], ngff)
+    values, status = np.asarray(heat.array), heat.status
+    for level in range(len(level_shapes(heat.grid.shape))):
+        if level:
+            values, status = halve_probability(values), halve_status(status)
+        root[str(level)][...] = values  # type: ignore[index]
+        root[f"labels/status/{level}"][...] = status  # type: ignore[index]
+    fingerprint = {**heat.metadata["fingerprint"], "ngff": ngff}
+    root.attrs["histoslide"] = {**heat.metadata, "fingerprint": fingerprint}
+
+
 def metadata_schema() -> dict[str, Any]:
     """The JSON Schema of ``attributes.histoslide``."""
     text = files("histoslide").joinpath(f"schemas/heatmap-{SCHEMA_VERSION}.json").read_text()
@@ -359,22 +418,7 @@ def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | Non
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    zarr_format: Literal[2, 3] = 3 if ngff == "0.5" else 2
-    root = zarr.open_group(partial, mode="w", zarr_format=zarr_format)
-    for level, shape in enumerate(level_shapes(lazy.grid.shape)):
-        _create_array(root, str(level), lazy, shape, zarr_format, probability=True)
-        _create_array(root, f"labels/status/{level}", lazy, shape, zarr_format, probability=False)
-    levels = len(level_shapes(lazy.grid.shape))
-    channels = _channels(lazy.spec)
-    root.attrs.update(image_metadata(lazy.slide["name"], lazy.grid.cell_um, levels, channels, ngff))
-    labels = root["labels"]
-    labels.attrs.update(
-        {"ome": {"version": ngff, "labels": ["status"]}}
-        if ngff == "0.5"
-        else {"labels": ["status"]}
-    )
-    colours = {status.value: status.name.lower() for status in Status}
-    root["labels/status"].attrs.update(label_metadata(lazy.grid.cell_um, levels, colours, ngff))
+    root = _lay_out(partial, lazy.grid, _channels(lazy.spec), lazy.slide["name"], ngff)
     root.attrs["histoslide"] = {
         "schema_version": SCHEMA_VERSION,
         "complete": False,
@@ -399,31 +443,44 @@ def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | Non
     partial.replace(path)
 
 
+def _lay_out(
+    path: Path, grid: TileGrid, channels: tuple[str, ...], name: str, ngff: NgffVersion
+) -> zarr.Group:
+    """Make the arrays of a store, all pending, and what OME-Zarr wants to know of them."""
+    zarr_format: Literal[2, 3] = 3 if ngff == "0.5" else 2
+    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    shapes = level_shapes(grid.shape)
+    for level, shape in enumerate(shapes):
+        lead = (len(channels),) if len(channels) > 1 else ()
+        _create_array(root, str(level), (*lead, *shape), grid.block_cells, math.nan)
+        status = f"labels/status/{level}"
+        _create_array(root, status, shape, grid.block_cells, int(Status.PENDING))
+    root.attrs.update(image_metadata(name, grid.cell_um, len(shapes), channels, ngff))
+    labels = root["labels"]
+    labels.attrs.update(
+        {"ome": {"version": ngff, "labels": ["status"]}}
+        if ngff == "0.5"
+        else {"labels": ["status"]}
+    )
+    colours = {status.value: status.name.lower() for status in Status}
+    root["labels/status"].attrs.update(label_metadata(grid.cell_um, len(shapes), colours, ngff))
+    return root
+
+
 def _create_array(
-    root: zarr.Group,
-    name: str,
-    lazy: LazyHeatmap,
-    shape: tuple[int, int],
-    zarr_format: Literal[2, 3],
-    *,
-    probability: bool,
+    root: zarr.Group, name: str, shape: tuple[int, ...], block_cells: int, fill: float
 ) -> None:
-    chunk = (lazy.grid.block_cells, lazy.grid.block_cells)
-    names = ["y", "x"]
-    classes = len(_channels(lazy.spec))
-    full_shape: tuple[int, ...] = shape
-    full_chunk: tuple[int, ...] = chunk
-    if probability and classes > 1:
-        full_shape, full_chunk, names = (classes, *shape), (classes, *chunk), ["c", *names]
+    """An array of one chunk a block: float32 where the fill is NaN, else uint8."""
+    v3 = root.metadata.zarr_format == 3
     root.create_array(
         name,
-        shape=full_shape,
-        chunks=full_chunk,
-        dtype="float32" if probability else "uint8",
-        fill_value=math.nan if probability else int(Status.PENDING),
-        dimension_names=names if zarr_format == 3 else None,
+        shape=shape,
+        chunks=(*shape[:-2], block_cells, block_cells),
+        dtype="float32" if math.isnan(fill) else "uint8",
+        fill_value=fill,
+        dimension_names=["c", "y", "x"][-len(shape) :] if v3 else None,
         chunk_key_encoding={"name": "default", "separator": "/"}
-        if zarr_format == 3
+        if v3
         else {"name": "v2", "separator": "/"},
     )
 

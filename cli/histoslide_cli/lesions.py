@@ -40,7 +40,7 @@ def add_parser(
     return parser
 
 
-def add_lesion_options(parser: argparse.ArgumentParser) -> None:
+def add_lesion_options(parser: argparse._ActionsContainer) -> None:
     """How foci are found."""
     parser.add_argument(
         "--seed",

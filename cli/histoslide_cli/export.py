@@ -1,0 +1,91 @@
+"""``histoslide export``: a heatmap in the formats of other programs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histoslide_cli.console import EXIT_DONE
+from histoslide_cli.lesions import add_lesion_options, lesion_settings
+
+if TYPE_CHECKING:
+    from histoslide.store import Heatmap
+
+FORMATS = ("geojson", "csv", "ome-zarr", "ome-tiff", "dicom", "numpy")
+
+
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    common: argparse.ArgumentParser,
+) -> argparse.ArgumentParser:
+    """Add this command's options."""
+    parser = subparsers.add_parser(
+        "export",
+        parents=[common],
+        help="write a heatmap for another program",
+        description="Writes a heatmap as GeoJSON (lesion outlines for QuPath), CSV (WSInfer's "
+        "columns), OME-Zarr of another version, pyramidal OME-TIFF, DICOM parametric map or NumPy "
+        "file. The slide is not needed.",
+        epilog="example: histoslide export heat.zarr --to geojson --out heat.geojson",
+    )
+    parser.add_argument("heatmap", type=Path, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument("--to", choices=FORMATS, required=True, help="format")
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--ngff",
+        choices=("0.4", "0.5"),
+        default="0.4",
+        help="OME-Zarr version of ome-zarr (default: 0.4)",
+    )
+    geojson = parser.add_argument_group("geojson")
+    geojson.add_argument(
+        "--cells", action="store_true", help="also write every scored cell, as QuPath's tiles"
+    )
+    geojson.add_argument(
+        "--no-bounds-crop",
+        action="store_true",
+        help="count from the slide's corner, not from its bounds as QuPath does by default",
+    )
+    add_lesion_options(geojson)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the export and say where it lies."""
+    from histoslide.outputs import refuse_existing
+    from histoslide.store import open_heatmap
+
+    refuse_existing(arguments.out, overwrite=arguments.overwrite)
+    _write(open_heatmap(arguments.heatmap), arguments)
+    print(arguments.out)  # noqa: T201
+    return EXIT_DONE
+
+
+def _write(heat: Heatmap, arguments: argparse.Namespace) -> None:
+    from histoslide.export.cell_table import write_csv
+    from histoslide.export.dicom import write_dicom
+    from histoslide.export.geojson import write_geojson
+    from histoslide.export.numpy_file import write_npz
+    from histoslide.export.ome_tiff import write_ome_tiff
+    from histoslide.lesions import find_lesions
+    from histoslide.store import convert_heatmap
+
+    out, overwrite = arguments.out, arguments.overwrite
+    if arguments.to == "geojson":
+        write_geojson(
+            heat,
+            find_lesions(heat, lesion_settings(arguments)),
+            out,
+            cells=arguments.cells,
+            bounds_crop=not arguments.no_bounds_crop,
+            overwrite=overwrite,
+        )
+    elif arguments.to == "ome-zarr":
+        convert_heatmap(heat, out, ngff=arguments.ngff, overwrite=overwrite)
+    else:
+        writers = {
+            "csv": write_csv, "ome-tiff": write_ome_tiff, "dicom": write_dicom, "numpy": write_npz,
+        }  # fmt: skip
+        writers[arguments.to](heat, out, overwrite=overwrite)
