@@ -2,7 +2,7 @@
 
     python benchmarks/viewer.py [--slide FILE --mpp UM]
 
-Without a slide one is drawn: 20 000 × 16 000 px, JPEG in 256 px tiles, three levels. Its heatmap is
+Without a slide one is drawn: 12 000 × 8 000 px, JPEG in 256 px tiles, three levels. Its heatmap is
 made up; where the values come from does not matter here. Prints a line a kind of tile, and JSON.
 """
 
@@ -35,7 +35,7 @@ from histoslide.tissue import METHODS, find_tissue
 from histoslide.viewer.catalogue import Catalogue
 from histoslide.viewer.server import create_app
 
-WIDTH, HEIGHT, PIECE = 20_000, 16_000, 2_000
+WIDTH, HEIGHT, PIECE = 12_000, 8_000, 1_000
 TILES = 60
 
 
@@ -113,15 +113,11 @@ def main() -> None:
         app = create_app(Catalogue([folder / "heat.zarr"], slides=[slide_path]))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
         listener.bind(("127.0.0.1", 0))
+        listener.listen()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         connection = http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=60)
-        while True:
-            try:
-                connection.request("GET", "/api/heatmaps/heat")
-                break
-            except OSError:
-                time.sleep(0.1)
+        connection.request("GET", "/api/heatmaps/heat")
         facts = json.loads(connection.getresponse().read())
         found = {}
         for kind, paths in tile_paths(facts).items():

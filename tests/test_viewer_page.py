@@ -21,6 +21,7 @@ from heatmaps import stored_heatmap
 from PIL import Image
 
 from histoslide.geometry import Size
+from histoslide.report.page import write_report
 from histoslide.scoring import Status
 from histoslide.slide import open_slide
 from histoslide.store import open_heatmap
@@ -66,7 +67,7 @@ def visit(browser: Any) -> Iterator[Open]:
             wrong.append(message.text)
 
     def asked(request: Any) -> None:
-        if not request.url.startswith(("http://127.0.0.1:", "blob:")):
+        if not request.url.startswith(("http://127.0.0.1:", "blob:", "file:", "data:")):
             wrong.append(request.url)
 
     def start(url: str, *, width: int = 1300, height: int = 800, dark: bool = False) -> Any:
@@ -512,3 +513,42 @@ def test_the_overview_sorts_filters_and_opens(visit: Open, tmp_path: Path, brows
         page.get_by_role("link", name="All slides").click()
         page.wait_for_selector("table")
         page.wait_for_selector("body[data-ready]")
+
+
+def test_the_report_puts_foci_where_the_viewer_does(
+    visit: Open, url: str, folder: Path, tmp_path: Path
+) -> None:
+    """One place for the overlay, the outlines and the cells of a report, read from a file."""
+    write_report(Catalogue([folder / "heat.zarr"]), tmp_path / "r.html")
+    page = visit((tmp_path / "r.html").as_uri())
+    picture = page.locator(".stack img").bounding_box()
+    assert page.locator(".stack svg").bounding_box() == pytest.approx(picture, abs=1)
+    assert page.locator(".stack canvas").bounding_box() == pytest.approx(picture, abs=1)
+    drawn = pixels(page, "document.querySelector('.stack canvas')")
+    fine = drawn.shape[1] / WIDTH
+    for number, (row, col, rows, cols) in FOCI.items():
+        top, left, bottom, right = (32 * v for v in (row, col, row + rows, col + cols))
+        around = np.s_[
+            int(top * fine) - 9 : int(bottom * fine) + 9,
+            int(left * fine) - 9 : int(right * fine) + 9,
+        ]
+        seen = extent(drawn[around][..., 3] > 0)
+        assert seen == pytest.approx(
+            (9, 9, 9 + (right - left) * fine, 9 + (bottom - top) * fine), abs=2
+        )
+        box = page.locator(f"svg a[data-focus='{number}'] path.line").evaluate(
+            "(path) => (({x, y, width, height}) => [x, y, width, height])(path.getBBox())"
+        )
+        assert box == pytest.approx((left, top, right - left, bottom - top), abs=0.1)
+    few = (drawn[..., 3] > 0).sum()
+    page.get_by_label("Threshold").fill("0.1")
+    assert (pixels(page, "document.querySelector('.stack canvas')")[..., 3] > 0).sum() > 10 * few
+    page.get_by_role("button", name="Show focus 2 in the picture").click()
+    assert "chosen" in page.locator("svg a[data-focus='2']").get_attribute("class")
+    page.locator("svg a[data-focus='1']").press("Enter")
+    assert "chosen" in page.locator("tr[data-focus='1']").get_attribute("class")
+    page.get_by_role("button", name="Longest diameter, µm").click()
+    rows_ = page.locator("table.foci tbody tr")
+    assert rows_.nth(0).get_attribute("data-focus") == "2"
+    page.get_by_role("button", name="Longest diameter, µm").click()
+    assert rows_.nth(0).get_attribute("data-focus") == "1"

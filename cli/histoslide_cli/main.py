@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from histoslide.errors import HistoslideError, ResolutionUnknownError
-from histoslide_cli import demo, export, info, lesions, overlay, score, tile, train, view
+from histoslide_cli import demo, export, info, lesions, overlay, report, score, tile, train, view
 from histoslide_cli.console import EXIT_INTERRUPTED, EXIT_RESOLUTION, EXIT_USAGE, set_up_logging
 
-COMMANDS = (info, tile, train, score, overlay, lesions, export, view, demo)
+COMMANDS = (info, tile, train, score, overlay, lesions, export, report, view, demo)
 """Modules with ``add_parser`` and ``run``; none imports torch before it runs."""
 
 

@@ -66,6 +66,7 @@ class Page {
       context.beginPath();
       context.rect(left, 0, width, view.height);
       context.clip();
+      this.#clipToSlide(context, view);
       if (!this.facts.slide.present) layer.draw(context, view, paintTissue);
       if (controls.showStatus) layer.draw(context, view, paintStatus);
       if (controls.showHeat) {
@@ -79,6 +80,14 @@ class Page {
     }
     if (controls.showFoci) this.foci.draw(context, view);
     this.readout.update(view);
+  }
+
+  /** The last cells of a heatmap reach beyond the slide, where there is nothing. */
+  #clipToSlide(context, view) {
+    const [width, height] = this.facts.slide.size_l0;
+    context.beginPath();
+    context.rect(-view.x * view.scale, -view.y * view.scale, width * view.scale, height * view.scale);
+    context.clip();
   }
 
   /** Take over what the controls say. */
