@@ -9,12 +9,15 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import shapely
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import Normal as PathNormal
+from matplotlib.patheffects import Stroke as PathStroke
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
@@ -22,6 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 from histoslide.errors import StoreError
 from histoslide.geometry import Size
 from histoslide.grid import TileGrid
+from histoslide.lesions import LESION_COLOURS, Lesion, LesionReport
 from histoslide.outputs import refuse_existing, whole_file
 from histoslide.scoring import Status
 from histoslide.slide import Slide
@@ -40,6 +44,9 @@ COLOUR_MAP = "viridis"
 
 _OPACITY = (0.10, 0.70)
 """Opacity of the colour at probability 0 and 1: tissue stays readable where nothing is found."""
+
+_NUMBERED_LESIONS = 30
+"""Lesions that have their number beside them, the longest ones; more would hide the tissue."""
 
 _GREY = (0.62, 0.62, 0.62)
 _DPI = 100
@@ -130,6 +137,7 @@ def draw_overlay(
     longest_px: int = DEFAULT_OVERLAY_PX,
     threshold: float = DEFAULT_THRESHOLD,
     class_name: str | None = None,
+    lesions: LesionReport | None = None,
 ) -> Overlay:
     """Draw a heatmap over its slide with colour bar, scale bar and title.
 
@@ -139,6 +147,8 @@ def draw_overlay(
         longest_px: longest side of the slide in the picture.
         threshold: cells at or above it are outlined; it stands in the title.
         class_name: None for the tumour class.
+        lesions: outlined and numbered instead of the cells above the threshold; they decide the
+            class, too.
 
     Raises:
         StoreError: no such class, or the slide is not the one that was scored.
@@ -157,14 +167,21 @@ def draw_overlay(
         rows, cols = cell_index(grid, size)
         scored = (heat.status == Status.SCORED)[np.ix_(rows, cols)]
         thumbnail = np.where(scored[..., None], 225, 250).astype(np.uint8).repeat(3, axis=2)
+    if lesions is not None:
+        class_name, threshold = lesions.settings.class_name, lesions.settings.extend_probability
     probability = heat.probability(class_name)
     picture = blend(thumbnail, grid, probability)
     shown = class_name or heat.tumour_class or heat.classes[1]
     title = f"{heat.metadata['slide']['name']}\n{heat.metadata['model']['name']} · outline: "
     title += f"P({shown}) ≥ {threshold:g}"
+    if lesions is not None:
+        title += f", with a seed ≥ {lesions.settings.seed_probability:g}"
     canvas = _Canvas(size, title)
     canvas.axes.imshow(picture, extent=(0, grid.size_l0.width, grid.size_l0.height, 0))
-    _outline(canvas, grid, probability >= threshold)
+    if lesions is None:
+        _outline(canvas, grid, probability >= threshold)
+    else:
+        _outline_lesions(canvas, grid.size_l0, lesions.lesions)
     _hatch(canvas, grid, heat.status == Status.UNREADABLE)
     _scale_bar(canvas, grid.size_l0, grid.slide_mpp.value)
     _colour_bar(canvas, f"P({shown})", threshold)
@@ -364,6 +381,40 @@ def _outline(
     canvas.axes.add_collection(LineCollection(list(segments), colors=colour, linewidths=width))
     canvas.axes.set_xlim(0, grid.size_l0.width)
     canvas.axes.set_ylim(grid.size_l0.height, 0)
+
+
+def _outline_lesions(canvas: _Canvas, size_l0: Size, lesions: Sequence[Lesion]) -> None:
+    """Draw lesions in the colour of their class on a dark line, with a legend, and number them."""
+    halo = [PathStroke(linewidth=3.2, foreground="black"), PathNormal()]
+    for kind, rgb in LESION_COLOURS.items():
+        rings = [
+            shapely.get_coordinates(ring)
+            for lesion in lesions
+            if lesion.kind == kind
+            for ring in shapely.get_rings(shapely.get_parts(lesion.polygon_l0))
+        ]
+        if rings:
+            colour = tuple(value / 255 for value in rgb)
+            lines = LineCollection(rings, colors=[colour], linewidths=1.6, label=str(kind))
+            lines.set_path_effects(halo)
+            canvas.axes.add_collection(lines)
+    for lesion in lesions[:_NUMBERED_LESIONS]:
+        corners = shapely.get_coordinates(lesion.polygon_l0)
+        x, y = corners[corners[:, 1].argmin()]  # at the top of the outline, not of its box
+        canvas.axes.text(
+            x,
+            y,
+            str(lesion.number),
+            fontsize=canvas.points * 0.8,
+            va="bottom",
+            ha="left",
+            clip_on=True,
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
+        )
+    if lesions:
+        canvas.axes.legend(loc="upper right", fontsize=canvas.points * 0.8)
+    canvas.axes.set_xlim(0, size_l0.width)
+    canvas.axes.set_ylim(size_l0.height, 0)
 
 
 def _hatch(canvas: _Canvas, grid: TileGrid, unreadable: NDArray[np.bool_]) -> None:

@@ -17,11 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dask
 import dask.array as da
@@ -39,6 +39,12 @@ from histoslide.model import ModelSpec
 from histoslide.ngff import image_metadata, label_metadata
 from histoslide.outputs import named_difference, refuse_existing, restore_swap, swap_folder
 from histoslide.scoring import Status
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+DISPLAY_GROUP = "histoslide.heatmap_html"
+"""Entry points that turn a ``Heatmap`` into HTML for notebooks; see ``histoslide.notebook``."""
 
 SCHEMA_VERSION = 1
 """Version of ``attributes.histoslide``; described by ``histoslide/schemas/heatmap-1.json``."""
@@ -88,7 +94,7 @@ class Heatmap:
     """The heat.zarr."""
     grid: TileGrid
     """Where its cells lie on the slide."""
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any] = field(repr=False)
     """``attributes.histoslide`` as stored."""
 
     @property
@@ -129,6 +135,48 @@ class Heatmap:
     def complete(self) -> bool:
         """Whether every cell has been decided and the pyramid is whole."""
         return bool(self.metadata["complete"])
+
+    def to_xarray(self) -> xr.DataArray:
+        """Level 0, lazy, with the middles of cells in micrometres as coordinates.
+
+        Returns:
+            float32 with dimensions (y, x), or (class, y, x) for more than two classes; ``y`` and
+            ``x`` are µm from the slide's upper left corner, ``status`` (y, x) is a coordinate too.
+        """
+        import xarray as xr  # noqa: PLC0415 - a second to import, and scoring does not need it
+
+        um, grid = self.grid.cell_um, self.grid
+        middle = {
+            "units": "µm",
+            "long_name": "from the slide's upper left corner to the cell's middle",
+        }
+        coordinates: dict[str, Any] = {
+            "y": ("y", (np.arange(grid.rows) + 0.5) * um, middle),
+            "x": ("x", (np.arange(grid.cols) + 0.5) * um, middle),
+            "status": (("y", "x"), self.status),
+        }
+        dims: tuple[str, ...] = ("y", "x")
+        if self.array.ndim == 3:
+            dims = ("class", "y", "x")
+            coordinates["class"] = list(self.shown_classes)
+        return xr.DataArray(
+            self.array,
+            dims=dims,
+            coords=coordinates,
+            name="probability",
+            attrs={
+                "long_name": f"P({', '.join(self.shown_classes)})",
+                "slide": self.metadata["slide"]["name"],
+                "model": self.metadata["model"]["name"],
+                "mpp": grid.slide_mpp.value,
+            },
+        )
+
+    def _repr_html_(self) -> str | None:
+        """What Jupyter shows. The store draws nothing: it asks who has registered for it."""
+        for display in entry_points(group=DISPLAY_GROUP):
+            return str(display.load()(self))
+        return None
 
     def probability(self, class_name: str | None = None) -> NDArray[np.float32]:
         """Probabilities of one class, shape ``grid.shape``, NaN where nothing was scored.

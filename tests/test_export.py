@@ -29,7 +29,8 @@ from histoslide.export.geojson import write_geojson
 from histoslide.export.numpy_file import write_npz
 from histoslide.export.ome_tiff import write_ome_tiff
 from histoslide.geometry import Box, Size
-from histoslide.lesions import LesionSettings, find_lesions
+from histoslide.lesions import LESION_COLOURS, LesionSettings, find_lesions
+from histoslide.render import draw_overlay
 from histoslide.store import Heatmap, convert_heatmap, open_heatmap
 
 ROWS, COLS = 83, 71
@@ -38,7 +39,7 @@ FOCUS = (slice(20, 23), slice(30, 35))
 SETTINGS = LesionSettings(seed_probability=0.85, extend_probability=0.85)
 
 
-def position_code() -> NDArray[np.float32]:
+def position_code() -> NDArray[Any]:
     """Below 0.5, each cell another value; the focus near 1, with a hole; a corner not scored."""
     p = (np.arange(1, ROWS * COLS + 1, dtype=np.float32) / (2 * ROWS * COLS)).reshape(ROWS, COLS)
     p[FOCUS] += 0.75
@@ -201,9 +202,9 @@ def test_ome_zarr(heat: Heatmap, tmp_path: Path) -> None:
     older = convert_heatmap(heat, tmp_path / "4.zarr", ngff="0.4")
     group = zarr.open_group(older.path, mode="r")
     assert group.metadata.zarr_format == 2
-    (multiscale,) = ImageV04.from_zarr(group).attributes.multiscales
+    multiscales: Any = ImageV04.from_zarr(group).attributes.multiscales
     ImageLabelV04.from_zarr(zarr.open_group(older.path / "labels" / "status", mode="r"))
-    (scale,) = multiscale.datasets[1].coordinateTransformations
+    (scale,) = multiscales[0].datasets[1].coordinateTransformations
     assert scale.scale == pytest.approx([2 * heat.grid.cell_um] * 2)
     np.testing.assert_array_equal(older.probability(), heat.probability())
     np.testing.assert_array_equal(older.status, heat.status)
@@ -287,6 +288,52 @@ def test_dicom_in_several_frames_and_channels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(
             frame[:40, :width], p[:, left : left + width, "abc".index(label)]
         )
+
+
+# ------------------------------------------------------------------------------ all together
+
+
+def test_every_output_puts_the_focus_at_the_same_place(tmp_path: Path) -> None:
+    p = np.full((ROWS, COLS), 0.1, dtype=np.float32)
+    p[40, 50] = 1.0
+    heat = stored_heatmap(
+        tmp_path / "h.zarr", p, mpp=0.246, model_mpp=0.972, bounds_l0=Box(*CORNER, 7000, 9000)
+    )
+    report, side = find_lesions(heat), heat.grid.cell_l0
+    expected = 50.5 * side, 40.5 * side
+    (lesion,) = report.lesions
+    write_geojson(heat, report, tmp_path / "a.geojson")
+    features = json.loads((tmp_path / "a.geojson").read_text(encoding="utf-8"))["features"]
+    centroid = shapely.geometry.shape(features[0]["geometry"]).centroid
+    write_csv(heat, tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        best = max(csv.DictReader(file), key=lambda row: float(row["prob_tumour"]))
+    write_ome_tiff(heat, tmp_path / "a.ome.tif")
+    write_dicom(heat, tmp_path / "a.dcm")
+    pictures = {
+        "tiff": tifffile.imread(tmp_path / "a.ome.tif"),
+        "dicom": highdicom.imread(tmp_path / "a.dcm").get_total_pixel_matrix(),
+        "0.4": convert_heatmap(heat, tmp_path / "4.zarr", ngff="0.4").probability(),
+        "xarray": heat.to_xarray().values,
+    }
+    peaks = {key: np.unravel_index(it.argmax(), it.shape) for key, it in pictures.items()}
+    places = {
+        "table": lesion.centroid_l0,
+        "peak": lesion.peak_l0,
+        "geojson": (centroid.x + CORNER[0], centroid.y + CORNER[1]),
+        "csv": (
+            float(best["minx"]) + float(best["width"]) / 2,
+            float(best["miny"]) + float(best["height"]) / 2,
+        ),
+    } | {key: ((col + 0.5) * side, (row + 0.5) * side) for key, (row, col) in peaks.items()}
+    assert places == {key: pytest.approx(expected) for key in places}
+    drawn = draw_overlay(heat, None, longest_px=1000, lesions=report)
+    slide = drawn.image[drawn.top :, drawn.left :][:, : drawn.slide_size.width].astype(int)
+    near = (np.abs(slide - LESION_COLOURS[lesion.kind]).max(axis=2) < 40)[100:]  # below the legend
+    rows, cols = np.nonzero(near)
+    per_px = heat.grid.size_l0.width / drawn.slide_size.width
+    seen = (cols.min() + cols.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2 + 100
+    assert (seen[0] * per_px, seen[1] * per_px) == pytest.approx(expected, abs=2 * per_px)
 
 
 # ------------------------------------------------------------------------------ the command

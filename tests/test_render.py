@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from heatmaps import stored_heatmap
 from hypothesis import given
 from hypothesis import strategies as st
 from models import colour_model
@@ -14,6 +15,7 @@ from histoslide.errors import OutputExistsError, StoreError
 from histoslide.geometry import Mpp, Size
 from histoslide.grid import TileGrid
 from histoslide.heatmap import make_grid, make_heatmap
+from histoslide.lesions import LESION_COLOURS, find_lesions
 from histoslide.render import (
     blend,
     cells_to_pixels,
@@ -182,3 +184,20 @@ def test_a_dollar_in_a_name_is_a_dollar(tmp_path: Path) -> None:
     slide = OpenSlideSlide(path)
     heat = store_heatmap(make_heatmap(slide, colour_model()), tmp_path / "h.zarr")
     assert draw_overlay(heat, slide).image.size
+
+
+def test_lesions_are_outlined_and_numbered_where_they_are(tmp_path: Path) -> None:
+    p = np.full((20, 30), 0.1)
+    p[3:6, 4:11] = 0.95  # a micrometastasis
+    p[12:14, 20:22] = 0.95  # isolated tumour cells
+    heat = stored_heatmap(tmp_path / "h.zarr", p, mpp=1.0)
+    report = find_lesions(heat)
+    drawn = draw_overlay(heat, None, longest_px=960, lesions=report)
+    slide = drawn.image[drawn.top :, drawn.left :].astype(int)
+    for lesion in report.lesions:
+        box = lesion.box_l0
+        colour = np.array(LESION_COLOURS[lesion.kind])
+        near = np.abs(slide - colour).max(axis=2) < 40
+        on_left = near[int(box.y) + 8 : int(box.bottom) - 8, int(box.x) - 2 : int(box.x) + 3]
+        assert on_left.any(axis=1).all()
+    assert len({it.kind for it in report.lesions}) == 2

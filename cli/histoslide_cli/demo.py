@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"  {heat.with_suffix('.png')}       look at this\n"
         "try next:\n"
         f"  histoslide info {slide} --mask-png {folder / 'mask.png'}\n"
+        f"  histoslide lesions {heat}\n"
         f"  histoslide tile {slide} --out {folder / 'tiles'}\n"
         "  histoslide score your-slide.svs --out heat.zarr"
     )

@@ -45,6 +45,11 @@ def add_parser(
         help="cells at or above are outlined (default: 0.5)",
     )
     parser.add_argument(
+        "--lesions",
+        action="store_true",
+        help="outline and number the lesions instead, as 'histoslide lesions' lists them",
+    )
+    parser.add_argument(
         "--class", dest="class_name", metavar="NAME", help="which class (default: the tumour class)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
@@ -54,6 +59,7 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Draw the overlay."""
     from histoslide.errors import HistoslideError
+    from histoslide.lesions import LesionSettings, find_lesions
     from histoslide.outputs import refuse_existing
     from histoslide.render import draw_overlay, save_png
     from histoslide.slide import open_slide
@@ -77,6 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
             longest_px=arguments.size,
             threshold=arguments.threshold,
             class_name=arguments.class_name,
+            lesions=find_lesions(heat, LesionSettings(class_name=arguments.class_name))
+            if arguments.lesions
+            else None,
         )
     save_png(overlay.image, arguments.out, overwrite=arguments.overwrite)
     print(arguments.out)  # noqa: T201

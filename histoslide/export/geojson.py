@@ -79,7 +79,7 @@ def _text(value: Any) -> str:
 
 
 def _geometry(shape: shapely.Geometry, corner: tuple[float, float]) -> dict[str, Any]:
-    moved = shapely.transform(shape, lambda points: points - np.array(corner))
+    moved: Any = shapely.transform(shape, lambda points: points - np.array(corner))
     return dict(shapely.geometry.mapping(moved))
 
 
