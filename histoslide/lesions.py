@@ -311,7 +311,8 @@ def _joined(outlines: Sequence[shapely.Geometry], gap: float) -> NDArray[np.intp
     if count == 0 or gap == 0:
         return np.arange(count)
     one, other = shapely.STRtree(outlines).query(outlines, predicate="dwithin", distance=gap)
-    parts = np.asarray(outlines)
+    pairs = one < other  # the other way round is the same, and with itself it costs most
+    one, other, parts = one[pairs], other[pairs], np.asarray(outlines)
     near = shapely.distance(parts[one], parts[other]) < gap * (1 - _TOLERANCE)
     links = coo_array((near[near], (one[near], other[near])), shape=(count, count))
     return np.asarray(connected_components(links, directed=False)[1], dtype=np.intp)
@@ -389,8 +390,9 @@ def _to_l0(grid: TileGrid, outline: shapely.Geometry) -> Any:
         col, row = points.astype(np.intp).T
         return np.stack([x_edges[col], y_edges[row]], axis=1)
 
-    # The union of squares has a vertex at every cell; only those at corners say something.
-    plain = shapely.simplify(outline, 0)
+    # The union of squares has a vertex at every cell; only those at corners say something. With
+    # a tolerance of 0 nothing moves, so topology needs no keeping, which costs most of the time.
+    plain = shapely.simplify(outline, 0, preserve_topology=False)
     return shapely.orient_polygons(shapely.normalize(shapely.transform(plain, corners)))
 
 
