@@ -67,6 +67,7 @@ class CellSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._known_highest: float | None = None
         self._load()
 
     @property
@@ -78,6 +79,17 @@ class CellSource:
     def grid(self) -> TileGrid:
         """Where its cells lie."""
         return self._heat.grid
+
+    def highest(self) -> float | None:
+        """Highest probability of the first stored class; None where nothing is scored yet."""
+        with self._lock:
+            if self._known_highest is None and self._live is None:
+                # The coarsest level knows it, being made of maxima.
+                values = np.asarray(self._levels[-1].probability[:])
+                values = values if values.ndim == 2 else values[0]
+                found = values[np.isfinite(values)]
+                self._known_highest = float(found.max()) if found.size else None
+            return self._known_highest
 
     def state(self) -> CellState:
         """How far the heatmap is; a store that changed is read anew.
@@ -134,6 +146,7 @@ class CellSource:
         self._levels: tuple[PyramidLevel, ...] = self._heat.levels()
         self._live: list[_Arrays] | None = None
         self._next_look = 0.0
+        self._known_highest = None
         cells = self.grid.rows * self.grid.cols
         if self._heat.complete:
             seconds = self._heat.metadata["seconds"]

@@ -64,7 +64,7 @@ def _row(catalogue: Catalogue, entry: Entry, result: SlideResult | None) -> dict
         "share_done": state.decided / state.cells,
         "model": heat.metadata["model"]["name"],
         "scored": counts.get("scored"),
-        "highest": _highest(heat) if state.complete else None,
+        "highest": catalogue.source(entry.key).highest(),
         "unreadable": counts.get("unreadable"),
         "warnings": list(heat.metadata["mask"]["warnings"]),
     }
@@ -76,14 +76,6 @@ def _row(catalogue: Catalogue, entry: Entry, result: SlideResult | None) -> dict
             "warnings": list(result.warnings),
         }
     return row
-
-
-def _highest(heat: Heatmap) -> float | None:
-    """The highest probability; the coarsest level knows it, being made of maxima."""
-    values = np.asarray(heat.levels()[-1].probability[:])
-    values = values if values.ndim == 2 else values[0]
-    found = values[np.isfinite(values)]
-    return float(found.max()) if found.size else None
 
 
 def describe_heatmap(catalogue: Catalogue, key: str) -> dict[str, Any]:
