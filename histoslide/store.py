@@ -77,6 +77,16 @@ background over pending, so that zooming out never hides a failed read."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class PyramidLevel:
+    """One level of a stored heatmap; nothing is read until it is indexed."""
+
+    probability: zarr.Array[Any]
+    """(rows, cols) of float32, or (classes, rows, cols) for more than two classes."""
+    status: zarr.Array[Any]
+    """(rows, cols) of uint8."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Heatmap:
     """A stored heatmap."""
 
@@ -204,6 +214,21 @@ class Heatmap:
             problem = f"{lost:,} cells that were scored but have no probability"
         if problem:
             raise StoreError(f"{self.path} is damaged ({problem}): score the slide again")
+
+    @property
+    def stored_classes(self) -> tuple[str, ...]:
+        """Classes that the store has a layer for: one of two, which sum to one, else all."""
+        return stored_classes(self.classes, self.tumour_class)
+
+    def levels(self) -> tuple[PyramidLevel, ...]:
+        """All levels, finest first; those above level 0 are empty until the store is complete."""
+        count = len(level_shapes(self.grid.shape))
+        return tuple(
+            PyramidLevel(
+                probability=self._level(str(level)), status=self._level(f"labels/status/{level}")
+            )
+            for level in range(count)
+        )
 
     def _level(self, name: str) -> zarr.Array[Any]:
         array = zarr.open_group(self.path, mode="r")[name]
@@ -509,10 +534,14 @@ def _create_array(
 
 
 def _channels(spec: ModelSpec) -> tuple[str, ...]:
+    return stored_classes(spec.classes, spec.tumour_class)
+
+
+def stored_classes(classes: tuple[str, ...], tumour_class: str | None) -> tuple[str, ...]:
     """Names of the stored channels: one for two classes, which sum to one, else all."""
-    if len(spec.classes) > 2:
-        return spec.classes
-    return (spec.tumour_class if spec.tumour_class is not None else spec.classes[1],)
+    if len(classes) > 2:
+        return classes
+    return (tumour_class if tumour_class is not None else classes[1],)
 
 
 def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:

@@ -10,10 +10,23 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from histoslide.errors import HistoslideError, ResolutionUnknownError
-from histoslide_cli import demo, evaluate, export, info, lesions, model, overlay, score, tile, train
+from histoslide_cli import (
+    demo,
+    evaluate,
+    export,
+    info,
+    lesions,
+    model,
+    overlay,
+    report,
+    score,
+    tile,
+    train,
+    view,
+)
 from histoslide_cli.console import EXIT_INTERRUPTED, EXIT_RESOLUTION, EXIT_USAGE, set_up_logging
 
-COMMANDS = (info, tile, train, evaluate, score, overlay, lesions, export, model, demo)
+COMMANDS = (info, tile, train, evaluate, score, overlay, lesions, export, report, view, model, demo)
 """Modules with ``add_parser`` and ``run``; none imports torch before it runs."""
 
 

@@ -1,0 +1,256 @@
+"""What a report says of one slide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histoslide.errors import SlideReadError
+from histoslide.lesions import Lesion, LesionReport, LesionSettings, find_lesions
+from histoslide.render import blend
+from histoslide.report.pictures import (
+    embedded_values,
+    histogram,
+    jpeg,
+    slide_picture,
+    tile_picture,
+)
+from histoslide.report.quality import measure_quality
+from histoslide.slide import Slide
+from histoslide.store import Heatmap
+
+THUMBNAIL_PX = 220
+TILES = 10
+"""Tiles of each kind that are shown."""
+
+MOST_LESIONS = 200
+"""Lesions that are listed; the command ``lesions`` writes all of them."""
+
+_EMBEDDED_CELLS = 600
+"""Cells along the longer side of the overlay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """A line of a table."""
+
+    name: str
+    """What."""
+    value: str
+    """How much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileShown:
+    """A tile and what was said of it."""
+
+    picture: str
+    """Data address."""
+    probability: float
+    """Of the class shown."""
+    x_l0: int
+    """Centre in level-0 pixels."""
+    y_l0: int
+    """Likewise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideReport:
+    """Everything that the page shows of one heatmap."""
+
+    anchor: str
+    """Names its part of the page."""
+    heatmap: str
+    """File name of the store."""
+    name: str
+    """File name of the slide."""
+    class_name: str
+    """The class that probabilities speak of."""
+    width_l0: int
+    """Of the slide, in level-0 pixels."""
+    height_l0: int
+    """Likewise."""
+    facts: tuple[Fact, ...]
+    """About the slide."""
+    made: tuple[Fact, ...]
+    """How the heatmap was made."""
+    warnings: tuple[str, ...]
+    """What to know before trusting it."""
+    report: LesionReport
+    """The lesions."""
+    lesions: tuple[tuple[Lesion, str], ...]
+    """Each with its outline as an SVG path in level-0 pixels."""
+    picture: str
+    """The slide, data address."""
+    thumbnail: str
+    """The overlay in small, data address."""
+    histogram: str
+    """Data address."""
+    values: dict[str, Any]
+    """For the overlay of the page."""
+    highest: Sequence[TileShown]
+    """Tiles of the highest probability; empty without the slide."""
+    doubtful: Sequence[TileShown]
+    """Tiles nearest to a probability of one half; empty without the slide."""
+
+
+def gather(
+    heat: Heatmap,
+    slide: Slide | None,
+    settings: LesionSettings,
+    *,
+    anchor: str,
+    picture_px: int,
+    notes: Sequence[str] = (),
+) -> SlideReport:
+    """Gather what a report says of a heatmap.
+
+    Args:
+        heat: complete.
+        slide: it was made from; None leaves out what needs its pixels.
+        settings: how lesions are found.
+        anchor: see ``SlideReport``.
+        picture_px: longest side of the slide's picture.
+        notes: further warnings.
+
+    Raises:
+        StoreError: the heatmap has no such class, or is damaged.
+        SlideOpenError: the slide has gone.
+    """
+    report = find_lesions(heat, settings)
+    found = report.settings
+    class_name = str(found.class_name)
+    probability = heat.probability(class_name)
+    picture = slide_picture(heat, slide, picture_px)
+    small = slide_picture(heat, slide, THUMBNAIL_PX)
+    quality = None if slide is None else measure_quality(heat, slide)
+    warnings = [*notes, *heat.metadata["mask"]["warnings"]]
+    if quality is not None:
+        warnings += quality.warnings
+    warnings += [f"{note[0].upper()}{note[1:]}" for note in report.summary.notes]
+    return SlideReport(
+        anchor=anchor,
+        heatmap=heat.path.name,
+        name=heat.metadata["slide"]["name"],
+        class_name=class_name,
+        width_l0=heat.grid.size_l0.width,
+        height_l0=heat.grid.size_l0.height,
+        facts=_facts(heat, None if quality is None else (quality.pen_share, quality.blurred_share)),
+        made=_made(heat, report),
+        warnings=tuple(warnings),
+        report=report,
+        lesions=tuple((lesion, svg_path(lesion)) for lesion in report.lesions[:MOST_LESIONS]),
+        picture=jpeg(picture),
+        thumbnail=jpeg(blend(small, heat.grid, probability)),
+        histogram=histogram(probability, (found.extend_probability, found.seed_probability)),
+        values=embedded_values(probability, heat.grid, _EMBEDDED_CELLS),
+        highest=_tiles(heat, slide, -probability, probability),
+        doubtful=_tiles(heat, slide, np.abs(probability - 0.5), probability),
+    )
+
+
+def svg_path(lesion: Lesion) -> str:
+    """A lesion's outline as the ``d`` of an SVG path, in level-0 pixels."""
+    parts = getattr(lesion.polygon_l0, "geoms", [lesion.polygon_l0])
+    rings = [ring for part in parts for ring in (part.exterior, *part.interiors)]
+    return "".join(
+        "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in ring.coords[:-1]) + "Z" for ring in rings
+    )
+
+
+def _tiles(
+    heat: Heatmap,
+    slide: Slide | None,
+    order: NDArray[np.float32],
+    probability: NDArray[np.float32],
+) -> tuple[TileShown, ...]:
+    """The first tiles in an order; NaN comes last and is left out."""
+    if slide is None:
+        return ()
+    shown: list[TileShown] = []
+    for index in np.argsort(order, axis=None, kind="stable"):
+        row, col = (int(i) for i in np.unravel_index(index, order.shape))
+        if len(shown) == TILES or not np.isfinite(order[row, col]):
+            break
+        try:
+            picture = tile_picture(slide, heat.grid, row, col)
+        except SlideReadError:
+            continue  # the slide was scored from a better copy
+        box = heat.grid.cell_box_l0(row, col)
+        shown.append(
+            TileShown(
+                picture=picture,
+                probability=float(probability[row, col]),
+                x_l0=round(box.x + box.width / 2),
+                y_l0=round(box.y + box.height / 2),
+            )
+        )
+    return tuple(shown)
+
+
+def _facts(heat: Heatmap, quality: tuple[float, float | None] | None) -> tuple[Fact, ...]:
+    metadata, grid = heat.metadata, heat.grid
+    mpp, size, counts = grid.slide_mpp, grid.size_l0, metadata["counts"]
+    mm = tuple(side * mpp.value / 1000 for side in (size.width, size.height))
+    rows = {
+        "Size": f"{size.width:,} × {size.height:,} px, {mm[0]:.2f} × {mm[1]:.2f} mm",
+        "Resolution": f"{mpp.value:.4g} µm/px, from {mpp.source}",
+        "Format": metadata["slide"]["vendor"] or "not recorded",
+        "Fingerprint": metadata["slide"]["quickhash"][:16],
+        "Tissue": f"{metadata['mask']['tissue_share']:.1%} of the slide, found by "
+        f"{metadata['mask']['method']}",
+        "Cells scored": f"{counts['scored']:,} of {grid.cell_um:.1f} µm",
+        "Cells of background": f"{counts['background']:,}",
+        "Cells excluded": f"{counts['excluded']:,}",
+        "Cells unreadable": f"{counts['unreadable']:,}",
+    }
+    if quality is None:
+        rows["Focus and pen"] = "not judged: the slide was not at hand"
+    else:
+        pen, blurred = quality
+        rows["Pen"] = f"{pen:.1%} of the slide in colours of marker pens"
+        rows["Focus"] = "no tile" if blurred is None else f"{blurred:.0%} of sampled tiles blurred"
+    return tuple(Fact(name=name, value=value) for name, value in rows.items())
+
+
+def _made(heat: Heatmap, report: LesionReport) -> tuple[Fact, ...]:
+    metadata = heat.metadata
+    spec = metadata["model"]["spec"]
+    rows = {
+        "Model": f"{metadata['model']['name']} ({spec['architecture']})",
+        "Model's SHA-256": metadata["model"]["sha256"],
+        "Tile": f"{spec['input_px']} px at {spec['mpp']:g} µm/px, of which the label speaks of the "
+        f"centre {spec['label_px']} px",
+        "Classes": ", ".join(spec["classes"]),
+        "Calibration temperature": f"{spec['temperature']:.3f}",
+        "Weights' licence": spec.get("licence") or "not recorded",
+        "Foci": _settings(report.settings),
+        "Device": metadata["device"],
+        "Time": f"{metadata['seconds']:.0f} s",
+        "Command": metadata["command"] or "not recorded",
+        "Versions": ", ".join(f"{k} {v}" for k, v in metadata["versions"].items()),
+        "Heatmap": f"{heat.path.name}, {heat.id}",
+    }
+    validation = (spec.get("training") or {}).get("validation") or {}
+    figures = {k: v for k, v in validation.items() if isinstance(v, float)}
+    if figures:
+        rows["On its validation patches"] = ", ".join(
+            f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items()
+        )
+    return tuple(Fact(name=name, value=str(value)) for name, value in rows.items())
+
+
+def _settings(settings: LesionSettings) -> str:
+    cells = "cell" if settings.min_cells == 1 else "cells"
+    parts = (
+        f"connected cells from {settings.extend_probability:g} on",
+        f"one of them from {settings.seed_probability:g} on",
+        f"joined when nearer than {settings.join_gap_um:g} µm",
+        f"smoothed by {settings.smoothing_um:g} µm" if settings.smoothing_um else "not smoothed",
+        f"of at least {settings.min_cells} {cells}",
+    )
+    return "; ".join(parts)

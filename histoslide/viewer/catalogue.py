@@ -1,0 +1,217 @@
+"""Which heatmaps and slides may be seen, and under which keys.
+
+Requests name a key, never a path: nothing outside the catalogue can be asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from histoslide.cohort import SlideResult, read_run
+from histoslide.errors import HistoslideError, StoreError
+from histoslide.geometry import Mpp
+from histoslide.render import check_same_slide
+from histoslide.salvage import SalvagedTiff
+from histoslide.slide import OpenSlideSlide, find_slides, is_slide_file, open_slide
+from histoslide.store import Heatmap, open_heatmap
+from histoslide.viewer.cells import CellSource
+
+logger = logging.getLogger(__name__)
+
+MAX_OPEN_SLIDES = 6
+"""Slides kept open at a time; a cohort may have thousands."""
+
+AnySlide = OpenSlideSlide | SalvagedTiff
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A heatmap that may be seen."""
+
+    key: str
+    """Names it in links: letters, digits, dots, dashes and underscores."""
+    path: Path
+    """The heat.zarr."""
+
+
+class Catalogue:
+    """Heatmaps and their slides; usable from several threads."""
+
+    def __init__(
+        self, paths: Sequence[Path], *, slides: Sequence[Path] = (), force: bool = False
+    ) -> None:
+        """Look at what was given.
+
+        Args:
+            paths: stores, or folders of them as ``score`` writes them.
+            slides: slide files, or folders of them, for the stores. A slide that lies beside its
+                store under its own name is found without.
+            force: lay a slide under a heatmap even if it is not the one that was scored.
+
+        Raises:
+            StoreError: a path is neither a store nor a folder of stores, or a slide was given
+                that none of them was made from.
+            SlideOpenError: a slide that was given cannot be opened.
+        """
+        self._lock = threading.Lock()
+        self._sources: dict[str, CellSource] = {}
+        self._open: OrderedDict[tuple[Path, float], AnySlide] = OrderedDict()
+        self._folders = [path for path in paths if not is_store(path)]
+        self._stores = [path for path in paths if is_store(path)]
+        self._keys: dict[Path, str] = {}
+        for folder in self._folders:
+            if not folder.is_dir():
+                missing = "is not a heatmap" if folder.exists() else "does not exist"
+                raise StoreError(f"{folder} {missing}: pass a heat.zarr or a folder of them")
+            if not _stores_in(folder) and not (folder / "run.json").exists():
+                raise StoreError(f"{folder} holds no heatmaps: pass what score wrote")
+        for path in self._stores:
+            open_heatmap(path, allow_incomplete=True)  # says now what is wrong with it
+        found = find_slides(list(slides)) if slides else []
+        self._slides = {path.name: path for path in found}
+        given = [path for path in slides if not path.is_dir()]
+        self._matched: dict[str, list[Path]] = {}
+        self._forced = given[0] if force and len(given) == 1 else None
+        if self._forced is None:
+            self._match(given)
+
+    @property
+    def is_cohort(self) -> bool:
+        """Whether there is anything to choose from."""
+        return bool(self._folders) or len(self._stores) > 1
+
+    def entries(self) -> list[Entry]:
+        """All heatmaps there are now; a run that goes on adds more."""
+        paths = [*self._stores, *(p for folder in self._folders for p in _stores_in(folder))]
+        with self._lock:
+            for path in paths:
+                if path not in self._keys:
+                    self._keys[path] = _key(path, taken=set(self._keys.values()))
+            return [Entry(key=self._keys[path], path=path) for path in dict.fromkeys(paths)]
+
+    def results(self) -> dict[Path | str, SlideResult]:
+        """What score recorded, by path of the store, or by slide name where there is none."""
+        found: dict[Path | str, SlideResult] = {}
+        for folder in self._folders:
+            try:
+                results = read_run(folder)
+            except HistoslideError:
+                continue  # somebody else's run.json
+            for result in results:
+                found[folder / result.output if result.output else result.slide] = result
+        return found
+
+    def source(self, key: str) -> CellSource:
+        """The cells of a heatmap.
+
+        Raises:
+            KeyError: no such heatmap.
+            StoreError: it cannot be read.
+        """
+        path = self._path(key)
+        with self._lock:
+            if key not in self._sources:
+                self._sources[key] = CellSource(path)
+            return self._sources[key]
+
+    def slide(self, key: str) -> AnySlide | None:
+        """The slide that a heatmap was made from, or None where it is not at hand.
+
+        Raises:
+            KeyError: no such heatmap.
+            StoreError: the heatmap cannot be read.
+        """
+        heat = self.source(key).heat
+        if self._forced is not None:
+            return self._opened(self._forced, heat.grid.slide_mpp)
+        name = heat.metadata["slide"]["name"]
+        beside = heat.path.parent / name
+        for path in (self._slides.get(name), beside, *self._matched.get(key, ())):
+            if path is None or not (path.is_file() and is_slide_file(path)):
+                continue
+            try:
+                slide = self._opened(path, heat.grid.slide_mpp)
+                check_same_slide(heat, slide)
+            except HistoslideError as error:
+                logger.debug("%s is shown without its slide: %s", heat.path, error)
+                continue
+            return slide
+        return None
+
+    def slide_warning(self, key: str) -> str | None:
+        """What to say where the slide shown is not the one that was scored."""
+        slide = self.slide(key)
+        if slide is None:
+            return None
+        try:
+            check_same_slide(self.source(key).heat, slide)
+        except StoreError:
+            return f"{slide.name} is not the slide that was scored: the places may be wrong"
+        return None
+
+    def close(self) -> None:
+        """Let go of all slides."""
+        with self._lock:
+            for slide in self._open.values():
+                slide.close()
+            self._open.clear()
+
+    def _path(self, key: str) -> Path:
+        with self._lock:
+            known = {known_key: path for path, known_key in self._keys.items()}
+        if key not in known:
+            known = {entry.key: entry.path for entry in self.entries()}
+        return known[key]
+
+    def _opened(self, path: Path, mpp: Mpp) -> AnySlide:
+        key = (path, mpp.value)
+        with self._lock:
+            if key in self._open:
+                self._open.move_to_end(key)
+                return self._open[key]
+            slide = self._open[key] = open_slide(path, mpp=mpp)
+            while len(self._open) > MAX_OPEN_SLIDES:
+                _, oldest = self._open.popitem(last=False)
+                oldest.close()
+            return slide
+
+    def _match(self, given: Sequence[Path]) -> None:
+        """Find out which heatmaps each slide belongs to, whatever it is called by now."""
+        for path in given:
+            problem: StoreError | None = None
+            with open_slide(path, mpp=Mpp(value=1.0, source="not used")) as slide:
+                for entry in self.entries():
+                    try:
+                        heat: Heatmap = self.source(entry.key).heat
+                        check_same_slide(heat, slide)
+                    except StoreError as error:
+                        problem = error
+                        continue
+                    self._matched.setdefault(entry.key, []).append(path)
+            if problem is not None and not any(path in paths for paths in self._matched.values()):
+                raise StoreError(f"{problem}, or --force to see them together all the same")
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path looks like a Zarr store, of either version."""
+    return any((path / name).exists() for name in ("zarr.json", ".zgroup"))
+
+
+def _stores_in(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.glob("*.zarr") if not path.name.startswith(".") and is_store(path)
+    )
+
+
+def _key(path: Path, *, taken: set[str]) -> str:
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip(".-") or "heatmap"
+    key, number = stem, 2
+    while key in taken:
+        key, number = f"{stem}-{number}", number + 1
+    return key

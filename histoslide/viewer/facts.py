@@ -1,0 +1,216 @@
+"""What the page is told about heatmaps, JSON-ready."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from PIL import Image
+
+from histoslide.cohort import SlideResult
+from histoslide.errors import HistoslideError
+from histoslide.geometry import Size
+from histoslide.lesions import Lesion, LesionSettings, find_lesions, lesion_row
+from histoslide.render import COLOUR_MAP, blend, cell_index
+from histoslide.scoring import Status
+from histoslide.slide import Slide
+from histoslide.store import Heatmap, level_shapes
+from histoslide.tiles import read_overview
+from histoslide.viewer.catalogue import Catalogue, Entry
+from histoslide.viewer.cells import TILE_CELLS, CellState
+from histoslide.viewer.deepzoom import DeepZoom
+
+COLOUR_MAPS = (COLOUR_MAP, "magma", "cividis", "turbo")
+"""Offered in the page, the usual one first."""
+
+THUMBNAIL_PX = 320
+"""Longest side of a thumbnail."""
+
+
+def colour_maps() -> dict[str, list[list[int]]]:
+    """256 RGB triples of each colour map on offer."""
+    values = np.linspace(0, 1, 256)
+    return {
+        name: np.rint(mpl.colormaps[name](values)[:, :3] * 255).astype(int).tolist()
+        for name in COLOUR_MAPS
+    }
+
+
+def describe_cohort(catalogue: Catalogue) -> dict[str, Any]:
+    """All heatmaps, and the slides for which there is none."""
+    results = catalogue.results()
+    rows = [_row(catalogue, entry, results.pop(entry.path, None)) for entry in catalogue.entries()]
+    rows += [
+        {"key": None, "slide": result.slide, "state": result.state, "error": result.error}
+        for result in results.values()
+        if result.state == "failed"
+    ]
+    return {"heatmaps": rows}
+
+
+def _row(catalogue: Catalogue, entry: Entry, result: SlideResult | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"key": entry.key, "name": entry.path.name}
+    try:
+        heat = catalogue.source(entry.key).heat
+        state = catalogue.source(entry.key).state()
+    except HistoslideError as error:
+        return row | {"slide": entry.path.stem, "state": "unreadable", "error": str(error)}
+    counts = heat.metadata["counts"] or {}
+    row |= {
+        "slide": heat.metadata["slide"]["name"],
+        "state": "complete" if state.complete else "running",
+        "share_done": state.decided / state.cells,
+        "model": heat.metadata["model"]["name"],
+        "scored": counts.get("scored"),
+        "highest": catalogue.source(entry.key).highest(),
+        "unreadable": counts.get("unreadable"),
+        "warnings": list(heat.metadata["mask"]["warnings"]),
+    }
+    if result is not None:
+        row |= {
+            "highest": result.highest,
+            "positive": result.positive,
+            "threshold": result.threshold,
+            "warnings": list(result.warnings),
+        }
+    return row
+
+
+def describe_heatmap(catalogue: Catalogue, key: str) -> dict[str, Any]:
+    """Everything the page needs to show one heatmap.
+
+    Raises:
+        KeyError: no such heatmap.
+        StoreError: it cannot be read.
+    """
+    source = catalogue.source(key)
+    state = source.state()
+    heat, grid = source.heat, source.grid
+    slide = catalogue.slide(key)
+    size = grid.size_l0 if slide is None else slide.size_l0
+    zoom = DeepZoom(size_l0=size)
+    metadata = heat.metadata
+    return {
+        "key": key,
+        "name": heat.path.name,
+        "classes": list(heat.stored_classes),
+        "tumour_class": heat.tumour_class,
+        "model": metadata["model"]["name"],
+        "model_sha256": metadata["model"]["sha256"],
+        "slide": {
+            "name": metadata["slide"]["name"],
+            "present": slide is not None,
+            "warning": catalogue.slide_warning(key),
+            "version": None if slide is None else slide.quickhash[:16],
+            "size_l0": [size.width, size.height],
+            "mpp": grid.slide_mpp.value,
+            "mpp_source": grid.slide_mpp.source,
+            "bounds_l0": metadata["slide"]["bounds_l0"],
+            "tile_px": zoom.tile_px,
+            "overlap_px": zoom.overlap_px,
+            "max_level": zoom.max_level,
+        },
+        "grid": {
+            "rows": grid.rows,
+            "cols": grid.cols,
+            "cell_l0": grid.cell_l0,
+            "cell_um": grid.cell_um,
+            "tile_cells": TILE_CELLS,
+            "levels": [list(shape) for shape in level_shapes(grid.shape)],
+        },
+        "tissue_share": metadata["mask"]["tissue_share"],
+        "counts": metadata["counts"],
+        "warnings": list(metadata["mask"]["warnings"]),
+        "threshold": LesionSettings().extend_probability,
+        "state": describe_state(state),
+        "comparable": _comparable(catalogue, key, heat),
+    }
+
+
+def describe_state(state: CellState) -> dict[str, Any]:
+    """How far a heatmap is."""
+    return {
+        "revision": state.revision,
+        "complete": state.complete,
+        "decided": state.decided,
+        "cells": state.cells,
+    }
+
+
+def describe_foci(heat: Heatmap, channel: int) -> dict[str, Any]:
+    """The foci of a heatmap as ``histoslide lesions`` finds them, with their outlines.
+
+    Raises:
+        IndexError: no such channel.
+        StoreError: the heatmap cannot be read.
+    """
+    report = find_lesions(heat, LesionSettings(class_name=heat.stored_classes[channel]))
+    settings = report.settings
+    hint = (
+        f"Connected cells of {settings.extend_probability:g} or more, at least one of "
+        f"{settings.seed_probability:g} or more; closer than {settings.join_gap_um:g} µm is one."
+    )
+    notes = [f"{note[0].upper()}{note[1:]}." for note in report.summary.notes]
+    return {
+        "hint": " ".join([hint if report.lesions else f"None. {hint}", *notes]),
+        "lesions": [_focus(lesion) for lesion in report.lesions],
+    }
+
+
+def _focus(lesion: Lesion) -> dict[str, Any]:
+    parts = getattr(lesion.polygon_l0, "geoms", [lesion.polygon_l0])
+    rings = [ring for part in parts for ring in (part.exterior, *part.interiors)]
+    box = lesion.box_l0
+    return lesion_row(lesion) | {
+        "number": lesion.number,
+        "box_l0": [box.x, box.y, box.width, box.height],
+        "rings_l0": [[[x, y] for x, y in ring.coords[:-1]] for ring in rings],
+    }
+
+
+def _comparable(catalogue: Catalogue, key: str, heat: Heatmap) -> list[dict[str, str]]:
+    """Other heatmaps of the same slide."""
+    found = []
+    for entry in catalogue.entries():
+        if entry.key == key:
+            continue
+        try:
+            other = catalogue.source(entry.key).heat
+        except HistoslideError:
+            continue
+        mine, its = heat.metadata["slide"], other.metadata["slide"]
+        if (mine["quickhash"], mine["size_l0"]) == (its["quickhash"], its["size_l0"]):
+            found.append(
+                {
+                    "key": entry.key,
+                    "name": entry.path.name,
+                    "model": other.metadata["model"]["name"],
+                }
+            )
+    return found
+
+
+def thumbnail(heat: Heatmap, slide: Slide | None) -> bytes:
+    """A small PNG of a slide with its heatmap; grey tissue where the slide is not at hand.
+
+    Raises:
+        StoreError: the heatmap cannot be read.
+        SlideReadError: the slide cannot be read.
+    """
+    grid = heat.grid
+    factor = THUMBNAIL_PX / max(grid.size_l0.width, grid.size_l0.height)
+    size = Size(
+        max(1, round(grid.size_l0.width * factor)), max(1, round(grid.size_l0.height * factor))
+    )
+    if slide is not None:
+        picture, _ = read_overview(slide, size)
+    else:
+        scored = heat.status == Status.SCORED
+        picture = np.where(scored[np.ix_(*cell_index(grid, size))], 225, 250).astype(np.uint8)
+        picture = picture[..., None].repeat(3, axis=2)
+    blended = blend(picture, grid, heat.probability(heat.stored_classes[0]))
+    buffer = io.BytesIO()
+    Image.fromarray(blended).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,27 @@
+// Reading from the server. Every address is relative, so that it keeps the page's token.
+
+export async function getJson(address) {
+  const response = await fetch(address);
+  const body = await response.json();
+  if (!response.ok) throw new Error(body.error || response.statusText);
+  return body;
+}
+
+export const heatAddress = (key) => `api/heatmaps/${encodeURIComponent(key)}`;
+
+export const slideTileAddress = (key, version, level, col, row) =>
+  `${heatAddress(key)}/slide/${level}/${col}/${row}?v=${encodeURIComponent(version ?? "none")}`;
+
+/** One tile of cells: float32 probabilities, then uint8 statuses, row by row. */
+export async function getCells(key, channel, level, row, col, rows, cols) {
+  const response = await fetch(`${heatAddress(key)}/cells/${channel}/${level}/${row}/${col}`);
+  if (!response.ok) throw new Error(response.statusText);
+  const buffer = await response.arrayBuffer();
+  const count = rows * cols;
+  if (buffer.byteLength !== count * 5) throw new Error("a tile of cells has the wrong size");
+  return {
+    values: new Float32Array(buffer, 0, count),
+    status: new Uint8Array(buffer, count * 4, count),
+    revision: response.headers.get("x-revision"),
+  };
+}

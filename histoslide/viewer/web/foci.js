@@ -1,0 +1,156 @@
+// The foci of a heatmap: a list that flies to each, and their outlines over the slide.
+
+import { lengthText } from "./lengths.js";
+
+const SHORT = {
+  "isolated tumour cells": "isolated cells",
+};
+
+export class Foci {
+  /** `onPick` is called with a focus when it is chosen in the list. */
+  constructor(elements, onPick) {
+    this.elements = elements;
+    this.onPick = onPick;
+    this.show({ lesions: [], hint: "" });
+  }
+
+  /** Take what the server found: `lesions`, longest first, and a `hint` on how. */
+  show({ lesions, hint }) {
+    this.all = lesions.map((lesion) => ({
+      ...lesion,
+      path: outline(lesion.rings_l0),
+      top: topEdge(lesion.rings_l0),
+    }));
+    this.current = null;
+    const { list, count, hintText, buttons } = this.elements;
+    count.textContent = this.all.length ? `(${this.all.length})` : "";
+    hintText.textContent = hint;
+    buttons.hidden = !this.all.length;
+    list.replaceChildren(...this.all.map((focus) => this.#item(focus)));
+  }
+
+  /** The focus `step` places after the current one, around the end. */
+  after(step) {
+    if (!this.all.length) return null;
+    const at = this.current ? this.all.indexOf(this.current) : step > 0 ? -1 : 0;
+    return this.all[(at + step + this.all.length) % this.all.length];
+  }
+
+  byNumber(number) {
+    return this.all.find((focus) => focus.number === number) ?? null;
+  }
+
+  select(focus) {
+    this.current = focus;
+    for (const button of this.elements.list.querySelectorAll("button")) {
+      const mine = focus !== null && button.dataset.number === String(focus.number);
+      button.setAttribute("aria-current", String(mine));
+      if (mine) button.scrollIntoView({ block: "nearest" });
+    }
+  }
+
+  /** The smallest focus around a level-0 point. */
+  at(x, y) {
+    const context = document.createElement("canvas").getContext("2d");
+    const hit = this.all.filter((focus) => context.isPointInPath(focus.path, x, y, "evenodd"));
+    return hit.at(-1) ?? null;
+  }
+
+  draw(context, view) {
+    const ratio = context.getTransform().a;
+    context.save();
+    context.setTransform(
+      ratio * view.scale, 0, 0, ratio * view.scale,
+      -view.x * view.scale * ratio, -view.y * view.scale * ratio,
+    );
+    context.lineJoin = "round";
+    for (const focus of this.all) {
+      const chosen = focus === this.current;
+      for (const [colour, width] of chosen ? [["#000", 5], ["#ffe600", 3]] : [["#fff", 3.5], ["#000", 1.6]]) {
+        context.strokeStyle = colour;
+        context.lineWidth = width / view.scale;
+        context.stroke(focus.path);
+      }
+    }
+    context.restore();
+    this.#drawNumbers(context, view);
+  }
+
+  #drawNumbers(context, view) {
+    context.save();
+    context.font = "600 12px system-ui, 'Liberation Sans', sans-serif";
+    context.textBaseline = "middle";
+    context.textAlign = "center";
+    for (const focus of [...this.all].reverse()) {
+      const [left, top] = focus.top;
+      const x = (left - view.x) * view.scale;
+      const y = (top - view.y) * view.scale - 11;
+      const wide = context.measureText(String(focus.number)).width + 10;
+      context.fillStyle = focus === this.current ? "#ffe600" : "#fff";
+      context.strokeStyle = "#000";
+      context.beginPath();
+      context.roundRect(x - wide / 2, y - 8, wide, 16, 5);
+      context.fill();
+      context.stroke();
+      context.fillStyle = "#000";
+      context.fillText(String(focus.number), x, y + 0.5);
+    }
+    context.restore();
+  }
+
+  #item(focus) {
+    const item = document.createElement("li");
+    const button = document.createElement("button");
+    button.type = "button";
+    button.dataset.number = String(focus.number);
+    button.setAttribute("aria-label", spoken(focus));
+    const cells = [
+      ["number", String(focus.number)],
+      ["size", lengthText(focus.longest_diameter_um)],
+      ["peak", `max. ${focus.peak_probability.toFixed(2)}`],
+      ["more", `${SHORT[focus.class] ?? focus.class}, ${areaText(focus.area_mm2)}${focus.cut_off ? ", cut off" : ""}`],
+    ];
+    for (const [name, text] of cells) {
+      const part = document.createElement("span");
+      part.className = name;
+      part.textContent = text;
+      button.append(part);
+    }
+    button.addEventListener("click", () => this.onPick(focus));
+    item.append(button);
+    return item;
+  }
+}
+
+/** A focus in words, for the ear. */
+export function spoken(focus) {
+  const parts = [
+    `Focus ${focus.number}`,
+    focus.class,
+    `longest diameter ${lengthText(focus.longest_diameter_um)}`,
+    `area ${areaText(focus.area_mm2)}`,
+    `highest probability ${focus.peak_probability.toFixed(2)}`,
+  ];
+  if (focus.cut_off) parts.push("cut off at an edge, may be larger");
+  return parts.join(", ");
+}
+
+const areaText = (mm2) => `${Number(mm2.toPrecision(2))} mm²`;
+
+/** The middle of the uppermost edge, where the number stands. */
+function topEdge(rings) {
+  const points = rings.flat();
+  const top = points.reduce((least, [, y]) => Math.min(least, y), Infinity);
+  const along = points.filter(([, y]) => y === top).map(([x]) => x);
+  const first = Math.min(...along);
+  return [(first + Math.min(...along.filter((x) => x > first))) / 2, top];
+}
+
+function outline(rings) {
+  const path = new Path2D();
+  for (const ring of rings) {
+    ring.forEach(([x, y], i) => (i ? path.lineTo(x, y) : path.moveTo(x, y)));
+    path.closePath();
+  }
+  return path;
+}
