@@ -36,15 +36,28 @@ def stage_list(spec: ModelSpec) -> str:
         groups = stage["trainable_groups"]
         which = f", only the last {groups} of 3 parameter groups" if groups else ""
         epochs = "1 epoch" if stage["epochs"] == 1 else f"{stage['epochs']} epochs"
-        lines.append(f"{number}. {epochs} on {crop}, one-cycle to {stage['lr']:g}{which}")
+        lines.append(f"{number}. {epochs} on {crop}, one-cycle to {rate(stage['lr'])}{which}")
     return "\n".join(lines)
+
+
+def rate(lr: float | list[float]) -> str:
+    """The highest rate of a stage."""
+    return f"{max(lr) if isinstance(lr, list) else lr:g}"
+
+
+def changes(augmentation: dict[str, object]) -> str:
+    """What a recipe records of its augmentation, without what is switched off."""
+    used = {
+        k: v for k, v in augmentation.items() if v is True or (v is not False and v not in (0, 1))
+    }
+    shown = [name if value is True else f"{name} {value}" for name, value in used.items()]
+    return ", ".join(shown).replace("_", " ")
 
 
 def make_card(spec: ModelSpec) -> str:
     """The card as Markdown."""
     data, recipe = spec.training["data"], spec.training["recipe"]
     after, before = spec.training["validation"], spec.training["validation_before_calibration"]
-    augmentation = recipe["augmentation"]
     versions = ", ".join(f"{name} {value}" for name, value in spec.training["versions"].items())
     return f"""# Model card: {spec.name}
 
@@ -108,10 +121,8 @@ split shares slides between training and validation; the official one used here 
 
 Batches of {recipe["batch_size"]}, AdamW with weight decay {recipe["weight_decay"]}, label smoothing
 {recipe["label_smoothing"]}, exponential weight averaging {recipe["ema_decay"]} a step, seed
-{spec.training["seed"]}. Augmentation: the eight symmetries, zoom up to {augmentation["zoom"]:.0%},
-stain concentrations ±{augmentation["stain"]:.0%}, brightness and contrast
-±{augmentation["lighting"]:.0%}, blur or sharpening up to {augmentation["sharpness"]:.0%}, JPEG once
-more with probability {augmentation["jpeg"]}. {versions}. The command is `make weights`.
+{spec.training["seed"]}. Random changes: {changes(recipe["augmentation"])}. {versions}. `make weights`
+runs today's form of this recipe.
 {spec.training.get("note", "")}
 
 Each row is measured on validation patches cut as that stage saw them.

@@ -211,7 +211,9 @@ def _workers(asked: int | None, device: torch.device) -> int:
     from histoslide.errors import HistoslideError
 
     if asked is None:
-        return max(1, len(os.sched_getaffinity(0)) - 1) if device.type == "cuda" else 0
+        allowed = getattr(os, "sched_getaffinity", None)  # what the system leaves us, on Linux
+        cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+        return max(1, cores - 1) if device.type == "cuda" else 0
     if asked < 0:
         raise HistoslideError(f"--workers must be 0 or more, not {asked}")
     return asked

@@ -15,6 +15,7 @@ from histoslide.patch_evaluation.history import RateSearch
 from histoslide.training.checkpoint import seed_epoch
 from histoslide.training.learner import make_learner
 from histoslide.training.loaders import reseed
+from histoslide.training.memory import fitting_batch_size, free_memory
 from histoslide.training.network import start_network
 from histoslide.training.recipe import Recipe
 
@@ -48,7 +49,12 @@ def find_rate(
     """
     network = start_network(data, recipe, device=device, seed=seed, initial=initial)
     stage = recipe.stages[0]
-    learner = make_learner(data, recipe, stage, network, device=device, workers=workers)
+    size = fitting_batch_size(
+        network, recipe.batch_size, recipe.side_px(stage), free_bytes=free_memory(device)
+    )
+    learner = make_learner(
+        data, recipe, stage, network, device=device, workers=workers, batch_size=size
+    )
     reseed(learner.dls, seed_epoch(seed, 0))
     epochs = STEPS // len(learner.dls.train) + 1
     with learner.no_bar(), learner.no_logging():
