@@ -121,8 +121,9 @@ split shares slides between training and validation; the official one used here 
 
 Batches of {recipe["batch_size"]}, AdamW with weight decay {recipe["weight_decay"]}, label smoothing
 {recipe["label_smoothing"]}, exponential weight averaging {recipe["ema_decay"]} a step, seed
-{spec.training["seed"]}. Random changes: {changes(recipe["augmentation"])}. {versions}. `make weights`
-runs today's form of this recipe.
+{spec.training["seed"]}.
+Random changes: {changes(recipe["augmentation"])}. {versions}.
+`make weights` runs the present form of this recipe.
 {spec.training.get("note", "")}
 
 Each row is measured on validation patches cut as that stage saw them.

@@ -1,5 +1,6 @@
 """Shared fixtures: where real data lie, and small networks that need no training."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,3 +63,13 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     add_tiny(monkeypatch)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A command sets logging up for its process; the next test is another one."""
+    yield
+    logger = logging.getLogger("histoslide")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
