@@ -26,7 +26,7 @@ format: $(READY)
 docs: $(READY)
 	$(BIN)/mkdocs serve
 
-# The command that made histoslide/weights/. DATA holds train/{0,1} and valid/{0,1}, EXTRA {0,1}.
+# Makes weights like those in histoslide/weights/. DATA holds train/{0,1} and valid/{0,1}, EXTRA {0,1}.
 # The allocator settings keep activations from going back to the system every step: 1.2 times the
 # speed on two cores.
 weights: $(READY)
