@@ -134,7 +134,15 @@ def test_the_spec_tells_how_the_model_was_made(run: Run) -> None:
         torch.from_numpy(told.logits), torch.from_numpy(told.known_labels)
     )
     training = spec.training
-    assert training["data"] == {"layout": "folders", "train_patches": 64, "valid_patches": 24}
+    assert training["data"] == {
+        "layout": "folders",
+        "split": None,
+        "train_patches": 64,
+        "valid_patches": 24,
+        "train_classes": {"normal": 32, "tumour": 32},
+        "valid_classes": {"normal": 12, "tumour": 12},
+        "left_out": {},
+    }
     assert training["recipe"]["stages"][0]["crop_px"] == 32
     assert training["seed"] == 42
     assert len(training["epochs"]) == 9
