@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -55,14 +56,23 @@ def add_tiny(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(cast("dict[str, object]", ARCHITECTURES), "tiny", make_tiny)
 
 
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The architecture ``tiny``. One thread is fastest for it, and repeats exactly."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Fastest for a tiny network; and sums of one thread are always rounded alike."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The architecture ``tiny``, on one thread."""
     add_tiny(monkeypatch)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(autouse=True)

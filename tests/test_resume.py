@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import add_tiny, one_thread
 from patches import DATA, QUICK, centre_patches
 from torch import Tensor
 
@@ -59,9 +60,7 @@ def run_and_kill(recipe: Recipe, folder: Path, *, epoch: int, step: int, workers
 
 @pytest.fixture(scope="module")
 def whole() -> TrainedModel:
-    with pytest.MonkeyPatch.context() as patch:
-        from conftest import add_tiny
-
+    with pytest.MonkeyPatch.context() as patch, one_thread():
         add_tiny(patch)
         return train(DATA, LONG, name="x", device=CPU)
 

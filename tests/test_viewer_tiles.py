@@ -44,7 +44,9 @@ def test_tiles_of_a_level_cover_it_exactly(
             break
         assert box.width == pixels.width * downsample
         assert box.x <= covered, "a gap"
-        assert covered == 0 or box.x == covered - 2 * zoom.overlap_px * downsample
+        # Both neighbours reach over their border by the overlap, but not beyond the picture.
+        shared = min(2 * zoom.overlap_px, size.width - column * tile + zoom.overlap_px)
+        assert covered == 0 or box.x == covered - shared * downsample
         covered = box.right
         column += 1
     assert covered == size.width * downsample
@@ -167,13 +169,12 @@ def test_a_store_being_written_fills_in(tmp_path: Path) -> None:
         fine, status = decode(sources[0].tile(0, 0, 0), tuple(np.minimum(shapes[0], TILE_CELLS)))
         coarse, _ = decode(sources[0].tile(1, 0, 0), shapes[1])
         assert np.isfinite(coarse).sum() * 4 >= (status == Status.SCORED).sum()
-        decided = status != Status.PENDING
         np.testing.assert_array_equal(np.isfinite(fine), status == Status.SCORED)
         np.testing.assert_array_equal(
             np.isfinite(coarse[:64, :64]), np.isfinite(halve_probability(fine))[:64, :64]
         )
         seen.append((state.decided, state.complete))
-        assert decided.any()
+        assert state.decided > 0  # which block is first is for the threads to decide
 
     store_heatmap(lazy, path, on_block=look)
     slide.close()
