@@ -112,6 +112,20 @@ def exit_code(errors: Sequence[HistoslideError], *, total: int, damaged: int) ->
     return EXIT_SOME_FAILED if errors or damaged else EXIT_DONE
 
 
+def add_slides_option(parser: argparse.ArgumentParser) -> None:
+    """``--slide`` of the commands that show heatmaps over their slides."""
+    parser.add_argument(
+        "--slide",
+        dest="slides",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="the slide, or a folder of slides; may be repeated (default: the slide of that name "
+        "beside the heatmap, if it is the one that was scored)",
+    )
+
+
 def add_resolution_options(parser: argparse.ArgumentParser) -> None:
     """``--mpp`` and ``--mpp-csv``."""
     parser.add_argument(

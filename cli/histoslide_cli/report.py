@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from histoslide_cli.console import EXIT_DONE, EXIT_SOME_FAILED
+from histoslide_cli.console import EXIT_DONE, EXIT_SOME_FAILED, add_slides_option
 from histoslide_cli.lesions import add_lesion_options, lesion_settings
 
 
@@ -28,16 +28,7 @@ def add_parser(
         "heatmaps", nargs="+", type=Path, metavar="PATH", help="heat.zarr, or a folder of them"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="HTML to write")
-    parser.add_argument(
-        "--slide",
-        dest="slides",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="the slide, or a folder of slides; may be repeated (default: the slide of that name "
-        "beside the heatmap, if it is the one that was scored)",
-    )
+    add_slides_option(parser)
     parser.add_argument(
         "--force", action="store_true", help="use the slide even if it is not the one scored"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from histoslide_cli.console import EXIT_DONE
+from histoslide_cli.console import EXIT_DONE, add_slides_option
 
 
 def add_parser(
@@ -30,16 +30,7 @@ def add_parser(
         help="heat.zarr made by score, or the folder of a cohort; several of one slide can be "
         "compared",
     )
-    parser.add_argument(
-        "--slide",
-        dest="slides",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="the slide, or a folder of slides; may be repeated (default: the slide of that name "
-        "beside the heatmap, if it is the one that was scored)",
-    )
+    add_slides_option(parser)
     parser.add_argument(
         "--force", action="store_true", help="show the slide even if it is not the one scored"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from fastai.callback.core import Callback, CancelFitException
+from fastai.learner import Learner
 from fastai.torch_core import rank_distrib
 
 from histoslide.errors import DataError, HistoslideError
@@ -20,6 +21,11 @@ from histoslide.training.records import EpochRecord, best_record, out_of_patienc
 OnEpoch = Callable[[EpochRecord], None]
 OnBatch = Callable[[int, int, float], None]
 """Called with steps done in this epoch, steps of an epoch, and the running training loss."""
+
+
+def was_skipped(learner: Learner) -> bool:
+    """Whether the epoch that ends was only passed over, as a resumed run does with old ones."""
+    return not len(learner.recorder.values[-1])
 
 
 class SeedEpochs(Callback):
@@ -102,7 +108,6 @@ class Report(Callback):
         """Record into ``run``."""
         self._run, self._recipe = run, recipe
         self._on_epoch, self._on_batch = on_epoch, on_batch
-        self._validated = False
 
     def before_epoch(self) -> None:
         """Start the clock."""
@@ -118,15 +123,10 @@ class Report(Callback):
             loss = float(self.learn.recorder.smooth_loss.value)
             self._on_batch(self.learn.iter + 1, self.learn.n_iter, loss)
 
-    def after_validate(self) -> None:
-        """Epochs that are skipped when a run goes on have no validation."""
-        self._validated = True
-
     def after_epoch(self) -> None:
-        """Record the epoch, and stop the stage when patience is out."""
-        if not self._validated:
+        """Record the epoch."""
+        if was_skipped(self.learn):
             return
-        self._validated = False
         run, recipe = self._run, self._recipe
         train_loss, valid_loss, accuracy, auc = self.learn.recorder.values[-1]
         stage = run.stage + 1
@@ -159,17 +159,11 @@ class SaveCheckpoints(Callback):
         """Write to ``path``; None only ends stages."""
         self._run, self._recipe, self._path = run, recipe, path
         self.failure: HistoslideError | None = None
-        self._validated = False
-
-    def after_validate(self) -> None:
-        """Epochs that are skipped when a run goes on have no validation."""
-        self._validated = True
 
     def after_epoch(self) -> None:
         """Gather the state and write it."""
-        if not self._validated:
+        if was_skipped(self.learn):
             return
-        self._validated = False
         run, learn = self._run, self.learn
         stop = out_of_patience(run.records, run.stage + 1, self._recipe)
         done = learn.epoch + 1 == learn.n_epoch or stop

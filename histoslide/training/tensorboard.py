@@ -19,6 +19,7 @@ from torch.nn import functional
 from histoslide.datasets import PatchData
 from histoslide.errors import HistoslideError
 from histoslide.training.averaging import plain_network
+from histoslide.training.callbacks import was_skipped
 from histoslide.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ class TensorBoard(Callback):
 
     def after_epoch(self) -> None:
         """Figures of an epoch."""
-        values = self.learn.recorder.values[-1]
-        if not len(values):  # an epoch that a resumed run skips
+        if was_skipped(self.learn):
             return
+        values = self.learn.recorder.values[-1]
         self._epochs_seen += 1
         names = ("loss/training", "loss/validation", "validation/accuracy", "validation/AUC")
         for name, value in zip(names, values, strict=True):
