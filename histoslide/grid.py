@@ -98,12 +98,16 @@ class TileGrid:
         """Blocks (down, across)."""
         return math.ceil(self.rows / self.block_cells), math.ceil(self.cols / self.block_cells)
 
-    def blocks(self) -> Iterator[CellRange]:
-        """All blocks in reading order."""
+    def numbered_blocks(self) -> Iterator[tuple[tuple[int, int], CellRange]]:
+        """All blocks in reading order, each with its row and column among them."""
         down, across = self.block_shape
         for i in range(down):
             for j in range(across):
-                yield self.block(i, j)
+                yield (i, j), self.block(i, j)
+
+    def blocks(self) -> Iterator[CellRange]:
+        """All blocks in reading order."""
+        return (cells for _, cells in self.numbered_blocks())
 
     def block(self, i: int, j: int) -> CellRange:
         """The cells of block (i, j); those at the lower and right edge may be smaller."""

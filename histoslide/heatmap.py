@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import dask.array as da
 import numpy as np
@@ -17,7 +17,7 @@ from histoslide.errors import ResolutionError
 from histoslide.geometry import Mpp, Size
 from histoslide.grid import DEFAULT_BLOCK_CELLS, TileGrid
 from histoslide.model import Model, ModelSpec
-from histoslide.scoring import Status, block_dtype, score_block
+from histoslide.scoring import ScoreMode, Status, block_dtype, score_block
 from histoslide.slide import Slide, require_mpp
 from histoslide.tissue import METHODS, TissueMask, find_tissue
 
@@ -28,6 +28,48 @@ never finished by a release that reads otherwise than the one that began it."""
 DEFAULT_TISSUE_THRESHOLD = 0.1
 """Part of the label footprint that must be tissue. Low, because a label speaks of any tumour in
 the footprint: a nest at the rim of the tissue must not be passed over."""
+
+
+class BlockModel(Protocol):
+    """A model as a heatmap is laid out with it: its facts here, its network where it is used."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What it is."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the weights."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """What computes and how precisely."""
+        ...
+
+    @property
+    def device(self) -> object:
+        """Where; for people to read."""
+        ...
+
+    def here(self) -> Model:
+        """The model in this process, loaded once."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BlockScorer:
+    """What each block of the graph calls; picklable where its slide and model are."""
+
+    slide: Slide
+    grid: TileGrid
+    model: BlockModel
+    mode: ScoreMode
+
+    def __call__(self, part: NDArray[np.uint8], block_id: tuple[int, int]) -> NDArray[np.void]:
+        cells = self.grid.block(*block_id)
+        return score_block(self.slide, self.grid, cells, part, self.model.here(), self.mode)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +91,12 @@ class LazyHeatmap:
     """How the plan was made, JSON-ready, for the metadata."""
     model: Mapping[str, Any]
     """Name, hash and spec of the model, JSON-ready, for the metadata."""
+    mode: ScoreMode
+    """How the cells come by their probabilities."""
+    engine: str
+    """What computes them and how precisely."""
     device: str
-    """Where it will be computed."""
+    """Where they will be computed."""
 
     @property
     def probability(self) -> da.Array:
@@ -74,6 +120,8 @@ class LazyHeatmap:
             "mask.plan_sha256": hashlib.sha256(self.plan.tobytes()).hexdigest(),
             "model.name": self.model["name"],
             "model.sha256": self.model["sha256"],
+            "engine": self.engine,
+            **self.mode.settings,
         }
 
 
@@ -136,13 +184,14 @@ def plan_cells(
 
 def make_heatmap(
     slide: Slide,
-    model: Model,
+    model: BlockModel,
     *,
     stride_px: int | None = None,
     tissue: TissueMask | None = None,
     tissue_threshold: float = DEFAULT_TISSUE_THRESHOLD,
     roi: TissueMask | None = None,
     block_cells: int = DEFAULT_BLOCK_CELLS,
+    mode: ScoreMode = ScoreMode(),
 ) -> LazyHeatmap:
     """Lay out a slide's heatmap; pixels are read and scored only when it is stored.
 
@@ -154,21 +203,22 @@ def make_heatmap(
         tissue_threshold: see ``plan_cells``.
         roi: see ``plan_cells``.
         block_cells: side of a block in cells.
+        mode: how cells come by their probabilities.
 
     Raises:
         ResolutionUnknownError: the slide's resolution is not known.
         ResolutionError: the slide is much coarser than the model.
+        HistoslideError: the model cannot be used in this mode.
     """
     grid = make_grid(slide, model.spec, stride_px=stride_px, block_cells=block_cells)
+    if mode.mode != "exact":
+        mode.check(model.here(), stride_px=grid.stride_px)
     tissue = find_tissue(slide, METHODS["otsu"]) if tissue is None else tissue
     plan = plan_cells(grid, tissue, threshold=tissue_threshold, roi=roi)
 
-    def score(part: NDArray[np.uint8], block_id: tuple[int, int]) -> NDArray[np.void]:
-        return score_block(slide, grid, grid.block(*block_id), part, model)
-
-    dtype = block_dtype(len(model.spec.classes))
+    dtype = block_dtype(len(model.spec.classes), tta=mode.tta)
     blocks = da.map_blocks(
-        score,
+        _BlockScorer(slide=slide, grid=grid, model=model, mode=mode),
         da.from_array(plan, chunks=(block_cells, block_cells), name=False),
         dtype=dtype,
         meta=np.empty((0, 0), dtype=dtype),
@@ -193,6 +243,8 @@ def make_heatmap(
             "sha256": model.sha256,
             "spec": json.loads(model.spec.to_json()),
         },
+        mode=mode,
+        engine=model.engine,
         device=str(model.device),
     )
 

@@ -33,7 +33,7 @@ from histoslide.render import (
     read_png_label,
     save_png,
 )
-from histoslide.scoring import Status
+from histoslide.scoring import ScoreMode, Status
 from histoslide.slide import Slide, open_slide
 from histoslide.store import NgffVersion, refuse_other_settings, store_heatmap
 from histoslide.tileset import TileFormat, TileSet, extract_tiles
@@ -84,6 +84,8 @@ class ScoreOptions:
     """Side of a cell in model pixels; None for the model's label footprint."""
     tissue: TissueOptions = TissueOptions()
     """Which part of the slide."""
+    mode: ScoreMode = ScoreMode()
+    """How cells come by their probabilities."""
     ngff: NgffVersion = "0.5"
     """OME-Zarr version."""
     overlay: bool = True
@@ -148,6 +150,7 @@ def score_slide(
             tissue=tissue,
             tissue_threshold=options.tissue.threshold,
             roi=roi,
+            mode=options.mode,
         )
         if out.exists() and not options.overwrite:
             refuse_other_settings(lazy, out, options.ngff)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from histoslide.errors import BundleError
+from histoslide.errors import BundleError, HistoslideError, SlideReadError
 from histoslide.geometry import CellRange
 from histoslide.grid import TileGrid
-from histoslide.model import Model
+from histoslide.model import Batches, Model, ModelSpec, Request
 from histoslide.slide import Slide
-from histoslide.tiles import read_windows
+from histoslide.tiles import read_window, read_windows
+
+_Indices = NDArray[np.intp]
+
+Mode = Literal["exact", "cascade", "dense"]
+MODES: tuple[Mode, ...] = ("exact", "cascade", "dense")
+
+DEFAULT_CASCADE_THRESHOLD = 0.1
+"""PLACEHOLDER"""
 
 
 class Status(IntEnum):
@@ -33,13 +43,90 @@ class Status(IntEnum):
     """Outside the region of interest."""
 
 
-def block_dtype(classes: int) -> np.dtype[np.void]:
-    """Element of a scored block: float32 probabilities of all classes and a status."""
-    return np.dtype([("probability", np.float32, (classes,)), ("status", np.uint8)])
+@dataclass(frozen=True, kw_only=True)
+class ScoreMode:
+    """How the cells of a block come by their probabilities.
+
+    Raises:
+        HistoslideError: settings that do not go together, or a threshold outside 0-1.
+    """
+
+    mode: Mode = "exact"
+    """``exact``: every tile by itself. ``dense``: areas in one pass, see
+    ``histoslide.model.graphs.AreaGraph``. ``cascade``: dense, then exact tiles where the dense
+    probability of tumour reaches ``cascade_threshold``."""
+    cascade_threshold: float = DEFAULT_CASCADE_THRESHOLD
+    """Dense probability of tumour, 0-1, from which a cell is scored again as a tile."""
+    tta: bool = False
+    """Test-time augmentation: every tile in all eight orientations."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise HistoslideError(f"unknown mode {self.mode!r}: choose from {', '.join(MODES)}")
+        if self.tta and self.mode != "exact":
+            raise HistoslideError(
+                f"--tta turns single tiles: it needs --mode exact, not {self.mode}"
+            )
+        if not 0 <= self.cascade_threshold <= 1:
+            raise HistoslideError(
+                f"the cascade threshold must lie in 0-1, not {self.cascade_threshold}"
+            )
+
+    def check(self, model: Model, *, stride_px: int) -> None:
+        """Make sure that a model can be used so.
+
+        Raises:
+            HistoslideError: it cannot, and why.
+        """
+        if self.mode != "exact":
+            model.area_batches(stride_px)
+        if self.mode == "cascade" and model.spec.tumour_class is None:
+            raise HistoslideError(
+                f"--mode cascade looks for tumour, and model {model.spec.name} has no tumour class"
+            )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the values, JSON-ready."""
+        threshold = {"cascade_threshold": self.cascade_threshold} if self.mode == "cascade" else {}
+        return {"mode": self.mode, "tta": self.tta, **threshold}
+
+
+def block_dtype(classes: int, *, tta: bool = False) -> np.dtype[np.void]:
+    """Element of a scored block.
+
+    ``probability``: float32 of all classes; ``status``; and with test-time augmentation
+    ``disagreement``: float32, the standard deviation over the orientations.
+    """
+    fields: list[Any] = [("probability", np.float32, (classes,)), ("status", np.uint8)]
+    if tta:
+        fields.append(("disagreement", np.float32))
+    return np.dtype(fields)
+
+
+def empty_block(plan: NDArray[np.uint8], spec: ModelSpec, mode: ScoreMode) -> NDArray[np.void]:
+    """A block of which nothing is scored yet.
+
+    Args:
+        plan: status of each cell, shape (rows, cols).
+        spec: of the model.
+        mode: decides which fields there are.
+    """
+    block = np.empty(plan.shape, dtype=block_dtype(len(spec.classes), tta=mode.tta))
+    block["probability"] = np.nan
+    if mode.tta:
+        block["disagreement"] = np.nan
+    block["status"] = plan
+    return block
 
 
 def score_block(
-    slide: Slide, grid: TileGrid, cells: CellRange, plan: NDArray[np.uint8], model: Model
+    slide: Slide,
+    grid: TileGrid,
+    cells: CellRange,
+    plan: NDArray[np.uint8],
+    model: Model,
+    mode: ScoreMode = ScoreMode(),
 ) -> NDArray[np.void]:
     """Score the pending cells of one block.
 
@@ -52,33 +139,157 @@ def score_block(
         cells: of the block.
         plan: status of each cell before scoring, shape (rows, cols); only ``PENDING`` is scored.
         model: to score with; its input and label sizes are the grid's.
+        mode: how.
 
     Raises:
-        BundleError: the network puts out NaN or infinity.
+        BundleError: the network puts out NaN or infinity, or cannot be used in this mode.
 
     Returns:
         Shape (rows, cols) of ``block_dtype``; probabilities are NaN where nothing was scored.
     """
-    block = np.empty((cells.rows, cells.cols), dtype=block_dtype(len(model.spec.classes)))
-    block["probability"] = np.nan
-    block["status"] = plan
-    for window in read_windows(slide, grid, cells, plan == Status.PENDING):
-        top, left = window.cells.row - cells.row, window.cells.col - cells.col
-        inside = block[top : top + window.cells.rows, left : left + window.cells.cols]
-        rows, cols = np.nonzero(inside["status"] == Status.PENDING)
-        if window.pixels is None:
-            inside["status"][rows, cols] = Status.UNREADABLE
-            continue
-        for batch, tiles in cut_tiles(window.pixels, grid, rows, cols, model):
-            scores = model.probabilities(tiles).cpu().numpy()
-            if not np.isfinite(scores).all():
-                raise BundleError(
-                    f"model {model.spec.name} gives probabilities that are no numbers: "
-                    "its weights are broken, train it again"
-                )
-            inside["probability"][rows[batch], cols[batch]] = scores
-        inside["status"][rows, cols] = Status.SCORED
+    block = empty_block(plan, model.spec, mode)
+    if not (plan == Status.PENDING).any():
+        return block
+    work = _Block(slide, grid, cells, block, model)
+    if mode.mode == "exact":
+        work.score_tiles(model.view_batches() if mode.tta else model.tile_batches())
+    elif mode.mode == "dense":
+        work.score_areas(model.area_batches(grid.stride_px))
+    else:
+        assert model.spec.tumour_index is not None
+        tiles = model.tile_batches()
+        with tiles.reader():  # from the start: others' part-filled batches wait for our tiles
+            areas = work.score_areas(model.area_batches(grid.stride_px))
+            threshold = mode.cascade_threshold
+            work.repeat_tiles(tiles, areas, tumour=model.spec.tumour_index, threshold=threshold)
     return block
+
+
+class _Block:
+    """A block while it is being scored."""
+
+    def __init__(
+        self,
+        slide: Slide,
+        grid: TileGrid,
+        cells: CellRange,
+        block: NDArray[np.void],
+        model: Model,
+    ) -> None:
+        self._slide, self._grid, self._cells = slide, grid, cells
+        self._block, self._model = block, model
+
+    def score_tiles(self, batches: Batches) -> None:
+        """Score every pending cell as a tile of its own."""
+        pending = self._block["status"] == Status.PENDING
+        requests: list[tuple[Request, NDArray[np.void], tuple[_Indices, _Indices]]] = []
+        with batches.reader():
+            for window in read_windows(self._slide, self._grid, self._cells, pending):
+                inside = self._of(window.cells)
+                rows, cols = np.nonzero(inside["status"] == Status.PENDING)
+                if window.pixels is None:
+                    inside["status"][rows, cols] = Status.UNREADABLE
+                    continue
+                items = cut_tiles(window.pixels, self._grid, rows, cols, self._model.device)
+                requests.append((batches.put(items, len(rows)), inside, (rows, cols)))
+            batches.wait([request for request, _, _ in requests])
+        for request, inside, (rows, cols) in requests:
+            self._write(inside, rows, cols, request.result)
+
+    def score_areas(self, batches: Batches) -> list[tuple[CellRange, NDArray[np.uint8]]]:
+        """Score areas in one pass each.
+
+        Returns:
+            The areas and their pixels.
+        """
+        side = self._model.area_cells(self._grid.stride_px)
+        requests: list[tuple[Request, CellRange, NDArray[np.uint8]]] = []
+        with batches.reader():
+            for top in range(0, self._cells.rows, side):
+                for left in range(0, self._cells.cols, side):
+                    area = CellRange(self._cells.row + top, self._cells.col + left, side, side)
+                    if (self._of(area)["status"] != Status.PENDING).all():
+                        continue
+                    pixels = self._read_area(area)
+                    if (self._of(area)["status"] == Status.PENDING).any():
+                        image = _to_device(pixels, self._model.device)[None]
+                        requests.append((batches.put(image.__getitem__, 1), area, pixels))
+            batches.wait([request for request, _, _ in requests])
+        for request, area, _ in requests:
+            inside = self._of(area)
+            rows, cols = np.nonzero(inside["status"] == Status.PENDING)
+            assert request.result is not None
+            self._write(inside, rows, cols, request.result[0][rows, cols])
+        return [(area, pixels) for _, area, pixels in requests]
+
+    def repeat_tiles(
+        self,
+        batches: Batches,
+        areas: Sequence[tuple[CellRange, NDArray[np.uint8]]],
+        *,
+        tumour: int,
+        threshold: float,
+    ) -> None:
+        """Score again, as tiles of their own, the cells of areas that may hold tumour."""
+        requests: list[tuple[Request, NDArray[np.void], tuple[_Indices, _Indices]]] = []
+        for area, pixels in areas:
+            inside = self._of(area)
+            suspect = inside["probability"][..., tumour] >= threshold  # NaN is not
+            rows, cols = np.nonzero(suspect)
+            if len(rows):
+                items = cut_tiles(pixels, self._grid, rows, cols, self._model.device)
+                requests.append((batches.put(items, len(rows)), inside, (rows, cols)))
+        batches.wait([request for request, _, _ in requests])
+        for request, inside, (rows, cols) in requests:
+            self._write(inside, rows, cols, request.result)
+
+    def _read_area(self, area: CellRange) -> NDArray[np.uint8]:
+        """An area's pixels; cells that cannot be read are marked, and white in the picture."""
+        try:
+            return read_window(self._slide, self._grid, area)
+        except SlideReadError:
+            pass
+        inside = self._of(area)
+        readable = CellRange(area.row, area.col, *inside.shape)
+        size = self._grid.window_size_px(area)
+        canvas = np.full((size.height, size.width, 3), 255, dtype=np.uint8)
+        stride = self._grid.stride_px
+        for window in read_windows(
+            self._slide, self._grid, readable, inside["status"] == Status.PENDING
+        ):
+            top, left = window.cells.row - area.row, window.cells.col - area.col
+            if window.pixels is None:
+                inside["status"][top, left] = Status.UNREADABLE
+                continue
+            y, x = top * stride, left * stride
+            height, width = window.pixels.shape[:2]
+            canvas[y : y + height, x : x + width] = window.pixels
+        return canvas
+
+    def _of(self, area: CellRange) -> NDArray[np.void]:
+        """The part of the block that lies in an area, which may reach beyond the block."""
+        top, left = area.row - self._cells.row, area.col - self._cells.col
+        return self._block[top : top + area.rows, left : left + area.cols]
+
+    def _write(
+        self,
+        inside: NDArray[np.void],
+        rows: _Indices,
+        cols: _Indices,
+        scores: NDArray[np.float32] | None,
+    ) -> None:
+        """Put scores into cells of a part of the block."""
+        assert scores is not None
+        if not np.isfinite(scores).all():
+            raise BundleError(
+                f"model {self._model.spec.name} gives probabilities that are no numbers: "
+                "its weights are broken, train it again"
+            )
+        classes = len(self._model.spec.classes)
+        inside["probability"][rows, cols] = scores[:, :classes]
+        if scores.shape[1] > classes:
+            inside["disagreement"][rows, cols] = scores[:, classes]
+        inside["status"][rows, cols] = Status.SCORED
 
 
 def cut_tiles(
@@ -86,24 +297,29 @@ def cut_tiles(
     grid: TileGrid,
     rows: NDArray[np.intp],
     cols: NDArray[np.intp],
-    model: Model,
-) -> Iterator[tuple[slice, Tensor]]:
-    """Cut the tiles of some cells out of a window on the model's device, batch by batch.
+    device: torch.device,
+) -> Callable[[slice], Tensor]:
+    """Tiles of some cells of a window, cut on a device when they are asked for.
 
     Args:
-        window: RGB, uint8, as ``histoslide.tiles.read_window`` returns it.
+        window: RGB, uint8, as ``histoslide.tiles.read_window`` returns it; moved there once.
         grid: gives tile size and stride.
         rows: of the cells, counted from the window's first.
         cols: likewise.
-        model: gives device and batch size; the window is moved once, tiles are cut there.
+        device: where to.
 
-    Yields:
-        Which of the cells, and their uint8 tiles of shape (n, 3, input_px, input_px).
+    Returns:
+        A function that gives a range of the tiles, uint8 of shape (n, 3, input_px, input_px).
     """
-    image = torch.from_numpy(np.array(window)).to(model.device).permute(2, 0, 1)
+    image = _to_device(window, device)
     side, stride = grid.input_px, grid.stride_px
     tiles = image.unfold(1, side, stride).unfold(2, side, stride)  # a view: (3, r, c, side, side)
-    row_index, col_index = (torch.from_numpy(i).to(model.device) for i in (rows, cols))
-    for start in range(0, len(rows), model.batch_size):
-        batch = slice(start, start + model.batch_size)
-        yield batch, tiles[:, row_index[batch], col_index[batch]].permute(1, 0, 2, 3)
+    row_index, col_index = (torch.from_numpy(i).to(device) for i in (rows, cols))
+    return lambda items: tiles[:, row_index[items], col_index[items]].permute(1, 0, 2, 3)
+
+
+def _to_device(window: NDArray[np.uint8], device: torch.device) -> Tensor:
+    image = torch.from_numpy(np.array(window))
+    if device.type == "cuda":  # pinned memory is copied while the GPU computes
+        image = image.pin_memory().to(device, non_blocking=True)
+    return image.to(device).permute(2, 0, 1)

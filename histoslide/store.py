@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points, version
 from importlib.resources import files
@@ -29,6 +29,7 @@ import jsonschema
 import numpy as np
 import zarr
 import zarr.errors
+from dask.delayed import Delayed
 from numpy.typing import NDArray
 
 from histoslide.errors import SettingsDifferError, StoreError
@@ -38,6 +39,7 @@ from histoslide.heatmap import LazyHeatmap
 from histoslide.model import ModelSpec
 from histoslide.ngff import image_metadata, label_metadata
 from histoslide.outputs import named_difference, refuse_existing, restore_swap, swap_folder
+from histoslide.runners import BlockIndex, Runner, ThreadRunner
 from histoslide.scoring import Status
 
 if TYPE_CHECKING:
@@ -51,9 +53,6 @@ SCHEMA_VERSION = 1
 
 NgffVersion = Literal["0.5", "0.4"]
 
-READ_AHEAD = 2
-"""Blocks in work at a time: while one is in the network, the next is being read."""
-
 _RECORDED_PACKAGES = (
     "histoslide",
     "torch",
@@ -64,9 +63,6 @@ _RECORDED_PACKAGES = (
     "openslide-python",
     "openslide-bin",
 )
-
-_BLOCKS_A_GRAPH = 256
-"""Blocks handed to Dask at a time: building a graph grows faster than its number of blocks."""
 
 _COARSEST_PX = 64
 """The pyramid ends at the first level whose longer side is at most this."""
@@ -124,6 +120,16 @@ class Heatmap:
     def status(self) -> NDArray[np.uint8]:
         """``histoslide.scoring.Status`` of every cell, shape ``grid.shape``."""
         return np.asarray(self._level("labels/status/0")[:])
+
+    @property
+    def disagreement(self) -> NDArray[np.float32] | None:
+        """How far the eight orientations of each tile differ, shape ``grid.shape``.
+
+        The standard deviation of the probability, NaN where nothing was scored; None for a heatmap
+        that was made without test-time augmentation.
+        """
+        stored = zarr.open_group(self.path, mode="r").get("disagreement/0")
+        return None if stored is None else np.asarray(stored[:])  # type: ignore[index]
 
     @property
     def id(self) -> str:
@@ -273,6 +279,7 @@ def store_heatmap(
     overwrite: bool = False,
     command: str | None = None,
     on_block: Callable[[int, int, int], None] | None = None,
+    runner: Runner | None = None,
 ) -> Heatmap:
     """Compute a heatmap into a store, or finish one that was begun with the same settings.
 
@@ -285,8 +292,8 @@ def store_heatmap(
         ngff: OME-Zarr version; 0.5 is Zarr v3, 0.4 is Zarr v2.
         overwrite: replace a store made with other settings.
         command: command line for the metadata, without absolute paths.
-        on_block: called after each block with (blocks done, blocks in all, cells scored so far);
-            from worker threads, one call at a time.
+        on_block: called after each block with (blocks done, blocks in all, cells scored so far).
+        runner: computes the blocks; None for threads of this process.
 
     Raises:
         SettingsDifferError: the store was begun with other settings and ``overwrite`` is false.
@@ -307,7 +314,7 @@ def store_heatmap(
                     shutil.rmtree(target)
         if not target.exists():
             _create(lazy, target, ngff, command)
-        _run(lazy, target, on_block)
+        _run(lazy, target, on_block, runner or ThreadRunner.fitted(lazy.device))
         _complete(lazy, target)
         if target != path:
             swap_folder(target, path)
@@ -364,7 +371,17 @@ def _copy(heat: Heatmap, path: Path, ngff: NgffVersion) -> None:
     channels = heat.shown_classes
     for name in channels:
         heat.probability(name)  # raises where the store is damaged
-    root = _lay_out(path, heat.grid, channels, heat.metadata["slide"]["name"], ngff)
+    disagreement = heat.disagreement
+    root = _lay_out(
+        path,
+        heat.grid,
+        channels,
+        heat.metadata["slide"]["name"],
+        ngff,
+        disagreement=disagreement is not None,
+    )
+    if disagreement is not None:
+        root["disagreement/0"][...] = disagreement  # type: ignore[index]
     values, status = np.asarray(heat.array), heat.status
     for level in range(len(level_shapes(heat.grid.shape))):
         if level:
@@ -388,8 +405,13 @@ class BlockTarget:
         group = zarr.open_group(path, mode="r+")
         self._probability: Any = group["0"]
         self._status: Any = group["labels/status/0"]
+        self._disagreement: Any = group.get("disagreement/0")
         # Two classes sum to one: the heatmap shows the tumour class, or else the second.
         self._shown = 1 if tumour_index is None else tumour_index
+        self._opened = path, tumour_index
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return BlockTarget, self._opened
 
     def __setitem__(self, where: tuple[slice, slice], block: NDArray[np.void]) -> None:
         probability = block["probability"]
@@ -397,6 +419,8 @@ class BlockTarget:
             self._probability[where] = probability[..., self._shown]
         else:
             self._probability[(slice(None), *where)] = np.moveaxis(probability, -1, 0)
+        if self._disagreement is not None:
+            self._disagreement[where] = block["disagreement"]
         self._status[where] = block["status"]
 
 
@@ -466,7 +490,14 @@ def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | Non
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    root = _lay_out(partial, lazy.grid, _channels(lazy.spec), lazy.slide["name"], ngff)
+    root = _lay_out(
+        partial,
+        lazy.grid,
+        _channels(lazy.spec),
+        lazy.slide["name"],
+        ngff,
+        disagreement=lazy.mode.tta,
+    )
     root.attrs["histoslide"] = {
         "schema_version": SCHEMA_VERSION,
         "complete": False,
@@ -482,6 +513,8 @@ def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | Non
         },
         "mask": dict(lazy.mask),
         "model": dict(lazy.model),
+        "engine": lazy.engine,
+        "mode": lazy.mode.settings,
         "device": lazy.device,
         "command": command,
         "versions": {name: version(name) for name in _RECORDED_PACKAGES},
@@ -492,7 +525,13 @@ def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | Non
 
 
 def _lay_out(
-    path: Path, grid: TileGrid, channels: tuple[str, ...], name: str, ngff: NgffVersion
+    path: Path,
+    grid: TileGrid,
+    channels: tuple[str, ...],
+    name: str,
+    ngff: NgffVersion,
+    *,
+    disagreement: bool,
 ) -> zarr.Group:
     """Make the arrays of a store, all pending, and what OME-Zarr wants to know of them."""
     zarr_format: Literal[2, 3] = 3 if ngff == "0.5" else 2
@@ -504,6 +543,11 @@ def _lay_out(
         status = f"labels/status/{level}"
         _create_array(root, status, shape, grid.block_cells, int(Status.PENDING))
     root.attrs.update(image_metadata(name, grid.cell_um, len(shapes), channels, ngff))
+    if disagreement:
+        _create_array(root, "disagreement/0", grid.shape, grid.block_cells, math.nan)
+        root["disagreement"].attrs.update(
+            image_metadata(f"{name} disagreement", grid.cell_um, 1, ("disagreement",), ngff)
+        )
     labels = root["labels"]
     labels.attrs.update(
         {"ome": {"version": ngff, "labels": ["status"]}}
@@ -553,75 +597,76 @@ def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
     return shapes
 
 
-def _run(lazy: LazyHeatmap, path: Path, on_block: Callable[[int, int, int], None] | None) -> None:
+def _run(
+    lazy: LazyHeatmap,
+    path: Path,
+    on_block: Callable[[int, int, int], None] | None,
+    runner: Runner,
+) -> None:
     group = zarr.open_group(path, mode="r+")
     status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
-    grid = lazy.grid
-    down, across = grid.block_shape
-    total = down * across
-    pending: list[tuple[int, int, CellRange]] = []
-    for i in range(down):
-        for j in range(across):
-            cells = grid.block(i, j)
-            if (status[cells.slices] == Status.PENDING).any():
-                pending.append((i, j, cells))
-    target = _Counting(
-        BlockTarget(path, lazy.spec.tumour_index),
-        done=total - len(pending),
-        total=total,
-        scored=int((status == Status.SCORED).sum()),
-        on_block=on_block,
-    )
-    if not pending:
+    _settle_untouched(lazy, group, status)
+    total, done = lazy.grid.block_shape[0] * lazy.grid.block_shape[1], 0
+    blocks: list[BlockIndex] = []
+    for block, cells in lazy.grid.numbered_blocks():
+        if (status[cells.slices] == Status.PENDING).any():
+            blocks.append(block)
+        else:
+            done += 1
+    if not blocks:
         return
+    scored = int((status == Status.SCORED).sum())
+    target = BlockTarget(path, lazy.spec.tumour_index)
+
+    def task(block: BlockIndex) -> Delayed:
+        values = lazy.blocks.blocks[block].to_delayed().item()
+        return dask.delayed(_write_block, pure=False)(target, lazy.grid.block(*block), values)
+
     started = time.monotonic()
-    pool = ThreadPoolExecutor(READ_AHEAD)
-    interrupted = False
     try:
-        with dask.config.set(scheduler="threads", pool=pool):
-            for start in range(0, len(pending), _BLOCKS_A_GRAPH):
-                part = pending[start : start + _BLOCKS_A_GRAPH]
-                da.store(
-                    [lazy.blocks.blocks[i, j] for i, j, _ in part],
-                    [target] * len(part),  # type: ignore[list-item]  # any __setitem__ will do
-                    regions=[cells.slices for _, _, cells in part],
-                    lock=False,
-                )
-    except KeyboardInterrupt:
-        interrupted = True
-        raise
+        with closing(runner.run(blocks, task)) as results:
+            for result in results:
+                done, scored = done + 1, scored + result
+                if on_block is not None:
+                    on_block(done, total, scored)
     finally:
-        # After an error, no thread may go on writing into what the caller believes to be at rest.
-        # After Ctrl-C nobody wants to wait for a block; what is written is whole either way.
-        pool.shutdown(wait=not interrupted, cancel_futures=True)
         metadata = _read_metadata(path)
         metadata["seconds"] += time.monotonic() - started
         group.attrs["histoslide"] = metadata
 
 
-class _Counting:
-    """A target that reports every block it has written."""
+def _settle_untouched(lazy: LazyHeatmap, group: zarr.Group, status: NDArray[np.uint8]) -> None:
+    """Write the status of blocks in which nothing is to be scored, many at a time.
 
-    def __init__(
-        self,
-        target: BlockTarget,
-        *,
-        done: int,
-        total: int,
-        scored: int,
-        on_block: Callable[[int, int, int], None] | None,
-    ) -> None:
-        self._target, self._on_block = target, on_block
-        self._done, self._total, self._scored = done, total, scored
-        self._lock = threading.Lock()
+    Most of a slide is glass: a task for each of its blocks would cost more than all else.
 
-    def __setitem__(self, where: tuple[slice, slice], block: NDArray[np.void]) -> None:
-        self._target[where] = block
-        with self._lock:
-            self._done += 1
-            self._scored += int((block["status"] == Status.SCORED).sum())
-            if self._on_block is not None:
-                self._on_block(self._done, self._total, self._scored)
+    Args:
+        lazy: the heatmap.
+        group: its store.
+        status: as stored; updated in place.
+    """
+    stored: Any = group["labels/status/0"]
+    side = lazy.grid.block_cells
+    for top in range(0, lazy.grid.rows, side):
+        band = np.s_[top : top + side]
+        lefts = range(0, lazy.grid.cols, side)
+        idle = [
+            (status[band, left : left + side] == Status.PENDING).any()
+            and (lazy.plan[band, left : left + side] != Status.PENDING).all()
+            for left in lefts
+        ]
+        for found, run in itertools.groupby(range(len(lefts)), key=idle.__getitem__):
+            if found:
+                columns = list(run)
+                where = np.s_[top : top + side, columns[0] * side : (columns[-1] + 1) * side]
+                status[where] = lazy.plan[where]
+                stored[where] = lazy.plan[where]
+
+
+def _write_block(target: BlockTarget, cells: CellRange, block: NDArray[np.void]) -> int:
+    """Write a block, and return how many of its cells were scored."""
+    target[cells.slices] = block
+    return int((block["status"] == Status.SCORED).sum())
 
 
 def _complete(lazy: LazyHeatmap, path: Path) -> None:

@@ -173,7 +173,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     from histoslide.model import pick_device
 
     patches = open_unlabelled(arguments.data)
-    model = choose_model(arguments, device=pick_device(arguments.device))
+    model = choose_model(
+        arguments, device=pick_device(arguments.device), backend="torch", precision="fp32"
+    )
     predictions = _run_model(arguments, model, patches)
     out: Path = arguments.predict
     predictions.save_submission(out, temperature=model.spec.temperature)
@@ -193,7 +195,9 @@ def _judge(arguments: argparse.Namespace) -> int:
     from histoslide.patch_evaluation.classes import match_classes
     from histoslide.patch_evaluation.report import write_report
 
-    model = choose_model(arguments, device=pick_device(arguments.device))
+    model = choose_model(
+        arguments, device=pick_device(arguments.device), backend="torch", precision="fp32"
+    )
     spec = model.spec
     check_threshold(arguments.threshold, spec.classes, spec.tumour_index)
     split = None if arguments.split is None else Split(kind="file", file=arguments.split)

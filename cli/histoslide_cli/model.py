@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from histoslide_cli.console import EXIT_DONE
+from histoslide_cli.model_calibrate import add_calibrate
 from histoslide_cli.model_choice import add_trust_option, is_pickle, read_weights
 
 logger = logging.getLogger("histoslide.cli")
@@ -33,14 +34,16 @@ def add_parser(
     """Add this command's options."""
     parser = subparsers.add_parser(
         "model",
-        help="what a model is; the same model for QuPath or from fastai",
-        description="Shows what a model is, and converts it: to the files that WSInfer and its "
-        "QuPath extension read, or from a fastai export to a bundle.",
+        help="what a model is; the same model faster, for QuPath or from fastai",
+        description="Shows what a model is, measures how much faster it may be computed, and "
+        "converts it: to the files that WSInfer and its QuPath extension read, or from a fastai "
+        "export to a bundle.",
         epilog="example: histoslide model info",
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     _add_info(actions, common)
     _add_convert(actions, common)
+    add_calibrate(actions, common)
     return parser
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from histoslide.model import Model, ModelSpec
+    from histoslide.model.backends import BackendName, Precision
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -38,20 +39,40 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def choose_model(arguments: argparse.Namespace, *, device: torch.device) -> Model:
+def choose_model(
+    arguments: argparse.Namespace,
+    *,
+    device: torch.device,
+    backend: BackendName | None = None,
+    precision: Precision | None = None,
+) -> Model:
     """The model that ``--model`` names, ready to score.
 
+    Args:
+        arguments: with ``model`` and ``trust_pickle``.
+        device: where to compute.
+        backend: see ``histoslide.model.load_model``.
+        precision: likewise.
+
     Raises:
-        HistoslideError: it cannot be read, or is a pickle and not said to be trusted.
+        HistoslideError: it cannot be read, is a pickle and not said to be trusted, or cannot be
+            computed so.
     """
     from histoslide.model import load_model, make_model
     from histoslide.model.prediction import file_sha256
 
     path: Path | None = arguments.model
     if path is None or not is_pickle(path):
-        return load_model(path, device=device)
+        return load_model(path, device=device, backend=backend, precision=precision)
     spec, state = read_weights(path, trust_pickle=arguments.trust_pickle)
-    return make_model(spec, state, device=device, sha256=file_sha256(path))
+    return make_model(
+        spec,
+        state,
+        device=device,
+        sha256=file_sha256(path),
+        backend=backend,
+        precision=precision,
+    )
 
 
 def read_weights(

@@ -25,6 +25,7 @@ from histoslide_cli.console import (
     scrubbed_command,
     tissue_options,
 )
+from histoslide_cli.engine_options import add_engine_options, score_mode
 from histoslide_cli.model_choice import add_model_options, choose_model
 
 if TYPE_CHECKING:
@@ -58,9 +59,6 @@ def add_parser(
     )
     add_model_options(parser)
     parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
-    )
-    parser.add_argument(
         "--stride",
         type=int,
         metavar="PX",
@@ -90,6 +88,7 @@ def add_parser(
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     add_resolution_options(parser)
     add_tissue_options(parser)
+    add_engine_options(parser)
     return parser
 
 
@@ -110,6 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = ScoreOptions(
         stride_px=arguments.stride,
         tissue=tissue_options(arguments),
+        mode=score_mode(arguments),
         ngff=arguments.ngff,
         overlay=not arguments.no_overlay,
         overlay_threshold=arguments.threshold,
@@ -124,8 +124,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"--out {arguments.out} names one heatmap, but there are {len(paths)} slides: "
             "give a folder"
         )
-    model = choose_model(arguments, device=pick_device(arguments.device))
-    logger.info("model %s on %s", model.spec.name, model.device)
+    model = choose_model(
+        arguments,
+        device=pick_device(arguments.device),
+        backend=None if arguments.backend == "auto" else arguments.backend,
+        precision=None if arguments.precision == "auto" else arguments.precision,
+    )
+    logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
     if single:
         with Progress(paths[0].name, unit="block", quiet=arguments.quiet) as progress:
             result = score_slide(

@@ -1,5 +1,6 @@
 """Trained models: what they are, how they are kept, and how they predict."""
 
+from histoslide.model.batches import Batches, Request
 from histoslide.model.bundle import (
     default_bundle,
     load_bundle,
@@ -11,8 +12,10 @@ from histoslide.model.prediction import Model, load_model, make_model, pick_devi
 from histoslide.model.spec import ModelSpec
 
 __all__ = [
+    "Batches",
     "Model",
     "ModelSpec",
+    "Request",
     "default_bundle",
     "load_bundle",
     "load_model",

@@ -14,7 +14,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from histoslide.errors import BundleError, HistoslideError
 from histoslide.model.architectures import load_network
+from histoslide.model.backends import Backend, BackendName, Precision, TorchBackend, make_backend
+from histoslide.model.batches import Batches, Program
 from histoslide.model.bundle import default_bundle, load_bundle
+from histoslide.model.fast_paths import FastPaths, choose_path, read_fast_paths
+from histoslide.model.graphs import AreaGraph, TileGraph, refuse_areas
+from histoslide.model.int8 import quantised
 from histoslide.model.spec import ModelSpec
 
 CPU_BATCH = 32
@@ -23,51 +28,62 @@ CPU_BATCH = 32
 GPU_BATCH = 256
 """Tiles a batch on an accelerator: fills it with under 2 GB of activations for ResNet50."""
 
+AREA_PX = 512
+"""Longest side of what an area's cells cover, in model pixels: activations of one area then stay
+near 100 MB for ResNet50, and little is computed twice where areas meet."""
+
+_PIXELS_A_TILE = 96 * 96
+"""Of the tile that the batch sizes are meant for."""
+
 
 class Model:
-    """A network and its spec on a device. Calls are serialised, so threads may share one."""
+    """A network and its spec on a device; threads may share one."""
 
     def __init__(
-        self, spec: ModelSpec, network: nn.Module, *, device: torch.device, sha256: str
+        self,
+        spec: ModelSpec,
+        network: nn.Module,
+        *,
+        device: torch.device,
+        sha256: str,
+        backend: Backend | None = None,
+        ranges: Mapping[str, float] | None = None,
     ) -> None:
         """Wrap a network that maps normalised (n, 3, h, w) tiles to (n, classes) logits.
 
         Args:
             spec: what the network is.
-            network: moved to ``device`` and put into evaluation mode.
+            network: moved to the device and put into evaluation mode.
             device: where to compute.
             sha256: identifies the weights in a heatmap's metadata.
+            backend: what computes; None for torch in float32.
+            ranges: of ``histoslide.model.int8.activation_ranges``, for a backend of int8.
         """
         self.spec = spec
-        self.device = device
         self.sha256 = sha256
-        self._network = network.to(device).to(memory_format=torch.channels_last).eval()
-        self._mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1)
-        self._lock = threading.Lock()
+        self._backend = TorchBackend(device=device) if backend is None else backend
+        self.device = self._backend.device
+        if self._backend.precision == "int8":
+            network = quantised(network, ranges or {})
+        self._network = network
+        # Logits may be asked for by any thread; a backend runs one batch at a time.
+        self._lock = threading.RLock()
+        self._logits: dict[int | None, Program] = {}
+        self._batches: dict[tuple[str, int | None], Batches] = {}
+
+    @property
+    def engine(self) -> str:
+        """What computes and how precisely; equal engines on equal machines give equal results."""
+        return f"{self._backend.name} {self._backend.precision}"
 
     @property
     def batch_size(self) -> int:
         """How many tiles to hand over at a time."""
         return CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
 
-    def prepare(self, tiles: Tensor) -> Tensor:
-        """What the network sees of tiles: resized and normalised as the spec says.
-
-        Args:
-            tiles: RGB, uint8, shape (n, 3, input_px, input_px), on any device.
-
-        Returns:
-            float32, shape (n, 3, network_px, network_px), on the model's device.
-        """
-        spec = self.spec
-        images = tiles.to(self.device).float().div_(255)
-        if spec.network_px != spec.input_px:
-            images = functional.interpolate(
-                images, size=spec.network_px, mode="bilinear", antialias=True
-            )
-        images = (images - self._mean) / self._std
-        return images.contiguous(memory_format=torch.channels_last)
+    def here(self) -> Model:
+        """The model itself; see ``histoslide.heatmap.BlockModel``."""
+        return self
 
     def logits(self, tiles: Tensor) -> Tensor:
         """Raw outputs of the network.
@@ -78,29 +94,127 @@ class Model:
         Returns:
             float32, shape (n, classes), on the model's device.
         """
-        images = self.prepare(tiles)
-        with self._lock, torch.inference_mode():
-            return self._network(images).float()
+        with self._lock:
+            return self._program(None)(tiles)
 
     def probabilities(self, tiles: Tensor) -> Tensor:
         """Calibrated class probabilities of uint8 tiles; shapes as in ``logits``."""
-        return functional.softmax(self.logits(tiles) / self.spec.temperature, dim=1)
+        return self._calibrated(self.logits(tiles))
+
+    def tile_batches(self) -> Batches:
+        """The queue for tiles; results are probabilities of shape (n, classes)."""
+        return self._queue("tiles", None, self.probabilities, self.batch_size)
+
+    def view_batches(self) -> Batches:
+        """The queue for tiles that are scored in all eight orientations.
+
+        Results have shape (n, classes + 1): the probabilities of the mean logits, and last the
+        standard deviation of the probability over the orientations, of the class where it is
+        largest.
+        """
+        return self._queue("views", None, self._eight_views, max(1, self.batch_size // 4))
+
+    def area_batches(self, stride_px: int) -> Batches:
+        """The queue for areas of ``area_cells`` cells a side.
+
+        Args:
+            stride_px: side of a cell.
+
+        Returns:
+            A queue for uint8 areas of ``(area_cells - 1) * stride_px + input_px`` pixels a side;
+            results are probabilities of shape (n, area_cells, area_cells, classes).
+
+        Raises:
+            BundleError: the network cannot score areas.
+        """
+        refuse_areas(self.spec, self._network, stride_px=stride_px)
+
+        def program(areas: Tensor) -> Tensor:
+            with self._lock:
+                logits = self._program(stride_px)(areas)
+            return self._calibrated(logits)
+
+        return self._queue("areas", stride_px, program, self._areas_a_batch(stride_px))
+
+    def area_cells(self, stride_px: int) -> int:
+        """Cells along the side of an area: a power of two, so that areas fill a block."""
+        return 2 ** max(0, (AREA_PX // stride_px).bit_length() - 1)
+
+    def _areas_a_batch(self, stride_px: int) -> int:
+        side = self.area_cells(stride_px) * stride_px
+        return max(1, self.batch_size * _PIXELS_A_TILE // side**2)
+
+    def _calibrated(self, logits: Tensor) -> Tensor:
+        return functional.softmax(logits / self.spec.temperature, dim=-1)
+
+    def _eight_views(self, tiles: Tensor) -> Tensor:
+        logits = torch.stack([self.logits(view) for view in symmetries(tiles)])
+        spread = self._calibrated(logits).std(dim=0, correction=0)
+        return torch.cat(
+            [self._calibrated(logits.mean(dim=0)), spread.amax(dim=1, keepdim=True)], dim=1
+        )
+
+    def _queue(self, kind: str, stride_px: int | None, program: Program, size: int) -> Batches:
+        with self._lock:
+            key = kind, stride_px
+            if key not in self._batches:
+                in_flight = 1 if self.device.type == "cpu" else 2
+                self._batches[key] = Batches(program, size=size, in_flight=in_flight)
+            return self._batches[key]
+
+    def _program(self, stride_px: int | None) -> Program:
+        """Logits of tiles, or of areas where a stride is given; compiled when first needed."""
+        if stride_px not in self._logits:
+            spec = self.spec
+            graph = TileGraph(spec, self._network)
+            count, side = self.batch_size, spec.input_px
+            if stride_px is not None:
+                graph = AreaGraph(spec, self._network, stride_px=stride_px)
+                count = self._areas_a_batch(stride_px)
+                side += (self.area_cells(stride_px) - 1) * stride_px
+            self._logits[stride_px] = self._backend.compile(graph, (count, 3, side, side))
+        return self._logits[stride_px]
 
 
-def load_model(path: Path | None = None, *, device: torch.device | None = None) -> Model:
+def symmetries(tiles: Tensor) -> list[Tensor]:
+    """The eight symmetries of the square, each of all tiles (n, 3, h, h)."""
+    turned = [torch.rot90(tiles, quarter, dims=(2, 3)) for quarter in range(4)]
+    return turned + [view.flip(3) for view in turned]
+
+
+def load_model(
+    path: Path | None = None,
+    *,
+    device: torch.device | None = None,
+    backend: BackendName | None = None,
+    precision: Precision | None = None,
+) -> Model:
     """Load a bundle for scoring.
 
     Args:
         path: bundle file; None for the one that ships with histoslide.
         device: where to compute; None picks as ``pick_device``.
+        backend: what computes; None for the fastest that was measured to be as good as float32.
+        precision: in which; None likewise.
 
     Raises:
         BundleError: the bundle cannot be read, or its weights do not fit its architecture.
+        HistoslideError: the backend or the precision cannot be had here.
     """
     path = default_bundle() if path is None else path
     spec, state = load_bundle(path)
+    sha256 = file_sha256(path)
+    paths = read_fast_paths(path, sha256=sha256)
     try:
-        return make_model(spec, state, device=device, sha256=file_sha256(path))
+        return make_model(
+            spec,
+            state,
+            device=device,
+            sha256=sha256,
+            fast_paths=paths,
+            backend=backend,
+            precision=precision,
+        )
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from None
 
@@ -111,6 +225,9 @@ def make_model(
     *,
     sha256: str,
     device: torch.device | None = None,
+    fast_paths: FastPaths | None = None,
+    backend: BackendName | None = None,
+    precision: Precision | None = None,
 ) -> Model:
     """Build a model for scoring from weights that are already in memory.
 
@@ -119,13 +236,25 @@ def make_model(
         state: state dict of the architecture that the spec names.
         sha256: identifies the weights in a heatmap's metadata.
         device: where to compute; None picks as ``pick_device``.
+        fast_paths: what was measured of the weights' faster paths; None for nothing.
+        backend: see ``load_model``.
+        precision: see ``load_model``.
 
     Raises:
         BundleError: the weights do not fit the architecture.
+        HistoslideError: the backend or the precision cannot be had here.
     """
     network = load_network(spec.architecture, len(spec.classes), state)
     device = pick_device() if device is None else device
-    return Model(spec, fold_batch_norm(network), device=device, sha256=sha256)
+    chosen = choose_path(device, fast_paths, backend=backend, precision=precision)
+    return Model(
+        spec,
+        fold_batch_norm(network),
+        device=device,
+        sha256=sha256,
+        backend=make_backend(*chosen, device),
+        ranges=None if fast_paths is None else fast_paths.ranges,
+    )
 
 
 def file_sha256(path: Path) -> str:

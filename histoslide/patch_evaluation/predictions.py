@@ -19,6 +19,7 @@ from torch import Tensor
 
 from histoslide.errors import DataError
 from histoslide.model import Model
+from histoslide.model.prediction import symmetries
 from histoslide.outputs import whole_file
 
 DEFAULT_THRESHOLD = 0.5
@@ -257,12 +258,6 @@ def predict_patches(
         classes=model.spec.classes,
         tumour=model.spec.tumour_index,
     )
-
-
-def symmetries(tiles: Tensor) -> list[Tensor]:
-    """The eight symmetries of the square, each of all tiles (n, 3, h, h)."""
-    turned = [torch.rot90(tiles, quarter, dims=(2, 3)) for quarter in range(4)]
-    return turned + [view.flip(3) for view in turned]
 
 
 def _read_ahead(patches: Patches, model: Model, workers: int) -> Iterator[Tensor]:

@@ -1,0 +1,71 @@
+"""How cells come by their probabilities: ``--backend``, ``--precision``, ``--mode``, ``--tta``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from histoslide.scoring import ScoreMode
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    group = parser.add_argument_group("how it is computed")
+    group.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
+    )
+    group.add_argument(
+        "--backend",
+        choices=("auto", "torch", "openvino"),
+        default="auto",
+        help="what runs the network; auto takes the fastest that was measured to be as good as "
+        "torch in fp32 for this model (default: auto)",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16", "int8"),
+        default="auto",
+        help="of the network; auto as for --backend (default: auto)",
+    )
+    group.add_argument(
+        "--mode",
+        choices=("exact", "cascade", "dense"),
+        default="exact",
+        help="exact: every tile by itself; dense: whole areas in one pass, several times faster "
+        "and not the same; cascade: dense, then exact tiles where there may be tumour "
+        "(default: exact)",
+    )
+    group.add_argument(
+        "--cascade-threshold",
+        type=float,
+        metavar="P",
+        help="dense probability from which --mode cascade looks again, 0-1",
+    )
+    group.add_argument(
+        "--tta",
+        action="store_true",
+        help="average the logits of each tile's eight symmetries and store how far they differ: "
+        "eight times the work",
+    )
+
+
+def score_mode(arguments: argparse.Namespace) -> ScoreMode:
+    """What the options say of modes.
+
+    Raises:
+        HistoslideError: settings that do not go together.
+    """
+    from histoslide.errors import HistoslideError
+    from histoslide.scoring import DEFAULT_CASCADE_THRESHOLD, ScoreMode
+
+    threshold = arguments.cascade_threshold
+    if threshold is not None and arguments.mode != "cascade":
+        raise HistoslideError(
+            f"--cascade-threshold is for --mode cascade, not {arguments.mode}: leave one out"
+        )
+    return ScoreMode(
+        mode=arguments.mode,
+        tta=arguments.tta,
+        cascade_threshold=DEFAULT_CASCADE_THRESHOLD if threshold is None else threshold,
+    )

@@ -1,0 +1,181 @@
+"""What runs a network: torch on any device, or OpenVINO on the CPU, at a precision of choice."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from histoslide.errors import BundleError, HistoslideError
+from histoslide.model.batches import Program
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "int8")
+
+BackendName = Literal["torch", "openvino"]
+BACKENDS: tuple[BackendName, ...] = ("torch", "openvino")
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Backend(Protocol):
+    """Compiles graphs for a device; see ``histoslide.model.graphs``."""
+
+    @property
+    def name(self) -> BackendName:
+        """Which one it is."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """In which it computes; results are float32 whatever it is."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it wants its pixels and leaves its results."""
+        ...
+
+    def compile(self, graph: nn.Module, shape: tuple[int, int, int, int]) -> Program:
+        """Make a graph ready to run.
+
+        Args:
+            graph: maps uint8 pixels to logits; in evaluation mode.
+            shape: of the pixels, (n, 3, side, side), always the same.
+
+        Raises:
+            HistoslideError: this backend cannot run it.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchBackend:
+    """Torch, eager, with activations in channels-last order."""
+
+    device: torch.device
+    """Where to compute."""
+    precision: Precision = "fp32"
+    """In which; not int8."""
+    name: BackendName = "torch"
+    """Always torch."""
+
+    def compile(self, graph: nn.Module, shape: tuple[int, int, int, int]) -> Program:  # noqa: ARG002
+        """Move a graph to the device; torch takes pixels of any number."""
+        graph = graph.to(self.device, memory_format=torch.channels_last).eval()
+        if self.precision != "fp32":
+            graph.get_submodule("network").to(_DTYPES[self.precision])
+
+        def run(pixels: Tensor) -> Tensor:
+            with torch.inference_mode():
+                on_device = pixels.to(self.device, non_blocking=True)
+                return graph(on_device.contiguous(memory_format=torch.channels_last)).float()
+
+        return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVinoBackend:
+    """OpenVINO on the CPU: the extra ``openvino``."""
+
+    precision: Precision = "fp32"
+    """In which; int8 where the graph's convolutions round (``histoslide.model.int8``)."""
+    name: BackendName = "openvino"
+    """Always openvino."""
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def compile(self, graph: nn.Module, shape: tuple[int, int, int, int]) -> Program:
+        """Convert a graph and compile it for batches of one shape."""
+        import openvino  # noqa: PLC0415 - an extra
+
+        graph = graph.to("cpu").eval()
+        example = torch.zeros(shape, dtype=torch.uint8)
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what the two say of tracing is not for our user
+                converted = openvino.convert_model(graph, example_input=example)
+            converted.reshape(list(shape))
+        except Exception as error:  # its converter raises whatever its parts do
+            raise BundleError(
+                f"OpenVINO cannot convert this network ({str(error).splitlines()[0]}): "
+                "use --backend torch"
+            ) from error
+        hint = "bf16" if self.precision == "bf16" else "f32"
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        compiled = openvino.Core().compile_model(converted, "CPU", settings)
+        request = compiled.create_infer_request()
+
+        def run(pixels: Tensor) -> Tensor:
+            whole, count = np.ascontiguousarray(pixels.cpu().numpy()), len(pixels)
+            results = []
+            for start in range(0, count, shape[0]):
+                part = whole[start : start + shape[0]]
+                if missing := shape[0] - len(part):
+                    part = np.concatenate([part, np.zeros((missing, *shape[1:]), dtype=np.uint8)])
+                results.append(request.infer([part])[0].copy())
+            return torch.from_numpy(np.concatenate(results)[:count])
+
+        return run
+
+
+def has_openvino() -> bool:
+    """Whether the extra ``openvino`` is installed."""
+    return find_spec("openvino") is not None
+
+
+def has_cpu_bf16() -> bool:
+    """Whether the CPU computes in bfloat16 itself, as OpenVINO sees it."""
+    if not has_openvino():
+        return False
+    import openvino  # noqa: PLC0415 - an extra
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def make_backend(name: BackendName, precision: Precision, device: torch.device) -> Backend:
+    """The backend of a name and precision.
+
+    Raises:
+        HistoslideError: it cannot run here.
+    """
+    if name == "torch":
+        if precision == "int8":
+            raise HistoslideError("--precision int8 needs --backend openvino")
+        return TorchBackend(device=device, precision=precision)
+    if device.type != "cpu":
+        raise HistoslideError(f"--backend openvino computes on the CPU, not on {device}")
+    if not has_openvino():
+        raise HistoslideError(
+            "--backend openvino needs OpenVINO: pip install 'histoslide[openvino]'"
+        )
+    if precision == "fp16" or (precision == "bf16" and not has_cpu_bf16()):
+        raise HistoslideError(f"OpenVINO cannot compute in {precision} on this CPU: try int8")
+    return OpenVinoBackend(precision=precision)
+
+
+def supported(device: torch.device) -> list[tuple[BackendName, Precision]]:
+    """Backends and precisions that can be expected to be fast on a device, fastest first.
+
+    Full precision in torch, which always runs, comes last.
+    """
+    found: list[tuple[BackendName, Precision]] = []
+    if device.type == "cpu" and has_openvino():
+        found.append(("openvino", "int8"))
+        if has_cpu_bf16():
+            found.append(("openvino", "bf16"))
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        found.append(("torch", "bf16"))
+    return [*found, ("torch", "fp32")]

@@ -1,0 +1,156 @@
+"""Which faster ways of computing a bundle were measured and found as good as float32.
+
+The record lies beside the bundle, ``model.fast-paths.json`` for ``model.safetensors``, and names
+the weights that it is about. Without it a model is computed in float32.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from histoslide.errors import BundleError, HistoslideError
+from histoslide.model.backends import (
+    BackendName,
+    Precision,
+    make_backend,
+    supported,
+)
+from histoslide.outputs import whole_file
+
+MAX_AUC_LOSS = 0.002
+"""A faster path may change the area under the ROC curve by this much, either way."""
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """How a precision compares with float32 on labelled patches."""
+
+    auc: float
+    """Area under the ROC curve."""
+    auc_fp32: float
+    """The same patches in float32."""
+    largest_difference: float
+    """Of the tumour probability of a patch."""
+    mean_difference: float
+    """Mean absolute difference of the tumour probability."""
+    patches: int
+    """How many were compared."""
+    computed_by: str
+    """Backend and its version."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the path is as good as float32."""
+        return abs(self.auc - self.auc_fp32) <= MAX_AUC_LOSS
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastPaths:
+    """What was measured of a bundle's faster paths."""
+
+    weights_sha256: str
+    """Of the bundle's file."""
+    data: str
+    """Name of the patches that it was measured on."""
+    gates: Mapping[Precision, Gate] = field(default_factory=dict)
+    """By precision."""
+    ranges: Mapping[str, float] = field(default_factory=dict)
+    """Of ``histoslide.model.int8.activation_ranges``, by convolution."""
+
+    def passed(self, precision: Precision) -> bool:
+        """Whether a precision may be used unasked."""
+        gate = self.gates.get(precision)
+        return precision == "fp32" or (gate is not None and gate.passed)
+
+
+def fast_paths_file(bundle: Path) -> Path:
+    """Where the record of a bundle lies."""
+    return bundle.with_name(f"{bundle.stem}.fast-paths.json")
+
+
+def read_fast_paths(bundle: Path, *, sha256: str) -> FastPaths | None:
+    """The record beside a bundle, or None where there is none.
+
+    Args:
+        bundle: its file.
+        sha256: of that file.
+
+    Raises:
+        BundleError: the record is damaged, or is about other weights.
+    """
+    path = fast_paths_file(bundle)
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.pop("version") != _VERSION:
+            raise BundleError(f"{path} is of another version: run histoslide model calibrate again")
+        gates = {cast("Precision", key): Gate(**gate) for key, gate in found.pop("gates").items()}
+        ranges = {str(name): float(top) for name, top in found.pop("ranges").items()}
+        paths = FastPaths(gates=gates, ranges=ranges, **found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            f"{path} cannot be read ({error}): delete it, or run histoslide model calibrate again"
+        ) from error
+    if paths.weights_sha256 != sha256:
+        raise BundleError(
+            f"{path} is about other weights than {bundle.name} holds: delete it, or run histoslide "
+            "model calibrate again"
+        )
+    return paths
+
+
+def write_fast_paths(bundle: Path, paths: FastPaths) -> Path:
+    """Write the record of a bundle beside it, and return its path."""
+    target = fast_paths_file(bundle)
+    with whole_file(target) as partial:
+        text = json.dumps({"version": _VERSION, **asdict(paths)}, indent=1)
+        partial.write_text(text + "\n", encoding="utf-8")
+    return target
+
+
+def choose_path(
+    device: torch.device,
+    paths: FastPaths | None,
+    *,
+    backend: BackendName | None = None,
+    precision: Precision | None = None,
+) -> tuple[BackendName, Precision]:
+    """What to compute with: what was asked for, else the fastest way that passed its gate.
+
+    Args:
+        device: where.
+        paths: the bundle's record.
+        backend: asked for, or None.
+        precision: asked for, or None.
+
+    Raises:
+        HistoslideError: what was asked for cannot run here, or needs a record that is not there.
+    """
+    chosen: tuple[BackendName, Precision] | None = None
+    if backend is not None and precision is not None:
+        chosen = backend, precision
+    else:
+        for name, of in supported(device):
+            asked = backend in {None, name} and precision in {None, of}
+            if asked and (precision is not None or (paths is not None and paths.passed(of))):
+                chosen = name, of
+                break
+    if chosen is None:
+        default: BackendName = "openvino" if precision == "int8" else "torch"
+        chosen = backend or default, precision or "fp32"
+    make_backend(*chosen, device)  # raises where it cannot run
+    if chosen[1] == "int8" and (paths is None or not paths.ranges):
+        raise HistoslideError(
+            "--precision int8 needs a model whose ranges were measured: run histoslide model "
+            "calibrate on it first"
+        )
+    return chosen

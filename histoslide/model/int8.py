@@ -1,0 +1,109 @@
+"""Eight-bit convolutions: the ranges that activations take, and a network that rounds to them.
+
+The rounding is written into the network as fake quantisation (Jacob et al. 2018, "Quantization and
+Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"); a backend that sees
+it, as OpenVINO does, computes the convolutions in integers. The same network in torch simulates
+what the integers will give.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_TOP_ACTIVATION = 255
+"""Activations behind a ReLU are rounded to 0-255."""
+
+_TOP_WEIGHT = 63
+"""Weights are rounded to -63..63, one bit less than would fit: without VNNI, x86 adds two products
+of 8 bits in 16, and 2 · 255 · 63 is the largest such sum that never overflows."""
+
+_CLIPPED_SHARE = 1e-5
+"""Part of the activations of a batch that may lie beyond the range: outliers would coarsen all."""
+
+
+def activation_ranges(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
+    """The upper end of what each convolution is given.
+
+    Args:
+        network: batch norms folded, in evaluation mode.
+        batches: normalised images, (n, 3, h, w), of what the network will see.
+
+    Returns:
+        By name of the convolution. One that is given negative numbers, as the first is, is left
+        out: it stays in floating point.
+    """
+    highest: dict[str, float] = {}
+    signed: set[str] = set()
+
+    def watch(name: str) -> None:
+        def look(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            values = inputs[0].flatten()
+            if values.min() < 0:
+                signed.add(name)
+            clipped = int(len(values) * _CLIPPED_SHARE) + 1
+            top = float(torch.topk(values, clipped).values[-1])
+            highest[name] = max(highest.get(name, 0.0), top)
+
+        hooks.append(convolutions[name].register_forward_pre_hook(look))
+
+    hooks: list[torch.utils.hooks.RemovableHandle] = []
+    convolutions = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
+    try:
+        for name in convolutions:
+            watch(name)
+        with torch.inference_mode():
+            for batch in batches:
+                network(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: top for name, top in highest.items() if name not in signed and top > 0}
+
+
+def quantised(network: nn.Module, ranges: Mapping[str, float]) -> nn.Module:
+    """A copy of a network whose convolutions round their inputs and weights to eight bits.
+
+    Args:
+        network: batch norms folded.
+        ranges: of ``activation_ranges``; convolutions that it does not name stay as they are.
+    """
+    network = copy.deepcopy(network)
+    for name, module in list(network.named_modules()):
+        if name in ranges and isinstance(module, nn.Conv2d):
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, _RoundedConv(module, ranges[name]))
+    return network
+
+
+class _RoundedConv(nn.Module):
+    scales: Tensor
+    zeros: Tensor
+
+    def __init__(self, convolution: nn.Conv2d, highest: float) -> None:
+        super().__init__()
+        self._convolution = convolution
+        self._step = highest / _TOP_ACTIVATION
+        scales = convolution.weight.detach().abs().amax(dim=(1, 2, 3)).clamp_min(1e-12)
+        self.register_buffer("scales", scales / _TOP_WEIGHT)
+        self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int32))
+
+    def forward(self, images: Tensor) -> Tensor:
+        convolution = self._convolution
+        rounded = torch.fake_quantize_per_tensor_affine(images, self._step, 0, 0, _TOP_ACTIVATION)
+        weight = torch.fake_quantize_per_channel_affine(
+            convolution.weight, self.scales, self.zeros, 0, -_TOP_WEIGHT, _TOP_WEIGHT
+        )
+        return functional.conv2d(
+            rounded,
+            weight,
+            convolution.bias,
+            convolution.stride,
+            convolution.padding,  # type: ignore[arg-type]  # a ResNet's is a pair of numbers
+            convolution.dilation,
+            convolution.groups,
+        )

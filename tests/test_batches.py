@@ -1,0 +1,137 @@
+"""Batches are filled from many threads, are always of one shape, and give each caller its own."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from histoslide.model import Batches
+
+SIZE = 8
+
+
+class Program:
+    """Gives the number that each item carries, and remembers the batches it saw."""
+
+    def __init__(self) -> None:
+        self.batches: list[Tensor] = []
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        self.batches.append(pixels)
+        numbers = pixels[:, 0, 0, 0].float() + 256 * pixels[:, 1, 0, 0]
+        return torch.stack([numbers, -numbers], dim=1)
+
+    @property
+    def used(self) -> int:
+        return sum(int((batch[:, 2, 0, 0] == 1).sum()) for batch in self.batches)
+
+
+def numbered(start: int, count: int) -> Callable[[slice], Tensor]:
+    items = torch.zeros(count, 3, 2, 2, dtype=torch.uint8)
+    numbers = torch.arange(start, start + count)
+    items[:, 0] = (numbers % 256)[:, None, None]
+    items[:, 1] = (numbers // 256)[:, None, None]
+    items[:, 2] = 1
+    return items.__getitem__
+
+
+def score(batches: Batches, start: int, counts: list[int]) -> None:
+    with batches.reader():
+        requests = []
+        for count in counts:
+            requests.append((start, count, batches.put(numbered(start, count), count)))
+            start += count
+        batches.wait([request for _, _, request in requests])
+    for first, count, request in requests:
+        if count:
+            assert request.result is not None
+            expected = np.arange(first, first + count)
+            np.testing.assert_array_equal(request.result, np.stack([expected, -expected], axis=1))
+
+
+@given(
+    callers=st.lists(st.lists(st.integers(0, 20), max_size=3), min_size=1, max_size=6),
+    in_flight=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_caller_gets_its_own_results(callers: list[list[int]], in_flight: int) -> None:
+    program = Program()
+    batches = Batches(program, size=SIZE, in_flight=in_flight)
+    starts = np.cumsum([0, *(sum(counts) for counts in callers)])
+    with ThreadPoolExecutor(len(callers)) as pool:
+        jobs = [
+            pool.submit(score, batches, int(start), counts)
+            for start, counts in zip(starts, callers, strict=False)
+        ]
+        for job in jobs:
+            job.result(timeout=20)
+    assert program.used == starts[-1]  # every item once
+    assert all(batch.shape == (SIZE, 3, 2, 2) for batch in program.batches)
+
+
+def test_batches_are_filled_across_callers() -> None:
+    """Four callers of six items: three batches of eight, where each alone would need four."""
+    program = Program()
+    batches = Batches(program, size=SIZE)
+    together = threading.Barrier(4)
+
+    def caller(start: int) -> None:
+        with batches.reader():
+            together.wait(timeout=20)  # all are known to bring items before any waits
+            request = batches.put(numbered(start, 6), 6)
+            batches.wait([request])
+
+    with ThreadPoolExecutor(4) as pool:
+        for job in [pool.submit(caller, 6 * i) for i in range(4)]:
+            job.result(timeout=20)
+    assert program.used == 24
+    assert len(program.batches) == 3
+
+
+def test_a_batch_that_cannot_be_filled_does_not_wait_for_ever() -> None:
+    program = Program()
+    batches = Batches(program, size=SIZE)
+    score(batches, 0, [3])
+    assert len(program.batches) == 1
+    assert not program.batches[0][3:].any()
+
+
+def test_an_error_reaches_those_it_concerns_and_leaves_the_queue_usable() -> None:
+    class OddError(Exception):
+        pass
+
+    calls = 0
+
+    def program(pixels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OddError
+        return pixels[:, 0, 0, 0].float()[:, None]
+
+    batches = Batches(program, size=SIZE)
+    with pytest.raises(OddError), batches.reader():
+        batches.wait([batches.put(numbered(0, 20), 20)])
+    with batches.reader():
+        request = batches.put(numbered(0, 3), 3)
+        batches.wait([request])
+    assert calls == 2  # what was left of the failed request was not run
+    assert request.result is not None
+    np.testing.assert_array_equal(request.result[:, 0], [0, 1, 2])
+
+
+def test_items_that_cannot_be_cut_are_an_error_of_their_caller() -> None:
+    batches = Batches(Program(), size=SIZE)
+
+    def broken(_: slice) -> Tensor:
+        raise RuntimeError("no such tile")
+
+    with pytest.raises(RuntimeError, match="no such tile"), batches.reader():
+        batches.wait([batches.put(broken, 2)])
+    score(batches, 0, [9])
