@@ -54,7 +54,11 @@ class BlockModel(Protocol):
         ...
 
     def here(self) -> Model:
-        """The model in this process, loaded once."""
+        """The model in the process that computes, loaded once."""
+        ...
+
+    def share(self, slide: Slide) -> Slide:
+        """The slide as blocks should carry it to where they are computed."""
         ...
 
 
@@ -211,14 +215,15 @@ def make_heatmap(
         HistoslideError: the model cannot be used in this mode.
     """
     grid = make_grid(slide, model.spec, stride_px=stride_px, block_cells=block_cells)
-    if mode.mode != "exact":
-        mode.check(model.here(), stride_px=grid.stride_px)
+    mode.check(model.spec, stride_px=grid.stride_px)
+    if mode.mode != "exact" and isinstance(model, Model):
+        model.area_batches(grid.stride_px)  # raises where the network cannot
     tissue = find_tissue(slide, METHODS["otsu"]) if tissue is None else tissue
     plan = plan_cells(grid, tissue, threshold=tissue_threshold, roi=roi)
 
     dtype = block_dtype(len(model.spec.classes), tta=mode.tta)
     blocks = da.map_blocks(
-        _BlockScorer(slide=slide, grid=grid, model=model, mode=mode),
+        _BlockScorer(slide=model.share(slide), grid=grid, model=model, mode=mode),
         da.from_array(plan, chunks=(block_cells, block_cells), name=False),
         dtype=dtype,
         meta=np.empty((0, 0), dtype=dtype),

@@ -18,12 +18,13 @@ from histoslide.geometry import Mpp
 from histoslide.grid import TileGrid
 from histoslide.heatmap import (
     DEFAULT_TISSUE_THRESHOLD,
+    BlockModel,
     make_grid,
     make_heatmap,
     plan_cells,
 )
 from histoslide.lesions import LesionSettings, are_lesion_files, find_lesions, write_lesions
-from histoslide.model import Model, ModelSpec
+from histoslide.model import ModelSpec
 from histoslide.outputs import refuse_existing
 from histoslide.render import (
     DEFAULT_OVERLAY_PX,
@@ -33,6 +34,7 @@ from histoslide.render import (
     read_png_label,
     save_png,
 )
+from histoslide.runners import Runner
 from histoslide.scoring import ScoreMode, Status
 from histoslide.slide import Slide, open_slide
 from histoslide.store import NgffVersion, refuse_other_settings, store_heatmap
@@ -86,6 +88,8 @@ class ScoreOptions:
     """Which part of the slide."""
     mode: ScoreMode = ScoreMode()
     """How cells come by their probabilities."""
+    runner: Runner | None = None
+    """Computes the blocks; None for threads of this process."""
     ngff: NgffVersion = "0.5"
     """OME-Zarr version."""
     overlay: bool = True
@@ -110,7 +114,7 @@ Progress = Callable[[int, int, int], None]
 def score_slide(
     path: Path,
     out: Path,
-    model: Model,
+    model: BlockModel,
     options: ScoreOptions,
     *,
     mpp: Mpp | None = None,
@@ -164,6 +168,7 @@ def score_slide(
             overwrite=options.overwrite,
             command=options.command,
             on_block=on_block,
+            runner=options.runner,
         )
         shown_class = heat.tumour_class or heat.classes[-1]
         label = (
@@ -223,7 +228,7 @@ def _judged(result: SlideResult) -> SlideResult:
 def score_slides(
     paths: Sequence[Path],
     out: Path,
-    model: Model,
+    model: BlockModel,
     options: ScoreOptions,
     *,
     mpp: Mpp | None = None,

@@ -16,6 +16,7 @@ from histoslide.errors import BundleError, HistoslideError, SlideReadError
 from histoslide.geometry import CellRange
 from histoslide.grid import TileGrid
 from histoslide.model import Batches, Model, ModelSpec, Request
+from histoslide.model.graphs import refuse_areas
 from histoslide.slide import Slide
 from histoslide.tiles import read_window, read_windows
 
@@ -72,17 +73,17 @@ class ScoreMode:
                 f"the cascade threshold must lie in 0-1, not {self.cascade_threshold}"
             )
 
-    def check(self, model: Model, *, stride_px: int) -> None:
-        """Make sure that a model can be used so.
+    def check(self, spec: ModelSpec, *, stride_px: int) -> None:
+        """Make sure that a model can be used so, as far as its spec tells.
 
         Raises:
             HistoslideError: it cannot, and why.
         """
         if self.mode != "exact":
-            model.area_batches(stride_px)
-        if self.mode == "cascade" and model.spec.tumour_class is None:
+            refuse_areas(spec, stride_px=stride_px)
+        if self.mode == "cascade" and spec.tumour_class is None:
             raise HistoslideError(
-                f"--mode cascade looks for tumour, and model {model.spec.name} has no tumour class"
+                f"--mode cascade looks for tumour, and model {spec.name} has no tumour class"
             )
 
     @property

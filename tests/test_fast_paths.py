@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from histoslide_cli.main import main
 from models import colour_model
 from PIL import Image
 from torch import Tensor, nn
@@ -37,7 +38,6 @@ from histoslide.model.graphs import TileGraph
 from histoslide.model.int8 import activation_ranges, quantised
 from histoslide.model.prediction import file_sha256, fold_batch_norm
 from histoslide.model.spec import ModelSpec
-from histoslide_cli.main import main
 
 CPU = torch.device("cpu")
 SPEC = ModelSpec(

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from histoslide_cli.model_choice import choose_model, is_pickle
+
 if TYPE_CHECKING:
+    from histoslide.heatmap import BlockModel
+    from histoslide.runners import Runner
     from histoslide.scoring import ScoreMode
+
+logger = logging.getLogger("histoslide.cli")
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +58,48 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="average the logits of each tile's eight symmetries and store how far they differ: "
         "eight times the work",
     )
+    group.add_argument(
+        "--dask",
+        metavar="WHERE",
+        help="compute on a cluster: the address of a dask scheduler, its scheduler file, or "
+        "local:N for N worker processes here; all must see the slides and --out under the same "
+        "paths",
+    )
+
+
+@contextmanager
+def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, Runner | None]]:
+    """The model that computes, and what runs the blocks; None for threads of this process.
+
+    Raises:
+        HistoslideError: the model, the backend or the cluster cannot be used.
+    """
+    from histoslide.errors import HistoslideError
+    from histoslide.model import pick_device
+
+    backend = None if arguments.backend == "auto" else arguments.backend
+    precision = None if arguments.precision == "auto" else arguments.precision
+    if arguments.dask is None:
+        device = pick_device(arguments.device)
+        yield choose_model(arguments, device=device, backend=backend, precision=precision), None
+        return
+    if find_spec("distributed") is None:
+        raise HistoslideError("--dask needs distributed: pip install 'histoslide[cluster]'")
+    if arguments.model is not None and is_pickle(arguments.model):
+        raise HistoslideError(
+            "--dask takes bundles only: make one with histoslide model convert --to bundle"
+        )
+    from histoslide.cluster import Cluster
+
+    with Cluster.connect(arguments.dask) as cluster:
+        if cluster.dashboard:
+            logger.info("dashboard of the cluster: %s", cluster.dashboard)
+        yield (
+            cluster.load_model(
+                arguments.model, device=arguments.device, backend=backend, precision=precision
+            ),
+            cluster,
+        )
 
 
 def score_mode(arguments: argparse.Namespace) -> ScoreMode:

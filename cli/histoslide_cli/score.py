@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -25,8 +26,8 @@ from histoslide_cli.console import (
     scrubbed_command,
     tissue_options,
 )
-from histoslide_cli.engine_options import add_engine_options, score_mode
-from histoslide_cli.model_choice import add_model_options, choose_model
+from histoslide_cli.engine_options import add_engine_options, chosen_engine, score_mode
+from histoslide_cli.model_choice import add_model_options
 
 if TYPE_CHECKING:
     from histoslide.cohort import SlideResult
@@ -96,7 +97,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Score every slide; the exit code tells what became of them."""
     from histoslide.errors import HistoslideError
     from histoslide.lesions import LesionSettings
-    from histoslide.model import pick_device
     from histoslide.pipeline import ScoreOptions, score_slide, score_slides
     from histoslide.slide import find_slides
 
@@ -124,35 +124,34 @@ def run(arguments: argparse.Namespace) -> int:
             f"--out {arguments.out} names one heatmap, but there are {len(paths)} slides: "
             "give a folder"
         )
-    model = choose_model(
-        arguments,
-        device=pick_device(arguments.device),
-        backend=None if arguments.backend == "auto" else arguments.backend,
-        precision=None if arguments.precision == "auto" else arguments.precision,
-    )
-    logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
-    if single:
-        with Progress(paths[0].name, unit="block", quiet=arguments.quiet) as progress:
-            result = score_slide(
-                paths[0],
-                arguments.out,
-                model,
-                options,
-                mpp=by_name.get(paths[0].name, mpp),
-                on_block=_reporter(progress),
-            )
-        results = [result]
-    else:
-        with _Bars(quiet=arguments.quiet) as bars:
-            results = score_slides(
-                paths,
-                arguments.out,
-                model,
-                options,
-                mpp=mpp,
-                mpp_by_name=by_name,
-                on_slide=bars.start,
-            )
+    if arguments.dask is not None:  # workers may have another current folder
+        paths = [path.absolute() for path in paths]
+        arguments.out = arguments.out.absolute()
+    with chosen_engine(arguments) as (model, runner):
+        logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
+        options = dataclasses.replace(options, runner=runner)
+        if single:
+            with Progress(paths[0].name, unit="block", quiet=arguments.quiet) as progress:
+                result = score_slide(
+                    paths[0],
+                    arguments.out,
+                    model,
+                    options,
+                    mpp=by_name.get(paths[0].name, mpp),
+                    on_block=_reporter(progress),
+                )
+            results = [result]
+        else:
+            with _Bars(quiet=arguments.quiet) as bars:
+                results = score_slides(
+                    paths,
+                    arguments.out,
+                    model,
+                    options,
+                    mpp=mpp,
+                    mpp_by_name=by_name,
+                    on_slide=bars.start,
+                )
     _print(results, arguments)
     return exit_code(results)
 

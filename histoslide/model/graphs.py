@@ -67,10 +67,10 @@ class AreaGraph(TileGraph):
             BundleError: the network, its size or the stride do not allow it.
         """
         super().__init__(spec, network)
-        refuse_areas(spec, network, stride_px=stride_px)
-        assert isinstance(network, nn.Sequential)
-        head = network[1]
-        assert isinstance(head, nn.Sequential)
+        refuse_areas(spec, stride_px=stride_px)
+        head = network[1] if isinstance(network, nn.Sequential) and len(network) == 2 else None
+        if not (isinstance(head, nn.Sequential) and isinstance(head[0], ConcatPool)):
+            raise _cannot(spec, "its network is not a convolutional body and a pooling head")
         self._rest = head[2:]
         self._tile = spec.input_px // TOTAL_STRIDE_PX
         self._step = stride_px // TOTAL_STRIDE_PX
@@ -91,27 +91,21 @@ class AreaGraph(TileGraph):
         return logits.unflatten(0, pooled.shape[:3])
 
 
-def refuse_areas(spec: ModelSpec, network: nn.Module, *, stride_px: int) -> None:
-    """Make sure that a network can score areas.
+def refuse_areas(spec: ModelSpec, *, stride_px: int) -> None:
+    """Make sure that a model's sizes allow to score areas.
 
     Raises:
-        BundleError: it cannot, and why.
+        BundleError: they do not, and why.
     """
-    reason = None
-    if not (
-        isinstance(network, nn.Sequential)
-        and len(network) == 2
-        and isinstance(network[1], nn.Sequential)
-        and isinstance(network[1][0], ConcatPool)
-    ):
-        reason = "its network is not a convolutional body and a pooling head"
-    elif spec.network_px != spec.input_px:
-        reason = f"it resizes tiles of {spec.input_px} px to {spec.network_px} px"
-    elif spec.input_px % TOTAL_STRIDE_PX:
-        reason = f"its tiles of {spec.input_px} px are no multiple of {TOTAL_STRIDE_PX} px"
-    elif stride_px % TOTAL_STRIDE_PX:
-        reason = f"a stride of {stride_px} px is no multiple of {TOTAL_STRIDE_PX} px"
-    if reason:
-        raise BundleError(
-            f"model {spec.name} cannot score whole areas ({reason}): use --mode exact"
+    if spec.network_px != spec.input_px:
+        raise _cannot(spec, f"it resizes tiles of {spec.input_px} px to {spec.network_px} px")
+    if spec.input_px % TOTAL_STRIDE_PX:
+        raise _cannot(
+            spec, f"its tiles of {spec.input_px} px are no multiple of {TOTAL_STRIDE_PX} px"
         )
+    if stride_px % TOTAL_STRIDE_PX:
+        raise _cannot(spec, f"a stride of {stride_px} px is no multiple of {TOTAL_STRIDE_PX} px")
+
+
+def _cannot(spec: ModelSpec, reason: str) -> BundleError:
+    return BundleError(f"model {spec.name} cannot score whole areas ({reason}): use --mode exact")

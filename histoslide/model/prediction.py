@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from histoslide.model.backends import Backend, BackendName, Precision, TorchBack
 from histoslide.model.batches import Batches, Program
 from histoslide.model.bundle import default_bundle, load_bundle
 from histoslide.model.fast_paths import FastPaths, choose_path, read_fast_paths
-from histoslide.model.graphs import AreaGraph, TileGraph, refuse_areas
+from histoslide.model.graphs import AreaGraph, TileGraph
 from histoslide.model.int8 import quantised
 from histoslide.model.spec import ModelSpec
 
@@ -34,6 +35,9 @@ near 100 MB for ResNet50, and little is computed twice where areas meet."""
 
 _PIXELS_A_TILE = 96 * 96
 """Of the tile that the batch sizes are meant for."""
+
+
+S = TypeVar("S")
 
 
 class Model:
@@ -85,6 +89,10 @@ class Model:
         """The model itself; see ``histoslide.heatmap.BlockModel``."""
         return self
 
+    def share(self, slide: S) -> S:
+        """The slide itself: blocks are computed in this process."""
+        return slide
+
     def logits(self, tiles: Tensor) -> Tensor:
         """Raw outputs of the network.
 
@@ -127,7 +135,8 @@ class Model:
         Raises:
             BundleError: the network cannot score areas.
         """
-        refuse_areas(self.spec, self._network, stride_px=stride_px)
+        with self._lock:
+            self._program(stride_px)
 
         def program(areas: Tensor) -> Tensor:
             with self._lock:

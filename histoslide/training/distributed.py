@@ -59,7 +59,7 @@ def train_together(learner: Learner) -> None:
         from fastai.distributed import DistributedDL, DistributedTrainer  # noqa: PLC0415
     except (ImportError, NameError) as error:  # fastai's module names what it failed to import
         raise HistoslideError(
-            "training on several devices needs accelerate: pip install histoslide[distributed]"
+            "training on several devices needs accelerate: pip install 'histoslide[multi-gpu]'"
         ) from error
 
     class SharedLoader(DistributedDL):

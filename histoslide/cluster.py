@@ -1,0 +1,388 @@
+"""Blocks on a cluster: a ``distributed`` scheduler, one model a worker, slides opened once each.
+
+The graph is that of a single machine. What differs is that blocks carry only references: a worker
+keeps the model, which it gets when it joins, also late, and the slides that it has opened.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import distributed
+import numpy as np
+import torch
+from dask.delayed import Delayed
+from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
+from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from histoslide.errors import HistoslideError
+from histoslide.geometry import Box, Mpp, Size
+from histoslide.model import Model, ModelSpec, default_bundle, load_bundle, make_model, pick_device
+from histoslide.model.backends import BackendName, Precision
+from histoslide.model.fast_paths import FastPaths, choose_path, read_fast_paths
+from histoslide.model.prediction import file_sha256
+from histoslide.runners import BlockIndex
+from histoslide.slide import Slide
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+RETRIES = 3
+"""Times that a block is tried again after an error or on a worker that died."""
+
+_BLOCKS_A_THREAD = 4
+"""Blocks that wait at each thread of a worker: none runs dry, and the scheduler stays light."""
+
+_OPEN_SLIDES = 4
+"""Slides that a worker keeps open."""
+
+_FIRST_WORKER_S = 600
+"""Seconds to wait for the first worker; a queue of a large cluster takes minutes."""
+
+_LOCAL_THREADS = 4
+"""Blocks in work at a time in each local worker, as in ``histoslide.runners``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weights:
+    """A model as it travels to workers."""
+
+    spec_json: str
+    tensors: bytes
+    sha256: str
+    fast_paths: FastPaths | None
+    backend: BackendName
+    precision: Precision
+    device: str
+
+    def load(self, worker_name: object) -> Model:
+        return make_model(
+            ModelSpec.from_json(self.spec_json),
+            load_tensors(self.tensors),
+            sha256=self.sha256,
+            device=worker_device(self.device, worker_name),
+            fast_paths=self.fast_paths,
+            backend=self.backend,
+            precision=self.precision,
+        )
+
+
+class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
+    """Keeps a model and open slides in a worker."""
+
+    def __init__(self, name: str, weights: _Weights, *, torch_threads: int | None) -> None:
+        self.name = name
+        self._weights, self._torch_threads = weights, torch_threads
+
+    def setup(self, worker: Worker) -> None:
+        """Called by distributed in each worker, also in those that join late."""
+        self._worker_name = worker.name
+        self._lock = threading.Lock()
+        self._model: Model | None = None
+        self._slides: OrderedDict[str, Slide] = OrderedDict()
+        if self._torch_threads is not None:
+            torch.set_num_threads(self._torch_threads)
+
+    @property
+    def model(self) -> Model:
+        """The model, loaded when the first block needs it."""
+        with self._lock:
+            if self._model is None:
+                self._model = self._weights.load(self._worker_name)
+            return self._model
+
+    def slide(self, key: str, packed: bytes) -> Slide:
+        """The slide of a key, unpickled once."""
+        with self._lock:
+            if key not in self._slides:
+                self._slides[key] = pickle.loads(packed)  # noqa: S301 - our own, of this run
+                while len(self._slides) > _OPEN_SLIDES:
+                    self._slides.popitem(last=False)
+            self._slides.move_to_end(key)
+            return self._slides[key]
+
+
+def _plugin(name: str) -> ModelPlugin:
+    try:
+        plugin = distributed.get_worker().plugins[name]
+    except (ValueError, KeyError) as error:
+        raise HistoslideError("this block's model lives in the workers of a cluster") from error
+    assert isinstance(plugin, ModelPlugin)
+    return plugin
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterModel:
+    """A model whose network is in the workers; see ``histoslide.heatmap.BlockModel``."""
+
+    spec: ModelSpec
+    """What it is."""
+    sha256: str
+    """Identifies the weights."""
+    engine: str
+    """What computes in the workers and how precisely."""
+    device: str
+    """Where."""
+    plugin: str
+    """Name of the plugin that holds it."""
+
+    def here(self) -> Model:
+        """The model of the worker that this is called in.
+
+        Raises:
+            HistoslideError: it is not called in a worker of that cluster.
+        """
+        return _plugin(self.plugin).model
+
+    def share(self, slide: Slide) -> Slide:
+        """A slide that is opened once a worker, however many blocks name it."""
+        return WorkerSlide(slide, self.plugin)
+
+
+class WorkerSlide:
+    """A slide that is pickled as a reference to the one that its worker keeps."""
+
+    def __init__(self, slide: Slide, plugin: str) -> None:
+        self._key, self._plugin = uuid.uuid4().hex, plugin
+        self._packed = pickle.dumps(slide)
+
+    @property
+    def _slide(self) -> Slide:
+        return _plugin(self._plugin).slide(self._key, self._packed)
+
+    @property
+    def name(self) -> str:
+        """File name without its folder."""
+        return self._slide.name
+
+    @property
+    def size_l0(self) -> Size:
+        """Size of the finest level, in level-0 pixels."""
+        return self._slide.size_l0
+
+    @property
+    def level_sizes(self) -> tuple[Size, ...]:
+        """Size of every level in its own pixels, finest first."""
+        return self._slide.level_sizes
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels a pixel of each level."""
+        return self._slide.level_downsamples
+
+    @property
+    def mpp(self) -> Mpp | None:
+        """Resolution of level 0, or None where it is not known."""
+        return self._slide.mpp
+
+    @property
+    def bounds_l0(self) -> Box | None:
+        """The part that holds all scanned tissue, in level-0 pixels, where it is recorded."""
+        return self._slide.bounds_l0
+
+    @property
+    def quickhash(self) -> str:
+        """Tells slides apart."""
+        return self._slide.quickhash
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """The reader's own metadata."""
+        return self._slide.properties
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
+        return self._slide.read_level(level, x, y, width, height)
+
+
+class Cluster:
+    """A connection to workers, and the runner of blocks on them."""
+
+    def __init__(self, client: Client, *, local: LocalCluster | None = None) -> None:
+        """Use a client of ``distributed``.
+
+        Args:
+            client: connected.
+            local: the cluster behind it, where it is ours to close.
+        """
+        self._client, self._local = client, local
+        self._torch_threads: int | None = None
+        if local is not None:
+            self._torch_threads = max(1, torch.get_num_threads() // len(local.workers))
+
+    @classmethod
+    def connect(cls, where: str) -> Cluster:
+        """Connect to a scheduler.
+
+        Args:
+            where: its address (``tcp://host:8786``), the path of its scheduler file, or
+                ``local:N`` to start N worker processes on this machine.
+
+        Raises:
+            HistoslideError: nobody answers there, or no worker comes.
+        """
+        kind, _, rest = where.partition(":")
+        if kind == "local":
+            if not rest.isdecimal() or int(rest) < 1:
+                raise HistoslideError(f"--dask {where}: give a number of workers, as in local:2")
+            local = LocalCluster(
+                n_workers=int(rest), threads_per_worker=_LOCAL_THREADS, dashboard_address=":0"
+            )
+            return cls(Client(local), local=local)
+        try:
+            if "://" in where:
+                client = Client(where)
+            elif Path(where).exists():
+                client = Client(scheduler_file=where)
+            else:
+                raise HistoslideError(
+                    f"--dask {where} is no scheduler file: give one, an address such as "
+                    "tcp://host:8786, or local:N"
+                )
+        except (OSError, ValueError, TimeoutError) as error:
+            raise HistoslideError(f"no scheduler answers at {where}: {error}") from error
+        return cls(client)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._client.close()
+        if self._local is not None:
+            self._local.close()
+
+    @property
+    def dashboard(self) -> str | None:
+        """Link to the scheduler's web page, where it has one."""
+        link = self._client.dashboard_link
+        return str(link) if link else None
+
+    def load_model(
+        self,
+        path: Path | None = None,
+        *,
+        device: str = "auto",
+        backend: BackendName | None = None,
+        precision: Precision | None = None,
+    ) -> ClusterModel:
+        """Give a bundle to all workers, those that are there and those that will join.
+
+        Args:
+            path: bundle file, read here; None for the one that ships.
+            device: as ``histoslide.model.pick_device`` takes it, picked by each worker.
+            backend: see ``histoslide.model.load_model``.
+            precision: see ``histoslide.model.load_model``; where the present workers would choose
+                differently, all use torch in float32.
+
+        Raises:
+            HistoslideError: the bundle cannot be read, no worker comes, or one cannot compute so.
+        """
+        path = default_bundle() if path is None else path
+        spec, state = load_bundle(path)
+        sha256 = file_sha256(path)
+        paths = read_fast_paths(path, sha256=sha256)
+        try:
+            self._client.wait_for_workers(1, timeout=_FIRST_WORKER_S)
+        except TimeoutError as error:
+            raise HistoslideError(f"no worker came within {_FIRST_WORKER_S} s") from error
+        answers = self._client.run(_choose, device, paths, backend, precision)
+        chosen = {answer[1:] for answer in answers.values()}
+        engine = chosen.pop() if len(chosen) == 1 else ("torch", "fp32")
+        devices = sorted({answer[0] for answer in answers.values()})
+        weights = _Weights(
+            spec_json=spec.to_json(),
+            tensors=save_tensors({k: v.contiguous() for k, v in state.items()}),
+            sha256=sha256,
+            fast_paths=paths,
+            backend=engine[0],
+            precision=engine[1],
+            device=device,
+        )
+        name = f"histoslide-{uuid.uuid4().hex}"
+        self._client.register_plugin(
+            ModelPlugin(name, weights, torch_threads=self._torch_threads), name=name
+        )
+        return ClusterModel(
+            spec=spec,
+            sha256=sha256,
+            engine=" ".join(engine),
+            device=", ".join(devices),
+            plugin=name,
+        )
+
+    def run(
+        self, blocks: Sequence[BlockIndex], task: Callable[[BlockIndex], Delayed]
+    ) -> Iterator[int]:
+        """Compute blocks; see ``histoslide.runners.Runner``.
+
+        Raises:
+            HistoslideError: a block was given up because workers died over it again and again.
+        """
+        rest = iter(blocks)
+        running: set[Any] = set()
+        completed = distributed.as_completed()
+        try:
+            while True:
+                for block in itertools.islice(rest, max(0, self._room() - len(running))):
+                    future = self._client.compute(task(block), retries=RETRIES)
+                    running.add(future)
+                    completed.add(future)
+                if not running:
+                    return
+                future = next(completed)
+                running.discard(future)
+                yield int(future.result())
+        except KilledWorker as error:
+            raise HistoslideError(
+                "a block was given up, for the workers that read it died one after the other: "
+                f"look into the log of {error.last_worker.address}"
+            ) from error
+        finally:
+            self._client.cancel(list(running), force=True)
+
+    def _room(self) -> int:
+        """Blocks that may be under way, as many workers as there are now."""
+        threads = sum(self._client.nthreads().values())
+        return max(_BLOCKS_A_THREAD, threads * _BLOCKS_A_THREAD)
+
+
+def _choose(
+    device: str,
+    paths: FastPaths | None,
+    backend: BackendName | None,
+    precision: Precision | None,
+) -> tuple[str, BackendName, Precision]:
+    """What a worker would compute with; runs there."""
+    picked = pick_device(device)
+    return str(picked), *choose_path(picked, paths, backend=backend, precision=precision)
+
+
+def worker_device(device: str, worker_name: object) -> torch.device:
+    """The device of a worker: workers that share a machine take turns over its GPUs.
+
+    Where each worker sees one GPU only, as under dask-cuda, that is the one.
+
+    Args:
+        device: as ``histoslide.model.pick_device`` takes it.
+        worker_name: whole numbers tell local workers apart; others are left to themselves.
+    """
+    picked = pick_device(device)
+    if picked.type == "cuda" and picked.index is None and isinstance(worker_name, int):
+        return torch.device("cuda", worker_name % torch.cuda.device_count())
+    return picked

@@ -1,0 +1,178 @@
+"""Blocks on a real scheduler and worker processes over TCP: killed, late, and one model each."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from histoslide_cli.main import main
+
+from histoslide.cluster import Cluster, worker_device
+from histoslide.errors import HistoslideError
+from histoslide.geometry import Mpp
+from histoslide.heatmap import BlockModel, LazyHeatmap, make_heatmap
+from histoslide.model import load_model
+from histoslide.scoring import Status
+from histoslide.slide import open_slide
+from histoslide.store import open_heatmap, store_heatmap
+from histoslide.synthetic import mosaic_slide
+from histoslide.tissue import METHODS, find_tissue
+
+pytest.importorskip("distributed")
+
+
+@dataclass
+class Machines:
+    """A scheduler and its workers, as processes."""
+
+    folder: Path
+    scheduler: subprocess.Popen[bytes] | None = None
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "scheduler.json"
+
+    def start(self) -> None:
+        self.scheduler = self._run(
+            "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(self.file)
+        )
+        deadline = time.monotonic() + 100
+        while not self.file.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def add_worker(self) -> subprocess.Popen[bytes]:
+        worker = self._run(
+            "worker", "--scheduler-file", str(self.file), "--no-nanny", "--nthreads", "1",
+            "--no-dashboard", "--death-timeout", "100", "--local-directory", str(self.folder),
+        )  # fmt: skip
+        self.workers.append(worker)
+        return worker
+
+    def stop(self) -> None:
+        for process in (*self.workers, self.scheduler):
+            if process is not None:
+                process.kill()
+                process.wait()
+
+    def _run(self, kind: str, *options: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with (self.folder / f"{kind}-{len(self.workers)}.log").open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "dask", kind, *options],
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=self.folder,
+            )
+
+
+@contextmanager
+def machines(folder: Path) -> Iterator[Machines]:
+    made = Machines(folder)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def slide_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    patches = rng.integers(0, 256, (120, 96, 96, 3), dtype=np.uint8)
+    return mosaic_slide(
+        tmp_path_factory.mktemp("slide") / "noise.tif", patches, columns=12, mpp=0.972
+    )
+
+
+def lazy_heatmap(path: Path, model: BlockModel, block_cells: int = 4) -> LazyHeatmap:
+    slide = open_slide(path, mpp=Mpp(value=0.972, source="test"))
+    return make_heatmap(
+        slide,
+        model,
+        tissue=find_tissue(slide, METHODS["none"]),
+        tissue_threshold=0.0,
+        block_cells=block_cells,
+    )
+
+
+def test_a_worker_dies_and_one_comes_late(
+    tmp_path: Path, slide_path: Path, small_bundle: Path
+) -> None:
+    torch.set_num_threads(1)
+    local = load_model(small_bundle, device=torch.device("cpu"))
+    expected = store_heatmap(lazy_heatmap(slide_path, local), tmp_path / "local.zarr")
+    with machines(tmp_path) as many:
+        first = many.add_worker()
+        with Cluster.connect(str(many.file)) as cluster:
+            model = cluster.load_model(small_bundle)
+            assert (model.engine, model.device) == ("torch fp32", "cpu")
+            events: list[int] = []
+
+            def on_block(done: int, total: int, scored: int) -> None:
+                events.append(done)
+                if len(events) == 5:
+                    many.add_worker()  # comes late, and must be given the model
+                    first.send_signal(signal.SIGKILL)
+
+            heat = store_heatmap(
+                lazy_heatmap(slide_path, model),
+                tmp_path / "cluster.zarr",
+                on_block=on_block,
+                runner=cluster,
+            )
+    assert first.wait() == -signal.SIGKILL
+    assert events == list(range(1, len(events) + 1))
+    assert len(events) == np.prod(expected.grid.block_shape)
+    assert heat.complete
+    assert (heat.status == Status.SCORED).all()
+    np.testing.assert_allclose(heat.probability(), expected.probability(), atol=1e-5)
+
+
+def test_score_on_local_workers(tmp_path: Path, slide_path: Path, small_bundle: Path) -> None:
+    """The whole command, with worker processes that it starts itself."""
+    out = tmp_path / "h.zarr"
+    command = ["score", str(slide_path), "--out", str(out), "--model", str(small_bundle)]
+    assert main([*command, "--tissue", "none", "--dask", "local:2", "--quiet"]) == 0
+    heat = open_heatmap(out)
+    local = load_model(small_bundle, device=torch.device("cpu"))
+    expected = store_heatmap(lazy_heatmap(slide_path, local, 32), tmp_path / "local.zarr")
+    np.testing.assert_allclose(heat.probability(), expected.probability(), atol=1e-5)
+    # Another run, without a cluster, finds the same settings and leaves it alone.
+    assert main([*command, "--tissue", "none", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("local:none", "--dask local:none: give a number of workers"),
+        ("local:0", "--dask local:0: give a number of workers"),
+        ("nowhere.json", "--dask nowhere.json is no scheduler file"),
+    ],
+)
+def test_places_without_a_scheduler_are_refused(where: str, words: str) -> None:
+    with pytest.raises(HistoslideError, match=words):
+        Cluster.connect(where)
+
+
+def test_workers_on_one_machine_take_turns_over_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("histoslide.cluster.pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(worker_device("cuda", name)) for name in (0, 1, 2)] == [
+        "cuda:0",
+        "cuda:1",
+        "cuda:0",
+    ]
+    assert str(worker_device("cuda", "tcp://host:1")) == "cuda"
+    assert str(worker_device("cuda:1", 0)) == "cuda:1"
+    assert str(worker_device("cpu", 1)) == "cpu"
