@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +26,7 @@ from histoslide.pipeline import TissueOptions
 from histoslide.render import check_same_slide
 from histoslide.scoring import Status
 from histoslide.slide import open_slide
-from histoslide.store import Heatmap, open_heatmap, store_heatmap
+from histoslide.store import Heatmap, NgffVersion, open_heatmap, store_heatmap
 from histoslide.tissue import METHODS
 
 Progress = Callable[[int, int, int], None]
@@ -46,7 +44,7 @@ class ReplaySettings:
     """Of the slide, with its source."""
     tissue: TissueOptions
     """Which part of the slide, with the files that the caller gave."""
-    ngff: Any
+    ngff: NgffVersion
     """OME-Zarr version of the store."""
     model_sha256: str
     """Of the bundle's file."""
@@ -190,7 +188,9 @@ def replay_heatmap(
             return _compare_sample(
                 heat, lazy, sample, np.random.default_rng(seed), threshold, tolerance, on_block
             )
-        with tempfile.TemporaryDirectory(prefix="histoslide-replay-") as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="histoslide-replay-", ignore_cleanup_errors=True
+        ) as folder:
             again = store_heatmap(
                 lazy,
                 Path(folder) / "replay.zarr" if out is None else out,

@@ -201,19 +201,18 @@ def test_two_words_for_tumour(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_compared_names_the_setting(tmp_path: Path) -> None:
-    plain = stored_heatmap(tmp_path / "plain.zarr", np.zeros((4, 4)))
-    for name, reason, how in (
-        ("stride", r"--stride: cells of 32 µm .* and of 16 µm", {"stride_px": 16}),
-        ("model", r"stride or resolution of the model: .* 64 µm", {"model_mpp": 2.0}),
-        ("mpp", r"--mpp: 0.25 and 0.5 µm/px", {"mpp": 0.5}),
-        ("size", r"their slides measure 512×512 px and 511×512 px", {"size_l0": Size(511, 512)}),
+    size, four, eight = Size(512, 512), np.zeros((4, 4)), np.zeros((8, 8))
+    plain = stored_heatmap(tmp_path / "plain.zarr", four)
+    finer = stored_heatmap(tmp_path / "stride.zarr", eight, stride_px=16)
+    model = stored_heatmap(tmp_path / "model.zarr", np.zeros((2, 2)), model_mpp=2.0)
+    mpp = stored_heatmap(tmp_path / "mpp.zarr", eight, mpp=0.5, size_l0=size)
+    narrow = stored_heatmap(tmp_path / "size.zarr", four, size_l0=Size(511, 512))
+    for other, reason in (
+        (finer, r"--stride: cells of 32 µm .* and of 16 µm"),
+        (model, r"stride or resolution of the model: .* 64 µm"),
+        (mpp, r"--mpp: 0.25 and 0.5 µm/px"),
+        (narrow, r"their slides measure 512×512 px and 511×512 px"),
     ):
-        cells = 512 / (how.get("stride_px", 32) * how.get("model_mpp", 1) / how.get("mpp", 0.25))  # type: ignore[operator]
-        other = stored_heatmap(
-            tmp_path / f"{name}.zarr",
-            np.zeros((round(cells), round(cells))),
-            **({"size_l0": Size(512, 512)} | how),  # type: ignore[arg-type]
-        )
         with pytest.raises(StoreError, match=reason):
             compare_heatmaps(plain, other)
     other = stored_heatmap(

@@ -60,6 +60,8 @@ def add_parser(
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     add_comparison_options(parser)
+    said = "run the same command again; it continues if --out is given, else it begins anew"
+    parser.set_defaults(after_interrupt=said)
     return parser
 
 
