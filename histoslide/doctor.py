@@ -40,6 +40,9 @@ LOW_MEMORY_GIB = 4.0
 LOW_DISK_GIB = 2.0
 """Below this, a folder is soon full."""
 
+BUSY_SHARE = 0.5
+"""Part of the machine's cores that others may use before measurements are doubted."""
+
 TYPICAL_TILES = 20_000
 """Tissue tiles of a large slide: 19 mm² of tissue in cells of 31 µm."""
 
@@ -307,6 +310,23 @@ def check_memory() -> Iterator[Finding]:
         text=f"{_gib(memory.total)} GiB, {_gib(memory.available)} GiB free{limited}",
         remedy=f"end other programs or allow more than {LOW_MEMORY_GIB:g} GiB" if low else None,
         facts={"total": memory.total, "available": memory.available, "limit": limit},
+    )
+
+
+def check_load() -> Iterator[Finding]:
+    """Whether other programs are at work, which would make every measurement too low."""
+    if not hasattr(os, "getloadavg"):
+        return  # as on Windows
+    load, there = os.getloadavg()[0], os.cpu_count() or 1
+    busy = load > BUSY_SHARE * there
+    yield Finding(
+        name="load",
+        state="warning" if busy else "ok",
+        text=f"{load:.1f} programs at work on {there} cores in the last minute",
+        remedy="what is measured now is too low: measure again when they have ended"
+        if busy
+        else None,
+        facts={"load": load},
     )
 
 
@@ -635,6 +655,7 @@ CHECKS: tuple[Check, ...] = (
     check_system,
     check_processor,
     check_memory,
+    check_load,
     check_threads,
     check_accelerators,
     check_folders,

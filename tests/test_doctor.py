@@ -22,6 +22,7 @@ from histoslide.doctor import (
     check_extras,
     check_folders,
     check_libraries,
+    check_load,
     check_threads,
     examine,
     measure_rates,
@@ -156,6 +157,15 @@ def test_threads_that_do_not_fit(cores: float, state: str, monkeypatch: pytest.M
         assert finding.remedy == (
             f"set the environment variable OMP_NUM_THREADS={max(1, round(cores))}"
         )
+
+
+@pytest.mark.parametrize(("load", "state"), [(0.5, "ok"), (4.0, "ok"), (4.5, "warning")])
+def test_others_at_work(load: float, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 9.0, 9.0), raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    (finding,) = check_load()
+    assert finding.state == state
+    assert finding.text.startswith(f"{load} programs at work on 8 cores")
 
 
 def test_a_gpu_that_torch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
