@@ -6,14 +6,16 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
 import shapely
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import ListedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal as PathNormal
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
+from histoslide.comparison import Comparison
 from histoslide.errors import StoreError
 from histoslide.geometry import Size
 from histoslide.grid import TileGrid
@@ -41,6 +44,13 @@ DEFAULT_THRESHOLD = 0.5
 
 COLOUR_MAP = "viridis"
 """Perceptually uniform; from its middle up unlike any colour of haematoxylin and eosin."""
+
+DIFFERENCE_MAP = "coolwarm"
+"""Blue to red over a grey that is darker than the white of cells nobody scored; told apart by
+readers who do not see red and green."""
+
+ONLY_COLOURS = ("#1b7837", "#e8a800")
+"""Cells that only the first, only the second heatmap scored: unlike any colour of the map."""
 
 _OPACITY = (0.10, 0.70)
 """Opacity of the colour at probability 0 and 1: tissue stays readable where nothing is found."""
@@ -160,10 +170,7 @@ def draw_overlay(
         size = fit_size(slide, longest_px)
         thumbnail, _ = read_overview(slide, size)
     else:
-        factor = longest_px / max(grid.size_l0.width, grid.size_l0.height)
-        size = Size(
-            max(1, round(grid.size_l0.width * factor)), max(1, round(grid.size_l0.height * factor))
-        )
+        size = _size_on_paper(grid.size_l0, longest_px)
         rows, cols = cell_index(grid, size)
         scored = (heat.status == Status.SCORED)[np.ix_(rows, cols)]
         thumbnail = np.where(scored[..., None], 225, 250).astype(np.uint8).repeat(3, axis=2)
@@ -221,6 +228,96 @@ def draw_mask(
     _tile_example(canvas, grid, plan)
     _scale_bar(canvas, grid.size_l0, grid.slide_mpp.value)
     return canvas.finish()
+
+
+def draw_difference(
+    comparison: Comparison,
+    *,
+    class_name: str | None = None,
+    longest_px: int = DEFAULT_OVERLAY_PX,
+    limit: float | None = None,
+) -> Overlay:
+    """Draw where two heatmaps differ: B minus A over the grid, with colour bar and scale bar.
+
+    Where pixels are larger than cells, the largest difference in a pixel is shown, so that no
+    cell vanishes. Cells that change sides of the comparison's threshold are outlined.
+
+    Args:
+        comparison: of two heatmaps.
+        class_name: see ``Comparison.of``.
+        longest_px: longest side of the slide in the picture.
+        limit: difference at the ends of the colour map, which is centred at 0; None for a round
+            number at or above the largest difference.
+
+    Raises:
+        HistoslideError: no such class.
+    """
+    shown = comparison.of(class_name)
+    limit = round_limit(shown.largest or 0) if limit is None else limit
+    grid, difference = comparison.a.grid, comparison.differences[shown.name]
+    size = _size_on_paper(grid.size_l0, longest_px)
+    colours = ScalarMappable(Normalize(-limit, limit), mpl.colormaps[DIFFERENCE_MAP])
+    value = _largest_of_either_sign(difference.astype(np.float32), grid, size)
+    picture = np.full((size.height, size.width, 3), 255, dtype=np.uint8)
+    compared = np.isfinite(value)
+    picture[compared] = colours.to_rgba(value[compared], bytes=True)[:, :3]
+    title = f"{comparison.a.slide}\nP({shown.name}): {comparison.b.name} minus {comparison.a.name}"
+    title += " · none differs" if not shown.largest else f" · largest {shown.largest:.2g}"
+    legend = _paint_alone(picture, comparison, size)
+    crossing = comparison.crossings[shown.name]
+    if crossing.any():
+        label = f"changes sides of {comparison.threshold:g}"
+        legend.append(Patch(fill=False, edgecolor="black", label=label))
+    canvas = _Canvas(size, title, right=8, below=len(legend))
+    canvas.axes.imshow(picture, extent=(0, grid.size_l0.width, grid.size_l0.height, 0))
+    _outline(canvas, grid, crossing)
+    if legend:  # under the slide, where it hides nothing
+        canvas.axes.legend(
+            handles=legend,
+            loc="upper left",
+            bbox_to_anchor=(0, 0),
+            borderaxespad=0.4,
+            frameon=False,
+            fontsize=canvas.points * 0.9,
+        )
+    _frame(canvas, grid.size_l0)
+    _scale_bar(canvas, grid.size_l0, grid.slide_mpp.value)
+    ticks = [-limit, -limit / 2, 0, limit / 2, limit]
+    beyond: Literal["both", "neither"] = "both" if (shown.largest or 0) > limit else "neither"
+    _bar(canvas, colours, f"difference of P({shown.name})", ticks, extend=beyond)
+    return canvas.finish()
+
+
+def _paint_alone(picture: NDArray[np.uint8], comparison: Comparison, size: Size) -> list[Patch]:
+    """Colour the cells that one side alone scored; returns what the legend says of them."""
+    a, b = comparison.a, comparison.b
+    in_a, in_b = (comparison.among & (side.status == Status.SCORED) for side in (a, b))
+    legend = []
+    for side, only, colour in (
+        (a, in_a & ~in_b, ONLY_COLOURS[0]),
+        (b, in_b & ~in_a, ONLY_COLOURS[1]),
+    ):
+        if only.any():
+            alone = cells_to_pixels(np.where(only, 1, np.nan).astype(np.float32), a.grid, size)
+            picture[np.isfinite(alone)] = np.rint(np.array(to_rgb(colour)) * 255)
+            legend.append(Patch(color=colour, label=f"scored only in {side.name}"))
+    return legend
+
+
+def round_limit(largest: float) -> float:
+    """The smallest of 1, 2 or 5 times a power of ten at or above a difference; 1 at most."""
+    if largest <= 0:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(largest))
+    # A hair of slack, or 0.5 that became 0.5000000001 would be shown on a scale to 1.
+    return float(min(1, *(s * power for s in (1, 2, 5, 10) if s * power >= largest * (1 - 1e-6))))
+
+
+def _largest_of_either_sign(
+    values: NDArray[np.float32], grid: TileGrid, size: Size
+) -> NDArray[np.float32]:
+    above, below = cells_to_pixels(values, grid, size), -cells_to_pixels(-values, grid, size)
+    return np.where(np.abs(below) > np.abs(above), below, above)
 
 
 def contact_sheet(
@@ -307,13 +404,21 @@ def check_same_slide(heat: Heatmap, slide: Slide) -> None:
 class _Canvas:
     """A figure in which one slide pixel of the picture is one pixel of the image."""
 
-    def __init__(self, size: Size, title: str) -> None:
+    def __init__(self, size: Size, title: str, *, right: int = 6, below: int = 0) -> None:
+        """Lay out the figure.
+
+        Args:
+            size: of the slide in the picture.
+            title: may have several lines, and long ones are broken.
+            right: room for the colour bar, in heights of a letter.
+            below: lines of a legend under the slide.
+        """
         self.size = size
         # A narrow slide still needs room for its title.
         width = max(size.width, 420)
         self.font_px = int(np.clip(width / 60, 12, 26))
         self.left = self.font_px + (width - size.width) // 2
-        self.bottom = self.font_px
+        self.bottom = round(self.font_px * (1 + 1.8 * below))
         wrapped = "\n".join(
             part
             for line in title.splitlines()
@@ -321,8 +426,7 @@ class _Canvas:
         )
         lines = wrapped.count("\n") + 1
         self.top = round(self.font_px * (1.4 * lines + 1))
-        right = self.font_px * 6
-        self.width = width + self.font_px + right
+        self.width = width + self.font_px * (1 + right)
         self.height = self.top + size.height + self.bottom
         self.figure = Figure(figsize=(self.width / _DPI, self.height / _DPI), dpi=_DPI)
         self.axes = self.figure.add_axes(self.fraction(0, 0, size.width, size.height))
@@ -359,6 +463,12 @@ class _Canvas:
         canvas.draw()
         image = np.asarray(canvas.buffer_rgba())[..., :3].copy()
         return Overlay(image=image, left=self.left, top=self.top, slide_size=self.size)
+
+
+def _size_on_paper(size_l0: Size, longest_px: int) -> Size:
+    """A slide's size shrunk or enlarged to so many pixels on its longer side."""
+    factor = longest_px / max(size_l0.width, size_l0.height)
+    return Size(max(1, round(size_l0.width * factor)), max(1, round(size_l0.height * factor)))
 
 
 def _opacity(values: NDArray[np.float64] | NDArray[np.float32]) -> NDArray[np.float64]:
@@ -463,6 +573,14 @@ def _tile_example(canvas: _Canvas, grid: TileGrid, plan: NDArray[np.uint8]) -> N
     canvas.axes.legend(loc="lower right", fontsize=canvas.points * 0.8)
 
 
+def _frame(canvas: _Canvas, size_l0: Size) -> None:
+    """The slide's edge, where its picture is as white as the paper."""
+    box = Rectangle(
+        (0, 0), size_l0.width, size_l0.height, fill=False, edgecolor="0.6", clip_on=False
+    )
+    canvas.axes.add_patch(box)
+
+
 def scale_bar_um(width_um: float) -> float:
     """A round length, 1, 2 or 5 times a power of ten, of about a fifth of a picture's width."""
     target = width_um / 5
@@ -494,19 +612,32 @@ def _scale_bar(canvas: _Canvas, size_l0: Size, mpp: float) -> None:
 
 
 def _colour_bar(canvas: _Canvas, label: str, threshold: float) -> None:
-    size = canvas.size
-    length = min(size.height, canvas.font_px * 22)
-    rectangle = canvas.fraction(
-        size.width + canvas.font_px, (size.height - length) / 2, canvas.font_px, length
-    )
-    axes = canvas.figure.add_axes(rectangle)
     # The bar shows what is seen: the colour blended over a light tissue tone.
     values = np.linspace(0, 1, 256)
     opacity = _opacity(values)[:, None]
     tissue = np.array([0.87, 0.76, 0.85])
     colours = mpl.colormaps[COLOUR_MAP](values)[:, :3] * opacity + tissue * (1 - opacity)
     mappable = ScalarMappable(Normalize(0, 1), ListedColormap(colours))
-    bar = canvas.figure.colorbar(mappable, cax=axes, ticks=[0, 0.25, 0.5, 0.75, 1])
+    axes = _bar(canvas, mappable, label, [0, 0.25, 0.5, 0.75, 1])
+    axes.axhline(threshold, color="black", linewidth=1.2)
+
+
+def _bar(
+    canvas: _Canvas,
+    mappable: ScalarMappable,
+    label: str,
+    ticks: list[float],
+    *,
+    extend: Literal["neither", "both"] = "neither",
+) -> Axes:
+    """A colour bar right of the slide."""
+    size = canvas.size
+    length = min(size.height, canvas.font_px * 22)
+    rectangle = canvas.fraction(
+        size.width + canvas.font_px, (size.height - length) / 2, canvas.font_px, length
+    )
+    axes = canvas.figure.add_axes(rectangle)
+    bar = canvas.figure.colorbar(mappable, cax=axes, ticks=ticks, extend=extend)
     bar.ax.tick_params(labelsize=canvas.points * 0.8)
     bar.set_label(label, fontsize=canvas.points * 0.9, parse_math=False)
-    bar.ax.axhline(threshold, color="black", linewidth=1.2)
+    return bar.ax

@@ -12,12 +12,15 @@ from importlib.metadata import version
 from histoslide.errors import HistoslideError, ResolutionUnknownError
 from histoslide_cli import (
     demo,
+    diff,
+    doctor,
     evaluate,
     export,
     info,
     lesions,
     model,
     overlay,
+    replay,
     report,
     score,
     tile,
@@ -26,7 +29,10 @@ from histoslide_cli import (
 )
 from histoslide_cli.console import EXIT_INTERRUPTED, EXIT_RESOLUTION, EXIT_USAGE, set_up_logging
 
-COMMANDS = (info, tile, train, evaluate, score, overlay, lesions, export, report, view, model, demo)
+COMMANDS = (
+    info, tile, train, evaluate, score, overlay, lesions, export, report, view, diff, replay,
+    model, doctor, demo,
+)  # fmt: skip
 """Modules with ``add_parser`` and ``run``; none imports torch before it runs."""
 
 

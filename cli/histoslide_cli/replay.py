@@ -1,0 +1,103 @@
+"""``histoslide replay``: does a heatmap come out again?"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from histoslide_cli.console import Progress
+from histoslide_cli.diff import (
+    add_comparison_options,
+    check_comparison_options,
+    exit_code,
+    print_comparison,
+)
+from histoslide_cli.model_choice import add_model_options, choose_model
+
+logger = logging.getLogger("histoslide.cli")
+
+
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    common: argparse.ArgumentParser,
+) -> argparse.ArgumentParser:
+    """Add this command's options."""
+    parser = subparsers.add_parser(
+        "replay",
+        parents=[common],
+        help="score a slide again as its heatmap says, and compare",
+        description="Scores a slide again with the settings that its heatmap records and compares "
+        "the two. Ends with 0 if they are equal, with 3 if not. Slide and model must be those that "
+        "were used.",
+        epilog="example: histoslide replay heat.zarr --slide slide.svs --sample 4",
+    )
+    parser.add_argument("heatmap", type=Path, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument(
+        "--slide",
+        type=Path,
+        metavar="FILE",
+        help="the slide (default: the one of that name beside the heatmap)",
+    )
+    add_model_options(parser)
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
+    )
+    parser.add_argument(
+        "--mask", type=Path, metavar="FILE", help="the tissue mask, if it was made with one"
+    )
+    parser.add_argument(
+        "--roi", type=Path, metavar="FILE", help="the region of interest, if it was made with one"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="NEW.ZARR", help="keep the new heatmap (default: do not)"
+    )
+    parser.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="score only N blocks, drawn at random, for a quick check",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    add_comparison_options(parser)
+    said = "run the same command again; it continues if --out is given, else it begins anew"
+    parser.set_defaults(after_interrupt=said)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score again, compare; the exit code tells whether the heatmap came out again."""
+    from histoslide.errors import HistoslideError
+    from histoslide.model import default_bundle, pick_device
+    from histoslide.model.prediction import file_sha256
+    from histoslide.replay import find_slide, refuse_other_model, replay_heatmap, replay_settings
+    from histoslide.store import open_heatmap
+
+    check_comparison_options(arguments)
+    if arguments.seed < 0:
+        raise HistoslideError(f"--seed must not be negative, as {arguments.seed} is")
+    heat = open_heatmap(arguments.heatmap)
+    replay_settings(heat, mask=arguments.mask, roi=arguments.roi)  # raises before the model loads
+    slide: Path = find_slide(heat) if arguments.slide is None else arguments.slide
+    bundle: Path = default_bundle() if arguments.model is None else arguments.model
+    if bundle.is_file():  # else the model's own error says it better
+        given = "the bundle that ships" if arguments.model is None else str(bundle)
+        refuse_other_model(heat, file_sha256(bundle), given)
+    model = choose_model(arguments, device=pick_device(arguments.device))
+    logger.info("model %s on %s", model.spec.name, model.device)
+    with Progress(slide.name, unit="block", quiet=arguments.quiet) as progress:
+        comparison = replay_heatmap(
+            heat,
+            slide,
+            model,
+            mask=arguments.mask,
+            roi=arguments.roi,
+            out=arguments.out,
+            sample=arguments.sample,
+            seed=arguments.seed,
+            threshold=arguments.threshold,
+            tolerance=arguments.tolerance,
+            on_block=lambda done, total, _: progress.update(done, total),
+        )
+    print_comparison(comparison, as_json=arguments.json)
+    return exit_code(comparison)
