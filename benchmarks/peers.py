@@ -2,7 +2,7 @@
 
     python benchmarks/peers.py setup DIR [--peers wsinfer tiatoolbox lazyslide] [--share-torch]
     python benchmarks/peers.py run DIR [--area small|full] [--strides 96 32] [--rounds 3]
-        [--peers …] [--slide FILE] [--levels pyramid|flat] [--histoslide-args "--mode dense"]
+        [--peers …] [--slide FILE] [--levels pyramid|flat] [--histoslide-args="--mode dense"]
 
 ``setup`` gives every peer its own virtual environment in ``DIR``, from the requirements in
 ``benchmarks/peers/``. ``run`` has all of them score the same slide with the same network, tiles of
@@ -564,9 +564,8 @@ def run_all(folder: Path, arguments: argparse.Namespace) -> None:
             rounds=arguments.rounds,
         )
         print(f"\n{slide.name}, stride {stride_px}, {len(cores)} cores, {arguments.rounds} rounds:")
-        print(
-            f"\n{table(runs, stride_px)}\n\nhistoslide's tiles/s over the peer's, whole run (after start):"
-        )
+        print(f"\n{table(runs, stride_px)}")
+        print("\nhistoslide's tiles/s over the peer's, whole run (after start):")
         print(f"\n{ratios(runs, ours, stride_px)}", flush=True)
         if arguments.json:
             rows = [dataclasses.asdict(run) for run in runs]
