@@ -17,7 +17,7 @@ from histoslide.errors import ResolutionError
 from histoslide.geometry import Mpp, Size
 from histoslide.grid import DEFAULT_BLOCK_CELLS, TileGrid
 from histoslide.model import Model, ModelSpec
-from histoslide.scoring import ScoreMode, Status, block_dtype, score_block
+from histoslide.scoring import EXACT, ScoreMode, Status, block_dtype, score_block
 from histoslide.slide import Slide, require_mpp
 from histoslide.tissue import METHODS, TissueMask, find_tissue
 
@@ -195,7 +195,7 @@ def make_heatmap(
     tissue_threshold: float = DEFAULT_TISSUE_THRESHOLD,
     roi: TissueMask | None = None,
     block_cells: int = DEFAULT_BLOCK_CELLS,
-    mode: ScoreMode = ScoreMode(),
+    mode: ScoreMode = EXACT,
 ) -> LazyHeatmap:
     """Lay out a slide's heatmap; pixels are read and scored only when it is stored.
 

@@ -35,7 +35,7 @@ from histoslide.render import (
     save_png,
 )
 from histoslide.runners import Runner
-from histoslide.scoring import ScoreMode, Status
+from histoslide.scoring import EXACT, ScoreMode, Status
 from histoslide.slide import Slide, open_slide
 from histoslide.store import NgffVersion, refuse_other_settings, store_heatmap
 from histoslide.tileset import TileFormat, TileSet, extract_tiles
@@ -86,7 +86,7 @@ class ScoreOptions:
     """Side of a cell in model pixels; None for the model's label footprint."""
     tissue: TissueOptions = TissueOptions()
     """Which part of the slide."""
-    mode: ScoreMode = ScoreMode()
+    mode: ScoreMode = EXACT
     """How cells come by their probabilities."""
     runner: Runner | None = None
     """Computes the blocks; None for threads of this process."""

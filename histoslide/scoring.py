@@ -93,6 +93,10 @@ class ScoreMode:
         return {"mode": self.mode, "tta": self.tta, **threshold}
 
 
+EXACT = ScoreMode()
+"""Every tile by itself, as it is."""
+
+
 def block_dtype(classes: int, *, tta: bool = False) -> np.dtype[np.void]:
     """Element of a scored block.
 
@@ -127,7 +131,7 @@ def score_block(
     cells: CellRange,
     plan: NDArray[np.uint8],
     model: Model,
-    mode: ScoreMode = ScoreMode(),
+    mode: ScoreMode = EXACT,
 ) -> NDArray[np.void]:
     """Score the pending cells of one block.
 
