@@ -578,6 +578,40 @@ def measure_rates(device: str) -> Iterator[Finding]:
     )
 
 
+def measure_backends(device: str) -> Iterator[Finding]:
+    """Each way to compute the default model here: how fast, and whether it is used unasked."""
+    from histoslide.errors import HistoslideError
+    from histoslide.model import default_bundle, load_model, pick_device
+    from histoslide.model.backends import supported
+    from histoslide.model.fast_paths import choose_path, read_fast_paths
+    from histoslide.model.prediction import file_sha256
+
+    try:
+        picked, bundle = pick_device(device), default_bundle()
+    except HistoslideError:
+        return  # the self-test has said so
+    paths = read_fast_paths(bundle, sha256=file_sha256(bundle))
+    chosen = choose_path(picked, paths)
+    for backend, precision in supported(picked):
+        name = f"{backend} {precision}"
+        try:
+            model = load_model(device=picked, backend=backend, precision=precision)
+            rate = _network_rate(model)
+        except (HistoslideError, RuntimeError) as error:
+            text = f"does not run: {str(error).splitlines()[0]}"
+            yield Finding(name=name, state="warning", text=text)
+            continue
+        gate = None if paths is None else paths.gates.get(precision)
+        text = f"{rate:,.0f} tiles/s"
+        if gate is not None:
+            verdict = "passed" if gate.passed else "failed"
+            text += f", {verdict} its gate (AUC {gate.auc:.4f}, float32 {gate.auc_fp32:.4f})"
+        if (backend, precision) == chosen:
+            text += ", used unless another is asked for"
+        facts = {"tiles_s": rate, "default": (backend, precision) == chosen}
+        yield Finding(name=name, state="ok", text=text, facts=facts)
+
+
 def _network_rate(model: Model) -> float:
     """Tiles a second, each batch waited for."""
     import torch
@@ -662,7 +696,7 @@ CHECKS: tuple[Check, ...] = (
 )
 """Looked at by ``examine``, in this order."""
 
-TESTS: tuple[Callable[[str], Iterator[Finding]], ...] = (measure_rates,)
+TESTS: tuple[Callable[[str], Iterator[Finding]], ...] = (measure_rates, measure_backends)
 """Measured by ``examine`` on a device where no check found a problem."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,10 @@ from histoslide.errors import BundleError, HistoslideError, MaskError, OutputExi
 from histoslide.geometry import Mpp
 from histoslide.heatmap import LazyHeatmap, make_heatmap
 from histoslide.model import Model
+from histoslide.model.backends import BackendName, Precision
 from histoslide.pipeline import TissueOptions
 from histoslide.render import check_same_slide
-from histoslide.scoring import Status
+from histoslide.scoring import ScoreMode, Status
 from histoslide.slide import open_slide
 from histoslide.store import Heatmap, NgffVersion, open_heatmap, store_heatmap
 from histoslide.tissue import METHODS
@@ -49,6 +51,12 @@ class ReplaySettings:
     """OME-Zarr version of the store."""
     model_sha256: str
     """Of the bundle's file."""
+    mode: ScoreMode
+    """How the cells came by their probabilities."""
+    backend: BackendName
+    """What computed them."""
+    precision: Precision
+    """In which precision."""
 
 
 def find_slide(heat: Heatmap) -> Path:
@@ -88,6 +96,7 @@ def replay_settings(
             "histoslide does not know: it cannot be replayed"
         )
     slide = heat.metadata["slide"]
+    backend, _, precision = heat.metadata["engine"].partition(" ")
     return ReplaySettings(
         stride_px=heat.grid.stride_px,
         block_cells=heat.grid.block_cells,
@@ -100,6 +109,9 @@ def replay_settings(
         ),
         ngff=heat.metadata["fingerprint"].get("ngff", "0.5"),
         model_sha256=heat.metadata["model"]["sha256"],
+        mode=ScoreMode(**heat.metadata["mode"]),
+        backend=cast("BackendName", backend),
+        precision=cast("Precision", precision),
     )
 
 
@@ -183,6 +195,7 @@ def replay_heatmap(
             tissue_threshold=settings.tissue.threshold,
             roi=region,
             block_cells=settings.block_cells,
+            mode=settings.mode,
         )
         _refuse_other_plan(heat, lazy, mask, roi)
         if sample is not None:

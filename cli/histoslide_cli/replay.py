@@ -77,14 +77,19 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.seed < 0:
         raise HistoslideError(f"--seed must not be negative, as {arguments.seed} is")
     heat = open_heatmap(arguments.heatmap)
-    replay_settings(heat, mask=arguments.mask, roi=arguments.roi)  # raises before the model loads
+    settings = replay_settings(heat, mask=arguments.mask, roi=arguments.roi)
     slide: Path = find_slide(heat) if arguments.slide is None else arguments.slide
     bundle: Path = default_bundle() if arguments.model is None else arguments.model
     if bundle.is_file():  # else the model's own error says it better
         given = "the bundle that ships" if arguments.model is None else str(bundle)
         refuse_other_model(heat, file_sha256(bundle), given)
-    model = choose_model(arguments, device=pick_device(arguments.device))
-    logger.info("model %s on %s", model.spec.name, model.device)
+    model = choose_model(
+        arguments,
+        device=pick_device(arguments.device),
+        backend=settings.backend,
+        precision=settings.precision,
+    )
+    logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
     with Progress(slide.name, unit="block", quiet=arguments.quiet) as progress:
         comparison = replay_heatmap(
             heat,
