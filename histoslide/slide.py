@@ -32,7 +32,7 @@ from histoslide.geometry import Box, Mpp, Size, true_downsample
 from histoslide.salvage import SalvagedTiff, file_hash
 from histoslide.tiff_levels import direct_levels
 from histoslide.tiff_tiles import TiffTiles
-from histoslide.tile_reader import TileReader
+from histoslide.tile_reader import TileMissingError, TileReader
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,9 @@ Reader = Literal["auto", "openslide"]
 MAX_CHANNEL_DIFFERENCE = 1
 """How far a channel of a directly decoded tile may lie from OpenSlide's, for rounding; it is 0 on
 every slide seen so far. Beyond it the level is read through OpenSlide."""
+
+_COMPARED_TILES = 3
+"""Tiles of a level that are tried for a comparison with OpenSlide."""
 
 _ALIGN_SEARCH_PX = 64
 """How far before a wanted level pixel to look for a better aligned start, see `_aligned_start`."""
@@ -314,9 +317,10 @@ class TiffSlide(OpenSlideSlide):
     """A slide whose pixels come straight from the compressed tiles of its TIFF where that is safe.
 
     All facts are OpenSlide's, and so is every pixel that cannot be had otherwise: of other formats
-    and kinds of tiles, of missing or damaged tiles, and of levels whose tiles do not decode to what
+    and kinds of tiles, of tiles that are missing, and of levels whose tiles do not decode to what
     OpenSlide makes of them. The pixels are OpenSlide's, only faster; at fractional downsamples they
-    are those of the file, which OpenSlide may move by one.
+    are those of the file, which OpenSlide may move by one. A tile that is damaged is an error also
+    where OpenSlide would show what is left of it.
     """
 
     @property
@@ -336,7 +340,7 @@ class TiffSlide(OpenSlideSlide):
         if self._is_direct(level):
             try:
                 return self._tiles().read(level, x, y, width, height)
-            except (SlideReadError, SlideOpenError) as error:
+            except (TileMissingError, SlideOpenError) as error:
                 logger.debug("%s; OpenSlide is asked", error)
         return super()._read_pixels(level, x, y, width, height)
 
@@ -364,36 +368,28 @@ class TiffSlide(OpenSlideSlide):
         return self._direct[level]
 
     def _agrees(self, level: int, tiles: TiffTiles) -> bool:
-        """Whether a tile of a level decodes to what OpenSlide makes of it.
+        """Whether tiles of a level decode to what OpenSlide makes of them.
 
-        The one with the most bytes is compared, for it has the most to differ in, out of those that
-        OpenSlide reads unshifted.
+        Those with the most bytes are compared, for they have the most to differ in, out of those
+        that OpenSlide reads unshifted. Tiles that are damaged say nothing of the others, but where
+        only OpenSlide reads any, it is left to it.
         """
-        exact = np.outer(
-            *(
-                [
-                    _is_aligned(tile * side, self._reported_downsamples[level])
-                    for tile in range(number)
-                ]
-                for number, side in zip(
-                    tiles.byte_counts.shape, (tiles.tile.height, tiles.tile.width), strict=True
-                )
-            )
-        )
-        row, col = np.unravel_index(np.argmax(tiles.byte_counts * exact), exact.shape)
-        x, y = int(col) * tiles.tile.width, int(row) * tiles.tile.height
-        width = min(tiles.tile.width, tiles.size.width - x)
-        height = min(tiles.tile.height, tiles.size.height - y)
-        try:
-            ours = self._tiles().read(level, x, y, width, height).astype(np.int16)
-            theirs = super()._read_pixels(level, x, y, width, height)
-        except SlideReadError as error:
-            logger.debug("%s: level %d cannot be compared: %s", self.name, level, error)
-            return True  # a read that fails asks OpenSlide in any case
-        difference = int(np.abs(ours - theirs).max())
-        if difference > MAX_CHANNEL_DIFFERENCE:
-            logger.debug("%s: level %d differs by %d", self.name, level, difference)
-        return difference <= MAX_CHANNEL_DIFFERENCE
+        verdict = True
+        for x, y in _best_compared(tiles, self._reported_downsamples[level]):
+            width = min(tiles.tile.width, tiles.size.width - x)
+            height = min(tiles.tile.height, tiles.size.height - y)
+            try:
+                theirs = super()._read_pixels(level, x, y, width, height)
+                verdict = False
+                ours = self._tiles().read(level, x, y, width, height).astype(np.int16)
+            except SlideReadError as error:
+                logger.debug("%s: level %d cannot be compared there: %s", self.name, level, error)
+                continue
+            difference = int(np.abs(ours - theirs).max())
+            if difference > MAX_CHANNEL_DIFFERENCE:
+                logger.debug("%s: level %d differs by %d", self.name, level, difference)
+            return difference <= MAX_CHANNEL_DIFFERENCE
+        return verdict
 
 
 def open_slide(
@@ -524,6 +520,20 @@ def _open_handle(path: Path) -> openslide.OpenSlide:
         raise
     except (openslide.OpenSlideError, OSError) as error:
         raise SlideOpenError(f"{path} is not a slide that OpenSlide can open: {error}") from error
+
+
+def _best_compared(tiles: TiffTiles, downsample: float) -> list[tuple[int, int]]:
+    """Corners, in level pixels, of the tiles to compare with OpenSlide's, the best first."""
+    rows, cols = tiles.byte_counts.shape
+    exact_rows = [_is_aligned(row * tiles.tile.height, downsample) for row in range(rows)]
+    exact_cols = [_is_aligned(col * tiles.tile.width, downsample) for col in range(cols)]
+    worth = np.where(np.outer(exact_rows, exact_cols), tiles.byte_counts, 0).ravel()
+    best = np.argsort(worth, kind="stable")[::-1][:_COMPARED_TILES]
+    return [
+        (int(i) % cols * tiles.tile.width, int(i) // cols * tiles.tile.height)
+        for i in best
+        if worth[i]
+    ]
 
 
 def _is_aligned(start: int, downsample: float) -> bool:

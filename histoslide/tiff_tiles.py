@@ -1,8 +1,8 @@
 """The compressed tiles of one image in a TIFF, and how each becomes RGB pixels.
 
-Only what is understood for certain is described: eight bits a sample, three interleaved samples, and
-the compressions of slide scanners. The pixels of a tile are those that libtiff and OpenSlide make
-of it, and what they call damaged is an error here as well.
+Only what is understood for certain is described: eight bits a sample, three interleaved
+samples, and the compressions of slide scanners. The pixels of a tile are those that OpenSlide makes
+of it, and what it calls damaged is an error here as well.
 """
 
 from __future__ import annotations
@@ -194,17 +194,14 @@ class TiffTiles:
         if self.coding is Coding.NONE:
             flat[:] = np.frombuffer(data, dtype=np.uint8, count=flat.size)
             return pixels
-        decode = imagecodecs.deflate_decode if self.coding is Coding.DEFLATE else _lzw_decode
-        written = decode(data, out=flat)
+        deflated = self.coding is Coding.DEFLATE
+        decode = imagecodecs.deflate_decode if deflated else imagecodecs.lzw_decode
+        written = decode(data, out=memoryview(flat))
         if len(written) < flat.size:
             raise TileDecodeError(f"{len(written)} of {flat.size} bytes")
         if self.predicted:
             imagecodecs.delta_decode(pixels, axis=1, out=pixels)
         return pixels
-
-
-def _lzw_decode(data: bytes, *, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return imagecodecs.lzw_decode(data, out=out)
 
 
 def _coding(page: tifffile.TiffPage) -> Coding:
@@ -232,20 +229,13 @@ def _coding(page: tifffile.TiffPage) -> Coding:
 def _chroma_parts() -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]:
     """What chroma adds to red (by Cr), green (by Cb and Cr) and blue (by Cb).
 
-    The weights of ITU-R BT.601 as JFIF 1.02 gives them, in steps of 1/65536 as the IJG's libjpeg
-    rounds them.
+    The conversion of JFIF 1.02 (the weights of ITU-R BT.601), rounded as OpenSlide does: red and
+    blue with weights in steps of 1/65536, green with decimal ones. A test compares every pair.
     """
     chroma = np.arange(256, dtype=np.int64) - 128
-    half = 1 << 15
-    weights = {name: int(value * 65536 + 0.5) for name, value in _WEIGHTS.items()}
-    red = (weights["red"] * chroma + half) >> 16
-    blue = (weights["blue"] * chroma + half) >> 16
-    by_cb, by_cr = -weights["green_cb"] * chroma, -weights["green_cr"] * chroma
-    green = (by_cb[:, None] + by_cr[None, :] + half) >> 16
+    red, blue = ((round(weight * 2**16) * chroma + 2**15) >> 16 for weight in (1.402, 1.772))
+    green = np.floor(-0.34414 * chroma[:, None] - 0.71414 * chroma[None, :] + 0.5)
     return red.astype(np.int16), green.astype(np.int16), blue.astype(np.int16)
-
-
-_WEIGHTS = {"red": 1.402, "green_cb": 0.34414, "green_cr": 0.71414, "blue": 1.772}
 
 
 def _rgb_of_ycbcr(ycbcr: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -29,6 +29,10 @@ _Key = tuple[int, int, int]
 """Level, tile row, tile column."""
 
 
+class TileMissingError(SlideReadError):
+    """The bytes of a tile cannot be had: not in the file, or not read from it."""
+
+
 class TileReader:
     """Reads from any thread and process what `TiffTiles` describe."""
 
@@ -63,7 +67,8 @@ class TileReader:
         """Read RGB pixels of a level; see ``histoslide.slide.Slide.read_level``.
 
         Raises:
-            SlideReadError: a tile is missing or damaged.
+            TileMissingError: the file holds no such tile, or it cannot be read from it.
+            SlideReadError: a tile is damaged.
             SlideOpenError: the file is gone.
         """
         tiles = self._levels[level]
@@ -76,7 +81,7 @@ class TileReader:
         counts = tiles.byte_counts[rows.start : rows.stop, cols.start : cols.stop]
         if self._missing is None and not counts.all():
             row, col = (int(i[0]) for i in np.nonzero(counts == 0))
-            raise self._error(level, rows[row], cols[col], "it is missing")
+            raise TileMissingError(self._place((level, rows[row], cols[col]), "it is missing"))
         canvas = np.empty((height, width, 3), dtype=np.uint8)
         for row, col, keep in _each(rows, cols):
             pixels = self._tile(tiles, (level, row, col), keep=keep)
@@ -119,12 +124,12 @@ class TileReader:
 
     def _decoded(self, tiles: TiffTiles, key: _Key) -> NDArray[np.uint8]:
         """A tile from the file; a failure is tried once more with a fresh descriptor."""
-        level, row, col = key
+        _, row, col = key
         offset, count = int(tiles.offsets[row, col]), int(tiles.byte_counts[row, col])
         if not count and self._missing is not None:
             return np.broadcast_to(self._missing, (tiles.tile.height, tiles.tile.width, 3))
         if count > tiles.max_bytes or offset >= _MAX_OFFSET:
-            raise self._error(level, row, col, f"it cannot have {count} bytes at {offset}")
+            raise SlideReadError(self._place(key, f"it cannot have {count} bytes at {offset}"))
         file = self._opened(None)
         try:
             return tiles.decode(file.read(offset, count))
@@ -132,9 +137,11 @@ class TileReader:
             file = self._opened(file)
         try:
             return tiles.decode(file.read(offset, count))
-        except (OSError, TileDecodeError) as error:
+        except TileDecodeError as error:
+            raise SlideReadError(self._place(key, str(error))) from error
+        except OSError as error:
             self._drop(file)
-            raise self._error(level, row, col, str(error)) from error
+            raise TileMissingError(self._place(key, str(error))) from error
 
     def _opened(self, failed: _File | None) -> _File:
         """The open file, another one than that which failed."""
@@ -152,10 +159,9 @@ class TileReader:
             if self._file is failed:
                 self._file = None
 
-    def _error(self, level: int, row: int, col: int, reason: str) -> SlideReadError:
-        return SlideReadError(
-            f"{self._path.name}: tile ({row}, {col}) of level {level} cannot be read: {reason}"
-        )
+    def _place(self, key: _Key, reason: str) -> str:
+        level, row, col = key
+        return f"{self._path.name}: tile ({row}, {col}) of level {level} cannot be read: {reason}"
 
 
 class _File:
