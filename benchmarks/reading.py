@@ -3,9 +3,9 @@
     python benchmarks/reading.py [SLIDE ...] [--side 20480] [--threads 2] [--seconds 4]
 
 Without slides one is drawn: JPEG tiles, 0.25 µm/px, no coarser level that would help a model of
-1.0 µm/px. Megapixels a second are of level 0 in blocks, each read once; the windows are those of
-blocks of 96 px tiles at a stride of 96. Both readers run in turns within one run, and processor time
-is counted beside the clock, because other programs may be busy. Compare, do not quote.
+1.0 µm/px. Megapixels a second are of level 0 in blocks, each read once; the windows are those that
+scoring reads. Both readers run in turns within one run, and processor time is counted beside the
+clock, because other programs may be busy. Compare, do not quote.
 """
 
 from __future__ import annotations

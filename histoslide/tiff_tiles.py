@@ -123,8 +123,16 @@ class TiffTiles:
         """More bytes than any coding needs for a tile; a larger count is nonsense."""
         return 2 * _SAMPLES * self.tile.width * self.tile.height + 2**16
 
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
+    def canvas(self) -> NDArray[np.uint8]:
+        """Memory for the pixels of a tile, to decode into."""
+        return np.empty((self.tile.height, self.tile.width, _SAMPLES), dtype=np.uint8)
+
+    def decode(self, data: bytes, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Decode the bytes of one tile.
+
+        Args:
+            data: of the tile, as the file holds them.
+            out: a ``canvas`` to write over; None for a new one.
 
         Returns:
             RGB, shape (tile.height, tile.width, 3).
@@ -132,25 +140,23 @@ class TiffTiles:
         Raises:
             TileDecodeError: the bytes are damaged, or another size or colour space than promised.
         """
+        pixels = self.canvas() if out is None else out
         try:
             match self.coding:
                 case Coding.JPEG_RGB | Coding.JPEG_YCBCR:
-                    return self._decode_jpeg(data)
+                    return self._decode_jpeg(data, pixels)
                 case Coding.JPEG_2000_RGB:
-                    return self._decode_jpeg_2000(data)
+                    return self._decode_jpeg_2000(data, pixels)
                 case Coding.JPEG_2000_YCBCR:
-                    return _rgb_of_ycbcr(self._decode_jpeg_2000(data))
+                    return _rgb_of_ycbcr(self._decode_jpeg_2000(data, pixels))
                 case _:
-                    return self._decode_plain(data)
+                    return self._decode_plain(data, pixels)
         except TileDecodeError:
             raise
         except Exception as error:  # every codec has errors of its own
             raise TileDecodeError(f"{self.coding.value}: {error}") from error
 
-    def _canvas(self) -> NDArray[np.uint8]:
-        return np.empty((self.tile.height, self.tile.width, _SAMPLES), dtype=np.uint8)
-
-    def _decode_jpeg(self, data: bytes) -> NDArray[np.uint8]:
+    def _decode_jpeg(self, data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if not data.startswith(_JPEG_START):
             raise TileDecodeError("no JPEG")
         rgb = self.coding is Coding.JPEG_RGB
@@ -164,13 +170,13 @@ class TiffTiles:
             raise TileDecodeError(f"a JPEG of {space}")
         # Strict, because a decoder otherwise paints over what is damaged and only warns of it.
         return simplejpeg.decode_jpeg(
-            whole, colorspace="RGB", fastdct=False, fastupsample=False, buffer=self._canvas(),
+            whole, colorspace="RGB", fastdct=False, fastupsample=False, buffer=pixels,
             strict=True,
         )  # fmt: skip
 
-    def _decode_jpeg_2000(self, data: bytes) -> NDArray[np.uint8]:
+    def _decode_jpeg_2000(self, data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         self._check_jpeg_2000(data)
-        return imagecodecs.jpeg2k_decode(data, numthreads=1, out=self._canvas())
+        return imagecodecs.jpeg2k_decode(data, numthreads=1, out=pixels)
 
     def _check_jpeg_2000(self, data: bytes) -> None:
         """Refuse a codestream that is not exactly a tile, before memory is taken for it.
@@ -188,15 +194,14 @@ class TiffTiles:
         if components != _SAMPLES or each != (7, 1, 1) * _SAMPLES:
             raise TileDecodeError("a JPEG 2000 that is not 3 full components of 8 bits")
 
-    def _decode_plain(self, data: bytes) -> NDArray[np.uint8]:
-        pixels = self._canvas()
+    def _decode_plain(self, data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         flat = pixels.reshape(-1)
         if self.coding is Coding.NONE:
             flat[:] = np.frombuffer(data, dtype=np.uint8, count=flat.size)
             return pixels
         deflated = self.coding is Coding.DEFLATE
         decode = imagecodecs.deflate_decode if deflated else imagecodecs.lzw_decode
-        written = decode(data, out=memoryview(flat))
+        written = decode(data, out=flat.data)
         if len(written) < flat.size:
             raise TileDecodeError(f"{len(written)} of {flat.size} bytes")
         if self.predicted:

@@ -83,8 +83,9 @@ class TileReader:
             row, col = (int(i[0]) for i in np.nonzero(counts == 0))
             raise TileMissingError(self._place((level, rows[row], cols[col]), "it is missing"))
         canvas = np.empty((height, width, 3), dtype=np.uint8)
+        scratch = tiles.canvas()
         for row, col, keep in _each(rows, cols):
-            pixels = self._tile(tiles, (level, row, col), keep=keep)
+            pixels = self._tile(tiles, (level, row, col), out=None if keep else scratch)
             top, left = row * tiles.tile.height - y, col * tiles.tile.width - x
             bottom, right = top + tiles.tile.height, left + tiles.tile.width
             part = pixels[max(-top, 0) : height - top, max(-left, 0) : width - left]
@@ -106,23 +107,31 @@ class TileReader:
         self._cached_bytes = 0
         self._process = os.getpid()
 
-    def _tile(self, tiles: TiffTiles, key: _Key, *, keep: bool) -> NDArray[np.uint8]:
+    def _tile(
+        self, tiles: TiffTiles, key: _Key, *, out: NDArray[np.uint8] | None
+    ) -> NDArray[np.uint8]:
+        """A tile in memory of its own, which is kept for later, or in ``out``, which is not."""
         with self._lock:
             pixels = self._cache.get(key)
             if pixels is not None:
                 self._cache.move_to_end(key)
                 return pixels
-        pixels = self._decoded(tiles, key)
-        if keep and pixels.nbytes <= self._cache_bytes:
-            with self._lock:
-                if key not in self._cache:
-                    self._cached_bytes += pixels.nbytes
-                self._cache[key] = pixels
-                while self._cached_bytes > self._cache_bytes:
-                    self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        pixels = self._decoded(tiles, key, out)
+        if out is None and pixels.nbytes <= self._cache_bytes:
+            self._keep(key, pixels)
         return pixels
 
-    def _decoded(self, tiles: TiffTiles, key: _Key) -> NDArray[np.uint8]:
+    def _keep(self, key: _Key, pixels: NDArray[np.uint8]) -> None:
+        with self._lock:
+            if key not in self._cache:
+                self._cached_bytes += pixels.nbytes
+            self._cache[key] = pixels
+            while self._cached_bytes > self._cache_bytes:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+
+    def _decoded(
+        self, tiles: TiffTiles, key: _Key, out: NDArray[np.uint8] | None
+    ) -> NDArray[np.uint8]:
         """A tile from the file; a failure is tried once more with a fresh descriptor."""
         _, row, col = key
         offset, count = int(tiles.offsets[row, col]), int(tiles.byte_counts[row, col])
@@ -132,11 +141,11 @@ class TileReader:
             raise SlideReadError(self._place(key, f"it cannot have {count} bytes at {offset}"))
         file = self._opened(None)
         try:
-            return tiles.decode(file.read(offset, count))
+            return tiles.decode(file.read(offset, count), out=out)
         except (OSError, TileDecodeError):
             file = self._opened(file)
         try:
-            return tiles.decode(file.read(offset, count))
+            return tiles.decode(file.read(offset, count), out=out)
         except TileDecodeError as error:
             raise SlideReadError(self._place(key, str(error))) from error
         except OSError as error:

@@ -128,9 +128,11 @@ def test_tiles_at_the_rim_of_a_region_are_decoded_once(
     decoded: list[int] = []
     decode = TiffTiles.decode
 
-    def counted(self: TiffTiles, data: bytes) -> NDArray[np.uint8]:
+    def counted(
+        self: TiffTiles, data: bytes, *, out: NDArray[np.uint8] | None
+    ) -> NDArray[np.uint8]:
         decoded.append(1)
-        return decode(self, data)
+        return decode(self, data, out=out)
 
     monkeypatch.setattr(TiffTiles, "decode", counted)
     reader = reader_of(path)
@@ -395,7 +397,7 @@ def test_levels_that_decode_otherwise_than_in_openslide_are_openslides(
     decode = TiffTiles.decode
     wrong = [2]
     monkeypatch.setattr(
-        TiffTiles, "decode", lambda self, data: decode(self, data) ^ np.uint8(wrong[0])
+        TiffTiles, "decode", lambda self, data, out: decode(self, data) ^ np.uint8(wrong[0])
     )
     caplog.set_level(logging.DEBUG)
     slide = tiff_slide(path)
