@@ -362,10 +362,11 @@ class TiffSlide(OpenSlideSlide):
         return reader
 
     def _is_direct(self, level: int) -> bool:
-        tiles = self._tiles().levels[level]
-        if level not in self._direct:
-            self._direct[level] = tiles is not None and self._agrees(level, tiles)
-        return self._direct[level]
+        known = self._direct  # another thread may close the slide, which begins a new one
+        if level not in known:
+            tiles = self._tiles().levels[level]
+            known[level] = tiles is not None and self._agrees(level, tiles)
+        return known[level]
 
     def _agrees(self, level: int, tiles: TiffTiles) -> bool:
         """Whether tiles of a level decode to what OpenSlide makes of them.

@@ -92,20 +92,25 @@ class TileReader:
             canvas[max(top, 0) : bottom, max(left, 0) : right] = part
         return canvas
 
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._file: _File | None = None
+        self._cache: OrderedDict[_Key, NDArray[np.uint8]] = OrderedDict()
+        self._cached_bytes = 0
+        self._times_closed = 0
+        self._process = os.getpid()
+
     def close(self) -> None:
         """Let go of file and cache; reading again opens the file again.
 
         A descriptor that another thread is reading with closes when that read ends: its number
         would otherwise be given to another file under the reader.
         """
-        self._start()
-
-    def _start(self) -> None:
-        self._lock = threading.Lock()
-        self._file: _File | None = None
-        self._cache: OrderedDict[_Key, NDArray[np.uint8]] = OrderedDict()
-        self._cached_bytes = 0
-        self._process = os.getpid()
+        with self._lock:
+            self._file = None
+            self._cache.clear()
+            self._cached_bytes = 0
+            self._times_closed += 1
 
     def _tile(
         self, tiles: TiffTiles, key: _Key, *, out: NDArray[np.uint8] | None
@@ -116,13 +121,16 @@ class TileReader:
             if pixels is not None:
                 self._cache.move_to_end(key)
                 return pixels
+            times_closed = self._times_closed
         pixels = self._decoded(tiles, key, out)
         if out is None and pixels.nbytes <= self._cache_bytes:
-            self._keep(key, pixels)
+            self._keep(key, pixels, times_closed)
         return pixels
 
-    def _keep(self, key: _Key, pixels: NDArray[np.uint8]) -> None:
+    def _keep(self, key: _Key, pixels: NDArray[np.uint8], times_closed: int) -> None:
         with self._lock:
+            if times_closed != self._times_closed:
+                return  # it is of the file as it was before
             if key not in self._cache:
                 self._cached_bytes += pixels.nbytes
             self._cache[key] = pixels

@@ -188,8 +188,9 @@ def test_threads_share_one_descriptor(path: Path, monkeypatch: pytest.MonkeyPatc
     assert opened == []
 
 
-def test_closing_under_a_reader_does_no_harm(path: Path) -> None:
-    reader = reader_of(path, cache_bytes=0)
+@pytest.mark.parametrize("cache_bytes", [0, 100_000])
+def test_closing_under_a_reader_does_no_harm(path: Path, cache_bytes: int) -> None:
+    reader = reader_of(path, cache_bytes=cache_bytes)
     wanted = position_pixels(*SIZE)
 
     def read(_: int) -> bool:
@@ -200,6 +201,24 @@ def test_closing_under_a_reader_does_no_harm(path: Path) -> None:
         for _ in range(300):
             reader.close()
         assert all(found)
+    assert reader._cached_bytes == sum(tile.nbytes for tile in reader._cache.values())
+
+
+def test_what_was_read_before_a_close_is_not_kept_after_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = reader_of(path)
+    decode = TiffTiles.decode
+
+    def closed_under(
+        self: TiffTiles, data: bytes, *, out: NDArray[np.uint8] | None
+    ) -> NDArray[np.uint8]:
+        reader.close()
+        return decode(self, data, out=out)
+
+    monkeypatch.setattr(TiffTiles, "decode", closed_under)
+    reader.read(0, 0, 0, 100, 100)
+    assert not reader._cache
 
 
 def test_no_descriptor_is_left_open(path: Path) -> None:
