@@ -12,18 +12,24 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, SlideReadError
+from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
 from histoslide.geometry import Box, Mpp, Size, true_downsample
+from histoslide.tiff_tiles import TiffTiles, UnsupportedTilesError
+from histoslide.tile_reader import TileReader
 
 logger = logging.getLogger(__name__)
 
 _HASHED_BYTES = 2**20
+
+_CACHE_BYTES = 64 * 2**20
+"""Bound on the decoded tiles that are kept."""
+
 _CM_UNIT = 3
 _INCH_UNIT = 2
 _UM_PER_UNIT = {_CM_UNIT: 1e4, _INCH_UNIT: 25.4e3}
@@ -33,21 +39,28 @@ class SalvagedTiff:
     """A damaged TIFF slide; picklable, and usable from any thread or process."""
 
     def __init__(
-        self, path: Path, pages: list[tifffile.TiffPage], *, file_size: int, mpp: Mpp | None
+        self,
+        path: Path,
+        levels: list[TiffTiles],
+        *,
+        file_size: int,
+        mpp: Mpp | None,
+        given_mpp: Mpp | None,
     ) -> None:
-        self._path, self._pages, self._file_size = path, pages, file_size
-        self._given_mpp = mpp
-        self._level_sizes = tuple(Size(page.imagewidth, page.imagelength) for page in pages)
-        self._mpp = mpp if mpp is not None else _recorded_mpp(pages[0])
+        self._path, self._levels, self._file_size = path, levels, file_size
+        self._mpp, self._given_mpp = mpp, given_mpp
+        self._level_sizes = tuple(tiles.size for tiles in levels)
+        self._reader = TileReader(path, levels, cache_bytes=_CACHE_BYTES)
 
     @classmethod
     def open(cls, path: Path, *, mpp: Mpp | None) -> SalvagedTiff | None:
         """Open what is left of a tiled RGB TIFF, or None where that is nothing."""
         try:
             with tifffile.TiffFile(path) as tiff:
-                pages = _levels(tiff)
+                pages, levels = _levels(tiff)
+                recorded = _recorded_mpp(pages[0]) if mpp is None else mpp
                 size = tiff.filehandle.size
-            slide = cls(path, pages, file_size=size, mpp=mpp)
+            slide = cls(path, levels, file_size=size, mpp=recorded, given_mpp=mpp)
             some_left = slide.tiles_left > 0
         except HistoslideError:
             raise
@@ -59,15 +72,14 @@ class SalvagedTiff:
     @property
     def tiles_in_all(self) -> int:
         """Tiles of all levels that the directory lists."""
-        return sum(len(page.dataoffsets) for page in self._pages)
+        return sum(tiles.offsets.size for tiles in self._levels)
 
     @property
     def tiles_left(self) -> int:
         """Tiles that lie wholly inside what is left of the file."""
         return sum(
-            offset + count <= self._file_size
-            for page in self._pages
-            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+            int(np.count_nonzero(tiles.offsets + tiles.byte_counts <= self._file_size))
+            for tiles in self._levels
         )
 
     @property
@@ -112,43 +124,16 @@ class SalvagedTiff:
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
-        page = self._pages[level]
-        across = math.ceil(page.imagewidth / page.tilewidth)
-        canvas = np.empty((height, width, 3), dtype=np.uint8)
-        try:
-            opened = self._path.open("rb")
-        except OSError as error:
-            raise SlideOpenError(f"{self._path} can no longer be read: {error}") from error
-        with opened as file:
-            for row in range(y // page.tilelength, (y + height - 1) // page.tilelength + 1):
-                for col in range(x // page.tilewidth, (x + width - 1) // page.tilewidth + 1):
-                    tile = self._tile(file, level, row * across + col)
-                    top, left = row * page.tilelength - y, col * page.tilewidth - x
-                    bottom = min(top + page.tilelength, height)
-                    right = min(left + page.tilewidth, width)
-                    part = tile[max(-top, 0) : bottom - top, max(-left, 0) : right - left]
-                    canvas[max(top, 0) : bottom, max(left, 0) : right] = part
-        return canvas
+        return self._reader.read(level, x, y, width, height)
 
-    def _tile(self, file: BinaryIO, level: int, index: int) -> NDArray[np.uint8]:
-        page = self._pages[level]
-        offset, count = page.dataoffsets[index], page.databytecounts[index]
-        file.seek(offset)
-        data = file.read(count)
-        if len(data) < count or not count:
-            raise SlideReadError(f"{self.name}: tile {index} of level {level} is missing")
-        try:
-            pixels, _, _ = page.decode(data, index, jpegtables=page.jpegtables)
-        except Exception as error:  # every codec has errors of its own
-            raise SlideReadError(
-                f"{self.name}: tile {index} of level {level} cannot be decoded: {error}"
-            ) from error
-        if pixels is None:
-            raise SlideReadError(f"{self.name}: tile {index} of level {level} is empty")
-        return np.asarray(pixels[0])
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """What reads each level, for people to see."""
+        return ("tiff tiles",) * len(self._levels)
 
     def close(self) -> None:
-        """Nothing is kept open between reads."""
+        """Let go of the file; it is opened again when the slide is read again."""
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -190,23 +175,26 @@ def _reopen(path: Path, mpp: Mpp | None) -> SalvagedTiff:
     return slide
 
 
-def _levels(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+def _levels(tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[TiffTiles]]:
     """Pages that are levels of the pyramid, as far as the directory can be followed."""
-    levels: list[tifffile.TiffPage] = []
+    pages: list[tifffile.TiffPage] = []
+    levels: list[TiffTiles] = []
     for page in tiff.pages:
         if not isinstance(page, tifffile.TiffPage):
             continue
-        tiled_rgb = page.is_tiled and page.samplesperpixel == 3 and page.dtype == np.uint8
-        if not tiled_rgb or page.planarconfig != 1:
+        try:
+            tiles = TiffTiles.of_page(page)
+        except UnsupportedTilesError as error:
+            logger.debug("%s: page %d: %s", tiff.filename, page.index, error)
             continue
         if levels:
-            first = levels[0]
-            ratio = first.imagewidth / page.imagewidth, first.imagelength / page.imagelength
-            if page.imagewidth >= levels[-1].imagewidth or abs(ratio[0] / ratio[1] - 1) > 0.02:
+            first, size = levels[0].size, tiles.size
+            ratio = first.width / size.width, first.height / size.height
+            if size.width >= levels[-1].size.width or abs(ratio[0] / ratio[1] - 1) > 0.02:
                 continue
-        _ = page.decode, page.jpegtables  # both are cached while the file is open
-        levels.append(page)
-    return levels
+        pages.append(page)
+        levels.append(tiles)
+    return pages, levels
 
 
 def _recorded_mpp(page: tifffile.TiffPage) -> Mpp | None:

@@ -26,6 +26,9 @@ _FILTER = Image.Resampling.BICUBIC
 _FILTER_SUPPORT = 2
 """Reach of the bicubic kernel in output pixels."""
 
+_BAND_ROWS = 128
+"""Rows that are resampled at once: 2 MB of a window of 4400 px."""
+
 _MAX_READ_PX = 6000 * 6000
 """Most pixels of a level in one read, about 250 MB with its copies; larger boxes are halved."""
 
@@ -83,8 +86,47 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     )
     if inner == whole:  # no resampling: exactly the pixels of the level
         return pixels[reach_y : reach_y + size.height, reach_x : reach_x + size.width]
-    image = Image.fromarray(pixels).resize((size.width, size.height), _FILTER, box=inner)
-    return np.asarray(image)
+    return _resample(pixels, size, inner)
+
+
+def _resample(
+    pixels: NDArray[np.uint8], size: Size, box: tuple[float, float, float, float]
+) -> NDArray[np.uint8]:
+    """What Pillow's resize makes of a box (left, top, right, bottom), in less time and memory.
+
+    Where Pillow filters along the rows first, each row stands for itself and can be done in bands
+    that fit the processor's cache; the whole is then never held again in Pillow's own layout.
+    """
+    if not _rows_come_first(pixels, size, box):
+        image = Image.fromarray(pixels).resize((size.width, size.height), _FILTER, box=box)
+        return np.asarray(image)
+    left, top, right, bottom = box
+    across = Image.new("RGB", (size.width, len(pixels)))
+    for start in range(0, len(pixels), _BAND_ROWS):
+        band = Image.fromarray(pixels[start : start + _BAND_ROWS])
+        part = (left, 0.0, right, float(band.height))
+        across.paste(band.resize((size.width, band.height), _FILTER, box=part), (0, start))
+    whole = (0.0, top, float(size.width), bottom)
+    return np.asarray(across.resize((size.width, size.height), _FILTER, box=whole))
+
+
+def _rows_come_first(
+    pixels: NDArray[np.uint8], size: Size, box: tuple[float, float, float, float]
+) -> bool:
+    """Whether it is certain that Pillow filters along the rows first, and worth the bands.
+
+    Pillow rounds after each pass and picks the order by the image's shape. For reductions by one
+    factor in both axes and shapes that are not far from square it has always been this one; a test
+    compares it with the Pillow at hand.
+    """
+    height, width = pixels.shape[:2]
+    scale_x, scale_y = (box[2] - box[0]) / size.width, (box[3] - box[1]) / size.height
+    return (
+        height > 2 * _BAND_ROWS
+        and scale_x >= 1
+        and abs(scale_x / scale_y - 1) < 0.01
+        and 2 / 3 < width / height < 2
+    )
 
 
 def _read_in_halves(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:

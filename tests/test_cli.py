@@ -63,9 +63,11 @@ def test_info_shows_and_lists(
     out = capsys.readouterr().out
     assert "900 × 700 px" in out
     assert "0.972 µm/px (slide metadata)" in out
+    assert "reader      tiff tiles\n" in out
     assert main(["info", str(slide), "--json", "--mpp", "0.5"]) == 0
     (facts,) = json.loads(capsys.readouterr().out)
     assert (facts["mpp"], facts["mpp_source"]) == (0.5, "--mpp")
+    assert {level["reader"] for level in facts["levels"]} == {"tiff tiles"}
     text = tmp_path / "text.svs"
     text.write_text("no slide")
     assert main(["info", str(slide), str(no_mpp), str(text)]) == 3

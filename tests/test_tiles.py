@@ -17,6 +17,8 @@ from histoslide.slide import open_slide
 from histoslide.synthetic import decode_fiducial, fiducial_slide
 from histoslide.tiles import (
     WHITE,
+    _resample,
+    _rows_come_first,
     best_level,
     fit_size,
     read_box,
@@ -52,6 +54,29 @@ def ramp_slide() -> FakeSlide:
         red, green = np.meshgrid(centres, centres)
         levels.append(np.stack([red, green, np.full_like(red, 99)], axis=-1).astype(np.uint8))
     return FakeSlide(levels, level_downsamples=(1.0, 3.0, 9.0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_bands_are_resampled_as_pillow_resamples_the_whole(data: st.DataObject) -> None:
+    width, height = data.draw(st.integers(100, 700)), data.draw(st.integers(100, 700))
+    factor = data.draw(st.floats(0.8, 6))
+    left, top, right, bottom = (data.draw(st.floats(0, 9)) for _ in range(4))
+    box = (left, top, width - right, height - bottom)
+    size = Size(
+        max(1, round((box[2] - box[0]) / factor)), max(1, round((box[3] - box[1]) / factor))
+    )
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+    whole = Image.fromarray(pixels).resize(
+        (size.width, size.height), Image.Resampling.BICUBIC, box=box
+    )
+    np.testing.assert_array_equal(_resample(pixels, size, box), np.asarray(whole))
+
+
+def test_the_windows_of_square_blocks_are_resampled_in_bands() -> None:
+    window = np.zeros((4368, 4368, 3), np.uint8)
+    assert _rows_come_first(window, Size(1088, 1088), (8.4, 8.0, 4360.4, 4360.0))
+    assert not _rows_come_first(window[:200], Size(1088, 46), (8.4, 8.0, 4360.4, 192.0))
 
 
 # ---------------------------------------------------------------------------------- positions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in paths:
         try:
             with open_slide(path, mpp=by_name.get(path.name, mpp)) as slide:
-                facts = describe(slide)
+                facts = describe(slide, slide.readers)
                 if not arguments.json:
                     print_facts(facts)
                 found.append(facts)
@@ -77,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     return exit_code(errors, total=len(paths), damaged=0)
 
 
-def describe(slide: Slide) -> dict[str, Any]:
-    """The facts of a slide, JSON-ready."""
+def describe(slide: Slide, readers: Sequence[str]) -> dict[str, Any]:
+    """The facts of a slide and what reads each of its levels, JSON-ready."""
     bounds = slide.bounds_l0
     return {
         "name": slide.name,
@@ -89,8 +90,15 @@ def describe(slide: Slide) -> dict[str, Any]:
         "mpp_source": None if slide.mpp is None else slide.mpp.source,
         "objective_power": slide.properties.get("openslide.objective-power"),
         "levels": [
-            {"width": size.width, "height": size.height, "downsample": downsample}
-            for size, downsample in zip(slide.level_sizes, slide.level_downsamples, strict=True)
+            {
+                "width": size.width,
+                "height": size.height,
+                "downsample": downsample,
+                "reader": reader,
+            }
+            for size, downsample, reader in zip(
+                slide.level_sizes, slide.level_downsamples, readers, strict=True
+            )
         ],
         "bounds_l0": None if bounds is None else [bounds.x, bounds.y, bounds.width, bounds.height],
         "quickhash": slide.quickhash,
@@ -117,6 +125,12 @@ def print_facts(facts: dict[str, Any]) -> None:
     lines += [f"  size        {size}", f"  resolution  {resolution}", f"  levels      {levels}"]
     power = facts["objective_power"]
     lines.append(f"  scanner     {facts['vendor']}" + (f", objective {power}×" if power else ""))
+    readers = [level["reader"] for level in facts["levels"]]
+    if len(set(readers)) == 1:
+        lines.append(f"  reader      {readers[0]}")
+    else:
+        each = ", ".join(f"level {level} {reader}" for level, reader in enumerate(readers))
+        lines.append(f"  reader      {each}")
     if facts["bounds_l0"] is not None:
         x, y, w, h = facts["bounds_l0"]
         lines.append(f"  bounds      {w:g}×{h:g} px at ({x:g}, {y:g})")

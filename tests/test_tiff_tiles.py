@@ -1,0 +1,258 @@
+"""Tiles of every kind of TIFF: pixels equal OpenSlide's, and damage is an error."""
+
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from tiffs import (
+    APERIO,
+    Kind,
+    abbreviated,
+    jpeg,
+    jpeg_2000,
+    philips_description,
+    plain,
+    position_pixels,
+    tissue_pixels,
+    write_kind,
+)
+
+from histoslide.slide import OpenSlideSlide, Slide, TiffSlide, open_slide
+from histoslide.tiff_tiles import TiffTiles, TileDecodeError, UnsupportedTilesError
+
+RGB_TILES, RGB_TABLES = abbreviated(rgb=True)
+YCBCR_TILES, YCBCR_TABLES = abbreviated("420")
+
+KINDS = {
+    "4:2:0": Kind(encode=jpeg("420"), compression=7, photometric=6, subsampling=(2, 2)),
+    "4:2:2": Kind(encode=jpeg("422"), compression=7, photometric=6, subsampling=(2, 1)),
+    "4:4:4": Kind(encode=jpeg("444"), compression=7, photometric=6, subsampling=(1, 1)),
+    "RGB JPEG": Kind(encode=jpeg(rgb=True), compression=7, photometric=2),
+    "RGB JPEG, tables apart": Kind(
+        encode=RGB_TILES, tables=RGB_TABLES, compression=7, photometric=2, description=APERIO
+    ),
+    "4:2:0, tables apart": Kind(
+        encode=YCBCR_TILES, tables=YCBCR_TABLES, compression=7, photometric=6, description=APERIO
+    ),
+    "BigTIFF": Kind(encode=jpeg("420"), compression=7, photometric=6, bigtiff=True),
+    "Philips": Kind(
+        encode=jpeg("420"),
+        compression=7,
+        photometric=6,
+        software="Philips DP v1.0",
+        description=philips_description([1, 2]),
+    ),
+    "JPEG 2000 33003": Kind(
+        encode=jpeg_2000(ycbcr=True), compression=33003, photometric=2, description=APERIO
+    ),
+    "JPEG 2000 33005": Kind(
+        encode=jpeg_2000(), compression=33005, photometric=2, description=APERIO
+    ),
+    "deflate": Kind(encode=plain(imagecodecs.zlib_encode), compression=8, photometric=2),
+    "deflate, predicted": Kind(
+        encode=plain(imagecodecs.zlib_encode, predictor=2),
+        compression=32946,
+        photometric=2,
+        predictor=2,
+    ),
+    "LZW": Kind(encode=plain(imagecodecs.lzw_encode), compression=5, photometric=2),
+    "LZW, predicted": Kind(
+        encode=plain(imagecodecs.lzw_encode, predictor=2), compression=5, photometric=2, predictor=2
+    ),
+    "uncompressed": Kind(encode=plain(bytes), compression=1, photometric=2),
+}
+"""Kinds that are decoded directly."""
+
+LOSSLESS = ("JPEG 2000 33005", "deflate, predicted", "LZW", "LZW, predicted", "uncompressed")
+
+
+def whole(slide: Slide, level: int) -> NDArray[np.int16]:
+    size = slide.level_sizes[level]
+    return slide.read_level(level, 0, 0, size.width, size.height).astype(np.int16)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_every_kind_is_decoded_to_what_openslide_makes_of_it(tmp_path: Path, kind: Kind) -> None:
+    levels = [tissue_pixels(301, 203), tissue_pixels(150, 101)]
+    path = write_kind(tmp_path / "slide.tif", levels, kind)
+    with open_slide(path) as direct, OpenSlideSlide(path) as through:
+        assert direct.readers == ("tiff tiles", "tiff tiles")
+        assert direct.properties == through.properties
+        assert direct.level_sizes == through.level_sizes
+        for level in (0, 1):
+            assert np.ptp(whole(through, level)) > 200
+            np.testing.assert_array_equal(whole(direct, level), whole(through, level))
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_kinds_hold_the_pixels_that_were_written(tmp_path: Path, name: str) -> None:
+    pixels = position_pixels(301, 203)
+    slide = open_slide(write_kind(tmp_path / "slide.tif", [pixels], KINDS[name]))
+    assert slide.readers == ("tiff tiles",)
+    np.testing.assert_array_equal(whole(slide, 0), pixels)
+
+
+def test_every_pair_of_chroma_is_converted_as_openslide_does(tmp_path: Path) -> None:
+    cb, cr = np.mgrid[:256, :256]
+    pixels = np.concatenate(
+        [np.stack([np.full_like(cb, luma), cb, cr], axis=-1) for luma in (0, 70, 128, 190, 255)]
+    ).astype(np.uint8)
+    path = write_kind(tmp_path / "slide.tif", [pixels], KINDS["JPEG 2000 33003"], tile=(256, 256))
+    with open_slide(path) as direct, OpenSlideSlide(path) as through:
+        assert direct.readers == ("tiff tiles",)
+        np.testing.assert_array_equal(whole(direct, 0), whole(through, 0))
+
+
+# ---------------------------------------------------------------------------- what falls back
+
+
+def write_other(path: Path, pixels: NDArray[Any], **options: Any) -> Path:
+    settings = {"photometric": "rgb", "compression": "adobe_deflate", "tile": (64, 64)}
+    tifffile.imwrite(path, pixels, metadata=None, **settings | options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options"),
+    [
+        (position_pixels(150, 130)[..., 0], {"photometric": "minisblack"}),
+        (position_pixels(150, 130)[..., 0], {"photometric": "miniswhite"}),
+        (position_pixels(150, 130).astype(np.uint16) * 257, {}),
+        (np.dstack([position_pixels(150, 130), np.full((130, 150), 9, np.uint8)]),
+         {"extrasamples": ["unassalpha"]}),
+        (position_pixels(150, 130).transpose(2, 0, 1).copy(), {"planarconfig": "separate"}),
+        (position_pixels(150, 130), {"extratags": [(274, 3, 1, 3, True)]}),
+        (position_pixels(150, 130), {"compression": "lzma"}),
+        (position_pixels(150, 130), {"compression": "packbits"}),
+    ],
+    ids=["grey", "inverted grey", "16 bit", "alpha", "planar", "turned", "LZMA", "packbits"],
+)  # fmt: skip
+def test_other_kinds_are_not_understood(
+    tmp_path: Path, pixels: NDArray[Any], options: dict[str, Any]
+) -> None:
+    path = write_other(tmp_path / "slide.tif", pixels, **options)
+    with (
+        tifffile.TiffFile(path) as tiff,
+        pytest.raises(UnsupportedTilesError),
+    ):
+        TiffTiles.of_page(tiff.pages.first)
+
+
+def test_what_is_not_understood_is_read_through_openslide(tmp_path: Path) -> None:
+    path = write_other(
+        tmp_path / "slide.tif", position_pixels(150, 130)[..., 0], photometric="minisblack"
+    )
+    slide = open_slide(path)
+    assert isinstance(slide, TiffSlide)
+    assert slide.readers == ("openslide",)
+    np.testing.assert_array_equal(whole(slide, 0), whole(OpenSlideSlide(path), 0))
+
+
+def test_one_level_may_fall_back_alone(tmp_path: Path) -> None:
+    path = tmp_path / "slide.tif"
+    pixels = position_pixels(300, 200)
+    with tifffile.TiffWriter(path) as tiff:
+        for level, compression in enumerate(["packbits", "adobe_deflate"]):
+            tiff.write(
+                np.ascontiguousarray(pixels[:: level + 1, :: level + 1]),
+                photometric="rgb",
+                tile=(64, 64),
+                compression=compression,
+                subfiletype=level,
+                metadata=None,
+            )
+    slide = open_slide(path)
+    assert slide.readers == ("openslide", "tiff tiles")
+    np.testing.assert_array_equal(whole(slide, 0), pixels)
+    np.testing.assert_array_equal(whole(slide, 1), pixels[::2, ::2])
+
+
+def test_jpegs_of_other_colours_than_their_directory_says_are_openslides(tmp_path: Path) -> None:
+    kind = replace(KINDS["RGB JPEG"], photometric=6)
+    path = write_kind(tmp_path / "slide.tif", [tissue_pixels(200, 150)], kind)
+    slide = open_slide(path)
+    assert slide.readers == ("openslide",)
+    np.testing.assert_array_equal(whole(slide, 0), whole(OpenSlideSlide(path), 0))
+
+
+def test_two_images_of_one_width_are_not_told_apart(tmp_path: Path) -> None:
+    levels = [position_pixels(200, 150), position_pixels(200, 150, seed=7)]
+    path = write_kind(tmp_path / "slide.tif", levels, KINDS["LZW"])
+    slide = open_slide(path)
+    assert set(slide.readers) == {"openslide"}
+
+
+# ---------------------------------------------------------------------------- damage
+
+
+def tiles_for(kind: Kind, path: Path) -> TiffTiles:
+    write_kind(path, [tissue_pixels(128, 96)], kind)
+    with tifffile.TiffFile(path) as tiff:
+        return TiffTiles.of_page(tiff.pages.first)
+
+
+JPEG, J2K = KINDS["4:2:0"], KINDS["JPEG 2000 33005"]
+TILE = tissue_pixels(64, 48)
+
+
+def with_jpeg_size(data: bytes, width: int, height: int) -> bytes:
+    at = data.index(b"\xff\xc0")
+    return data[: at + 5] + struct.pack(">HH", height, width) + data[at + 9 :]
+
+
+def with_j2k_size(data: bytes, width: int, height: int) -> bytes:
+    return data[:8] + struct.pack(">2I", width, height) + data[16:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (JPEG, b""),
+        (JPEG, JPEG.encode(TILE)[:-2]),
+        (JPEG, JPEG.encode(TILE)[:1200]),
+        (JPEG, JPEG.encode(TILE)[:1200] + b"\xa5" * 60 + JPEG.encode(TILE)[1260:]),
+        (JPEG, with_jpeg_size(JPEG.encode(TILE), 65500, 65500)),
+        (JPEG, with_jpeg_size(JPEG.encode(TILE), 64, 40)),
+        (JPEG, JPEG.encode(tissue_pixels(64, 64))),
+        (JPEG, bytes(imagecodecs.jpeg8_encode(TILE[..., 0].copy(), level=85))),
+        (JPEG, b"\xff\xd8 no JPEG at all \xff\xd9"),
+        (J2K, b""),
+        (J2K, J2K.encode(TILE)[:600]),
+        (J2K, with_j2k_size(J2K.encode(TILE), 2**31 - 1, 2**31 - 1)),
+        (J2K, J2K.encode(tissue_pixels(64, 64))),
+        (J2K, bytes(imagecodecs.jpeg2k_encode(TILE[..., 0].copy(), codecformat="j2k"))),
+        (KINDS["deflate"], imagecodecs.zlib_encode(TILE.tobytes()[:-1])),
+        (KINDS["deflate"], imagecodecs.zlib_encode(TILE.tobytes() * 1000)),
+        (KINDS["deflate"], KINDS["deflate"].encode(TILE)[:-900]),
+        (KINDS["LZW"], imagecodecs.lzw_encode(TILE.tobytes()[:-1])),
+        (KINDS["LZW"], KINDS["LZW"].encode(TILE)[:900]),
+        (KINDS["uncompressed"], TILE.tobytes()[:-1]),
+    ],
+)
+def test_bytes_that_are_not_the_tile_are_an_error(tmp_path: Path, kind: Kind, data: bytes) -> None:
+    tiles = tiles_for(kind, tmp_path / "slide.tif")
+    np.testing.assert_equal(tiles.decode(kind.encode(TILE)).shape, (48, 64, 3))
+    with pytest.raises(TileDecodeError):
+        tiles.decode(bytes(data))
+
+
+def test_a_tile_size_beyond_reason_is_not_understood(tmp_path: Path) -> None:
+    path = write_kind(tmp_path / "slide.tif", [tissue_pixels(128, 96)], KINDS["LZW"])
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages.first.tags["TileWidth"].valueoffset
+        code = tiff.pages.first.tags["TileWidth"].dtype
+    assert code == 4, "a 32-bit number"
+    struct.pack_into("<I", data, at, 2**20 * 16)
+    path.write_bytes(data)
+    with (
+        tifffile.TiffFile(path) as tiff,
+        pytest.raises(UnsupportedTilesError, match="16777216×48"),
+    ):
+        TiffTiles.of_page(tiff.pages.first)
