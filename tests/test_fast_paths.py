@@ -18,6 +18,7 @@ from histoslide.errors import BundleError, HistoslideError
 from histoslide.model import Model, default_bundle, load_model, save_bundle
 from histoslide.model.architectures import build_network
 from histoslide.model.backends import (
+    Backend,
     BackendName,
     OpenVinoBackend,
     Precision,
@@ -186,11 +187,19 @@ def test_bfloat16_in_torch_is_close_and_not_equal(network: nn.Sequential, tiles:
     assert 0 < float((found - exact).abs().max()) < 0.05
 
 
+@pytest.mark.parametrize(
+    "backend",
+    [
+        TorchBackend(device=CPU),
+        pytest.param(OpenVinoBackend(), marks=needs_openvino),
+        pytest.param(OpenVinoBackend(precision="int8"), marks=needs_openvino),
+    ],
+)
 def test_a_result_does_not_depend_on_place_or_company(
-    network: nn.Sequential, tiles: Tensor
+    network: nn.Sequential, tiles: Tensor, ranges: dict[str, float], backend: Backend
 ) -> None:
     """To the bit: a resumed run fills its batches with other tiles."""
-    model = Model(SPEC, network, device=CPU, sha256="0")
+    model = Model(SPEC, network, device=CPU, sha256="0", backend=backend, ranges=ranges)
     batch = tiles[:32]
     one = model.probabilities(batch)
     torch.testing.assert_close(model.probabilities(batch.flip(0)).flip(0), one, atol=0, rtol=0)
