@@ -31,6 +31,11 @@ _COLUMNS = (
     "tiles_per_second", "error",
 )  # fmt: skip
 
+_DECIMALS = {
+    "largest_lesion_um": 1, "tumour_area_mm2": 6, "seconds": 1, "tiles_per_second": 1,
+}  # fmt: skip
+"""Of measured values in the summary; the records keep all."""
+
 _WRITE_INTERVAL_S = 1.0
 """Least time between two writes of the records that nobody waits for."""
 
@@ -141,13 +146,24 @@ class RunRecord:
         self._total = len(results)
         names = {result.slide for result in results}
         earlier = {r.key: r for r in read_run(out) if r.output or r.slide not in names}
+        self._done = {
+            key: r for key, r in earlier.items() if r.state in {"done", "partly unreadable"}
+        }
         self._results = earlier
-        for result in results:  # what was done keeps its record until there is a newer one
-            if result.key not in earlier or earlier[result.key].state in {"running", "failed"}:
-                self._results[result.key] = result
+        for result in results:
+            self._keep(result)
         self._started = utc_now()
         self._lock = threading.Lock()
         self._written, self._took = -math.inf, 0.0
+
+    def begin(self) -> None:
+        """Write that the run has begun.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        with self._lock:
+            self._write(ended=None)
 
     def report(self, result: SlideResult, *, waited_for: bool = False) -> None:
         """Note what became of a slide.
@@ -160,7 +176,7 @@ class RunRecord:
             StoreError: the folder cannot be written.
         """
         with self._lock:
-            self._results[result.key] = result
+            self._keep(result)
             pause = max(_WRITE_INTERVAL_S, self._took / _WRITE_SHARE)
             if waited_for or time.monotonic() - self._written > pause:
                 self._write(ended=None)
@@ -173,10 +189,13 @@ class RunRecord:
         """
         with self._lock:
             for result in results:
-                known = self._results[result.key].state
-                if result.state != "pending" or known not in {"done", "partly unreadable"}:
-                    self._results[result.key] = result
+                self._keep(result)
             self._write(ended=utc_now())
+
+    def _keep(self, result: SlideResult) -> None:
+        """A slide that this run did not get to is what an earlier run made of it."""
+        earlier = self._done.get(result.key) if result.state == "pending" else None
+        self._results[result.key] = result if earlier is None else earlier
 
     def _write(self, ended: str | None) -> None:
         began = time.monotonic()
@@ -238,9 +257,8 @@ def write_run(
             writer.writeheader()
             for result in results:
                 row: dict[str, Any] = {**dataclasses.asdict(result), **result.counts}
-                rate = result.tiles_per_second
-                row["seconds"] = f"{result.seconds:.1f}"
-                row["tiles_per_second"] = None if rate is None else f"{rate:.1f}"
+                for name, digits in _DECIMALS.items():
+                    row[name] = None if row[name] is None else f"{row[name]:.{digits}f}"
                 writer.writerow(row)
     except OSError as error:
         raise StoreError(f"{out} cannot be written: {error}") from error

@@ -159,6 +159,7 @@ class _CohortRun:
 
     def go(self) -> list[SlideResult]:
         """Run to the end; the results in the order of the jobs."""
+        self._record.begin()
         pool = ThreadPoolExecutor(SLIDES_AT_ONCE + 1, thread_name_prefix="slide")
         interrupted = False
         try:

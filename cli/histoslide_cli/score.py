@@ -253,8 +253,10 @@ def _cohort_reporter(progress: Progress) -> Callable[[CohortProgress], None]:
     started = time.monotonic()
 
     def report(now: CohortProgress) -> None:
-        rate = now.tiles_done / max(1e-9, time.monotonic() - started)
-        note = f"{now.slides_done} of {now.slides} slides, {rate:.0f} tiles/s"
+        note = f"{now.slides_done} of {now.slides} slides"
+        if not sys.stderr.isatty():  # the bar tells the rate itself
+            rate = now.tiles_done / max(1e-9, time.monotonic() - started)
+            note += f", {rate:.0f} tiles/s"
         if now.scoring:
             note += f", {', '.join(now.scoring)}"
         finished = now.slides_done == now.slides
@@ -301,9 +303,8 @@ def _print_plans(plans: list[SlidePlan], rate: float | None) -> None:
         text = f"{plan.tiles_left:,} tiles"
         if plan.state != "to score":
             text += f" left of {plan.tiles:,} ({plan.state})"
-        print(  # noqa: T201
-            f"{plan.slide}: {text} in {plan.blocks:,} blocks, {plan.cells:,} cells → {plan.output}"
-        )
+        blocks = "1 block" if plan.blocks == 1 else f"{plan.blocks:,} blocks"
+        print(f"{plan.slide}: {text} in {blocks}, {plan.cells:,} cells → {plan.output}")  # noqa: T201
     tiles = sum(plan.tiles_left for plan in plans)
     good = [plan for plan in plans if plan.state != "failed"]
     text = f"{len(good):,} of {len(plans):,} slides, {tiles:,} tiles to score"
