@@ -132,7 +132,7 @@ class _Worker:
         )
         self.facts: SlideFacts
         try:
-            self.facts, _ = self.ask(opening, opening.seconds + _START_SECONDS, silent=silent)
+            self.facts, _ = self.ask(opening, opening.seconds, silent=silent)
         except BaseException:
             self.end()
             raise
@@ -372,12 +372,12 @@ class IsolatedSlide:
             cache_bytes=self._cache_bytes,
             opener=self._opener,
             log_level=logging.getLogger("histoslide").getEffectiveLevel(),
-            seconds=self._patience(),
+            seconds=self._patience(_START_SECONDS),
         )
         return _Worker(opening, silent=self._facts is not None)
 
-    def _patience(self) -> float:
-        return min(self._read_seconds, max(0.0, self._limit.left), _LONGEST_S)
+    def _patience(self, more: float = 0.0) -> float:
+        return min(self._read_seconds + more, max(0.0, self._limit.left), _LONGEST_S)
 
     def _read(self, region: Region) -> NDArray[np.uint8]:
         if self._process != os.getpid():
