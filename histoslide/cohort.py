@@ -154,7 +154,7 @@ class RunRecord:
             self._keep(result)
         self._started = utc_now()
         self._lock = threading.Lock()
-        self._written, self._took = -math.inf, 0.0
+        self._written, self._took, self._unwritten = -math.inf, 0.0, False
 
     def begin(self) -> None:
         """Write that the run has begun.
@@ -170,15 +170,26 @@ class RunRecord:
 
         Args:
             result: of the slide.
-            waited_for: write at once; else at most every second or so.
+            waited_for: write at once; else when the last time is a second or so ago, or with the
+                next ``refresh`` after that.
 
         Raises:
             StoreError: the folder cannot be written.
         """
         with self._lock:
             self._keep(result)
-            pause = max(_WRITE_INTERVAL_S, self._took / _WRITE_SHARE)
-            if waited_for or time.monotonic() - self._written > pause:
+            self._unwritten = True
+            if waited_for or self._is_due():
+                self._write(ended=None)
+
+    def refresh(self) -> None:
+        """Write what was reported but not written yet, if it is time.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        with self._lock:
+            if self._unwritten and self._is_due():
                 self._write(ended=None)
 
     def finish(self, results: Sequence[SlideResult]) -> None:
@@ -191,6 +202,10 @@ class RunRecord:
             for result in results:
                 self._keep(result)
             self._write(ended=utc_now())
+
+    def _is_due(self) -> bool:
+        pause = max(_WRITE_INTERVAL_S, self._took / _WRITE_SHARE)
+        return time.monotonic() - self._written > pause
 
     def _keep(self, result: SlideResult) -> None:
         """A slide that this run did not get to is what an earlier run made of it."""
@@ -209,6 +224,7 @@ class RunRecord:
         )
         self._written = time.monotonic()
         self._took = self._written - began
+        self._unwritten = False
 
 
 def utc_now() -> str:

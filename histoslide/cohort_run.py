@@ -246,6 +246,7 @@ class _CohortRun:
 
         def report(_done: int, _total: int, scored: int) -> None:
             self._tally.scored(job, max(0, scored - already))
+            self._record.refresh()
             self._go_on()
 
         return report

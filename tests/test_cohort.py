@@ -274,6 +274,24 @@ def test_an_interrupted_run_is_pending_again(
     assert result.state == "done"
 
 
+def test_records_are_written_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohort_module, "_WRITE_INTERVAL_S", 1e6)
+    waiting = [SlideResult(slide=name, state="pending", output=name) for name in "ab"]
+    record = cohort_module.RunRecord(tmp_path, "m", waiting)
+    record.begin()
+    states = lambda: [it["state"] for it in records(tmp_path).values()]  # noqa: E731
+    record.report(dataclasses.replace(waiting[0], state="running"))
+    record.refresh()
+    assert states() == ["pending", "pending"]
+    monkeypatch.setattr(cohort_module, "_WRITE_INTERVAL_S", 0)
+    monkeypatch.setattr(cohort_module, "_WRITE_SHARE", 1e9)
+    record.refresh()
+    assert states() == ["running", "pending"]
+    monkeypatch.setattr(cohort_module, "_WRITE_INTERVAL_S", 1e6)
+    record.report(dataclasses.replace(waiting[1], state="failed"), waited_for=True)
+    assert states() == ["running", "failed"]
+
+
 def test_a_killed_run_left_a_slide_running(tmp_path: Path, good: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
