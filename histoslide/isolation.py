@@ -53,9 +53,12 @@ DEFAULT_OPENER = "histoslide.slide:open_slide"
 READ_SECONDS = 120.0
 """A read or an opening that takes longer hangs: a block takes seconds, also from a slow disk."""
 
-MAX_CRASHES = 200
-"""Workers that may die on a slide before it is given up. To single out the cells around one bad
-tile of 512 pixels takes about a hundred deaths of a third of a second each."""
+MAX_CRASHES = 500
+"""Workers that may die on a slide before it is given up. To single out the 144 cells around one bad
+tile of 512 pixels takes about 320 deaths of a third of a second each."""
+
+MAX_CRASHES_AT_FIRST = 20
+"""The same for a slide of which nothing has been read yet."""
 
 MAX_HANGS = 20
 """Workers that may hang on a slide before it is given up: each costs ``READ_SECONDS``."""
@@ -345,6 +348,7 @@ class IsolatedSlide:
         self._working = 0
         self._generation = 0
         self._crashes = self._hangs = 0
+        self._read_some = False
         self._deadly: list[Region] = []
         self._process = os.getpid()
 
@@ -388,7 +392,7 @@ class IsolatedSlide:
         try:
             seconds = self._patience()
             shape, pixels = worker.ask(Reading(region=region, seconds=seconds), seconds)
-            healthy = True
+            healthy = self._read_some = True
             return pixels.reshape(shape)
         except SlideReadError:
             healthy = True  # the worker lives, it only could not read
@@ -435,7 +439,8 @@ class IsolatedSlide:
             self._crashes += not death.hung
             self._hangs += death.hung
             first = self._crashes + self._hangs == 1
-            hopeless = self._crashes >= MAX_CRASHES or self._hangs >= MAX_HANGS
+            most = MAX_CRASHES if self._read_some else MAX_CRASHES_AT_FIRST
+            hopeless = self._crashes >= most or self._hangs >= MAX_HANGS
         said = f"{self._path.name}: the slide library died at {what} ({death})"
         if hopeless:
             raise SlideCrashError(

@@ -153,7 +153,12 @@ def test_crashing_again_and_again_gives_the_slide_up(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(isolation_module, "MAX_CRASHES", 3)
-    with crashing(named(good, tmp_path, "segv")) as slide:
+    monkeypatch.setattr(isolation_module, "MAX_CRASHES_AT_FIRST", 2)
+    path = named(good, tmp_path, "segv")
+    with crashing(path) as slide, pytest.raises(SlideCrashError, match=r"SIGSEGV.* 2 times"):
+        slide.read_level(0, 350, 250, 100, 100)
+    with crashing(path) as slide:
+        slide.read_level(0, 0, 0, 10, 10)
         with pytest.raises(SlideReadError):
             slide.read_level(0, 350, 250, 100, 100)
         with pytest.raises(SlideCrashError, match=r"SIGSEGV.* 3 times .*given up"):
