@@ -279,7 +279,10 @@ def test_records_are_written_now_and_then(tmp_path: Path, monkeypatch: pytest.Mo
     waiting = [SlideResult(slide=name, state="pending", output=name) for name in "ab"]
     record = cohort_module.RunRecord(tmp_path, "m", waiting)
     record.begin()
-    states = lambda: [it["state"] for it in records(tmp_path).values()]  # noqa: E731
+
+    def states() -> list[str]:
+        return [it["state"] for it in records(tmp_path).values()]
+
     record.report(dataclasses.replace(waiting[0], state="running"))
     record.refresh()
     assert states() == ["pending", "pending"]
