@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from histoslide.cohort_run import score_slides as score_slides
     from histoslide.heatmap import make_heatmap as make_heatmap
     from histoslide.lesions import find_lesions as find_lesions
     from histoslide.model import load_model as load_model
     from histoslide.pipeline import score_slide as score_slide
-    from histoslide.pipeline import score_slides as score_slides
     from histoslide.render import draw_overlay as draw_overlay
     from histoslide.render import save_png as save_png
     from histoslide.slide import open_slide as open_slide
@@ -29,7 +29,7 @@ _HOMES = {
     "open_slide": "histoslide.slide",
     "save_png": "histoslide.render",
     "score_slide": "histoslide.pipeline",
-    "score_slides": "histoslide.pipeline",
+    "score_slides": "histoslide.cohort_run",
     "store_heatmap": "histoslide.store",
 }
 

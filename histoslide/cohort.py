@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
+import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +19,28 @@ from histoslide.errors import HistoslideError, OutputExistsError, StoreError
 from histoslide.outputs import whole_file
 from histoslide.scoring import Status
 
-SlideState = Literal["done", "partly unreadable", "failed"]
+SlideState = Literal["pending", "running", "done", "partly unreadable", "failed"]
+
+FailureCause = Literal["resolution unknown", "timed out", "crashed", "bug"]
 
 _RUN, _SUMMARY = "run.json", "summary.csv"
 _COUNTS = tuple(status.name.lower() for status in Status if status != Status.PENDING)
 _COLUMNS = (
     "slide", "state", "output", *_COUNTS, "shown_class", "threshold", "positive", "highest",
-    "seconds", "error",
+    "lesions", "largest_lesion_um", "largest_lesion_class", "tumour_area_mm2", "seconds",
+    "tiles_per_second", "error",
 )  # fmt: skip
+
+_DECIMALS = {
+    "largest_lesion_um": 1, "tumour_area_mm2": 6, "seconds": 1, "tiles_per_second": 1,
+}  # fmt: skip
+"""Of measured values in the summary; the records keep all."""
+
+_WRITE_INTERVAL_S = 1.0
+"""Least time between two writes of the records that nobody waits for."""
+
+_WRITE_SHARE = 0.05
+"""Largest part of the time that may go into writing records of a very long list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +50,10 @@ class SlideResult:
     slide: str
     """File name."""
     state: SlideState
-    """``partly unreadable``: scored where it could be read."""
+    """``partly unreadable``: scored where it could be read. ``running`` in the records of a run
+    that was killed: continued by the next one, as ``pending``."""
     output: str | None = None
-    """Name of the heat.zarr."""
+    """Name of the heat.zarr, which a slide that failed may not have, or only in part."""
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Cells by status."""
     shown_class: str | None = None
@@ -47,12 +66,31 @@ class SlideResult:
     """Highest probability, or None where nothing was scored."""
     warnings: tuple[str, ...] = ()
     """What a person should know before trusting the heatmap."""
+    lesions: int | None = None
+    """How many lesions were found, or None where they were not looked for."""
+    largest_lesion_um: float | None = None
+    """Longest diameter of the longest of them."""
+    largest_lesion_class: str | None = None
+    """What it is called, see ``histoslide.lesions.LesionClass``."""
+    tumour_area_mm2: float | None = None
+    """Area of all of them."""
     seconds: float = 0.0
-    """Wall time of this run."""
+    """Time in work in this run, without waiting for other slides."""
+    tiles_per_second: float | None = None
+    """Tiles scored in this run by the time that scoring took, or None where there were none."""
+    started: str | None = None
+    """When this run began with it: ISO 8601, UTC."""
+    ended: str | None = None
+    """When this run was through with it, likewise."""
     error: str | None = None
     """Why it failed."""
-    cause: Literal["resolution unknown", "bug"] | None = None
-    """What kind of failure it was, where that changes the exit code."""
+    cause: FailureCause | None = None
+    """What kind of failure it was, where programs may want to know."""
+
+    @property
+    def key(self) -> str:
+        """Tells slides of a run apart, also two of one name from different folders."""
+        return self.slide if self.output is None else self.output
 
 
 def output_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -90,7 +128,119 @@ def read_run(out: Path) -> list[SlideResult]:
         ) from error
 
 
-def write_run(out: Path, model: str, results: Sequence[SlideResult], *, total: int) -> None:
+class RunRecord:
+    """The records of a run while it goes on; threads may report at once."""
+
+    def __init__(self, out: Path, model: str, results: Sequence[SlideResult]) -> None:
+        """Begin a run into a folder.
+
+        Args:
+            out: folder.
+            model: name of the model.
+            results: of this run's slides, as they stand at its beginning.
+
+        Raises:
+            OutputExistsError: the folder holds a record that is not ours.
+        """
+        self._out, self._model = out, model
+        self._total = len(results)
+        names = {result.slide for result in results}
+        earlier = {r.key: r for r in read_run(out) if r.output or r.slide not in names}
+        self._done = {
+            key: r for key, r in earlier.items() if r.state in {"done", "partly unreadable"}
+        }
+        self._results = earlier
+        for result in results:
+            self._keep(result)
+        self._started = utc_now()
+        self._lock = threading.Lock()
+        self._written, self._took, self._unwritten = -math.inf, 0.0, False
+
+    def begin(self) -> None:
+        """Write that the run has begun.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        with self._lock:
+            self._write(ended=None)
+
+    def report(self, result: SlideResult, *, waited_for: bool = False) -> None:
+        """Note what became of a slide.
+
+        Args:
+            result: of the slide.
+            waited_for: write at once; else when the last time is a second or so ago, or with the
+                next ``refresh`` after that.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        with self._lock:
+            self._keep(result)
+            self._unwritten = True
+            if waited_for or self._is_due():
+                self._write(ended=None)
+
+    def refresh(self) -> None:
+        """Write what was reported but not written yet, if it is time.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        with self._lock:
+            if self._unwritten and self._is_due():
+                self._write(ended=None)
+
+    def finish(self, results: Sequence[SlideResult]) -> None:
+        """Write the last word on a run: what became of its slides.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        with self._lock:
+            for result in results:
+                self._keep(result)
+            self._write(ended=utc_now())
+
+    def _is_due(self) -> bool:
+        pause = max(_WRITE_INTERVAL_S, self._took / _WRITE_SHARE)
+        return time.monotonic() - self._written > pause
+
+    def _keep(self, result: SlideResult) -> None:
+        """A slide that this run did not get to is what an earlier run made of it."""
+        earlier = self._done.get(result.key) if result.state == "pending" else None
+        self._results[result.key] = result if earlier is None else earlier
+
+    def _write(self, ended: str | None) -> None:
+        began = time.monotonic()
+        write_run(
+            self._out,
+            self._model,
+            list(self._results.values()),
+            total=self._total,
+            started=self._started,
+            ended=ended,
+        )
+        self._written = time.monotonic()
+        self._took = self._written - began
+        self._unwritten = False
+
+
+def utc_now() -> str:
+    """The time: ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_run(
+    out: Path,
+    model: str,
+    results: Sequence[SlideResult],
+    *,
+    total: int,
+    started: str | None = None,
+    ended: str | None = None,
+) -> None:
     """Write ``run.json`` and ``summary.csv``, each whole or not at all.
 
     Args:
@@ -98,12 +248,20 @@ def write_run(out: Path, model: str, results: Sequence[SlideResult], *, total: i
         model: name of the model.
         results: of every slide so far, one a slide.
         total: slides of this run, done or not.
+        started: when the run began, ISO 8601.
+        ended: when it ended; None while it goes on.
 
     Raises:
         StoreError: the folder cannot be written.
     """
     slides = [dataclasses.asdict(result) for result in results]
-    run = {"model": model, "slides_of_last_run": total, "slides": slides}
+    run = {
+        "model": model,
+        "started": started,
+        "ended": ended,
+        "slides_of_last_run": total,
+        "slides": slides,
+    }
     try:
         with whole_file(out / _RUN) as partial:
             partial.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
@@ -115,6 +273,8 @@ def write_run(out: Path, model: str, results: Sequence[SlideResult], *, total: i
             writer.writeheader()
             for result in results:
                 row: dict[str, Any] = {**dataclasses.asdict(result), **result.counts}
-                writer.writerow(row | {"seconds": f"{result.seconds:.1f}"})
+                for name, digits in _DECIMALS.items():
+                    row[name] = None if row[name] is None else f"{row[name]:.{digits}f}"
+                writer.writerow(row)
     except OSError as error:
         raise StoreError(f"{out} cannot be written: {error}") from error

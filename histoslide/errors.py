@@ -51,3 +51,11 @@ class SettingsDifferError(StoreError):
 
 class OutputExistsError(HistoslideError):
     """An output already exists and overwriting it was not asked for."""
+
+
+class SlideCrashError(HistoslideError):
+    """A slide library crashes or hangs on a slide, again and again: the slide is given up."""
+
+
+class SlideTimeoutError(HistoslideError):
+    """A slide took longer than it was allowed to."""

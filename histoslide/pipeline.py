@@ -1,28 +1,34 @@
-"""The story: what happens to a slide from its file to its heatmap and picture."""
+"""The story: what happens to a slide from its file to its heatmap and picture.
+
+Many slides are the work of ``histoslide.cohort_run``, which takes the same steps.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
-from histoslide.cohort import SlideResult, SlideState, output_names, read_run, write_run
-from histoslide.errors import HistoslideError, ResolutionUnknownError
+from histoslide.cohort import SlideResult, SlideState
+from histoslide.errors import HistoslideError
 from histoslide.geometry import Mpp
 from histoslide.grid import TileGrid
 from histoslide.heatmap import (
     DEFAULT_TISSUE_THRESHOLD,
     BlockModel,
+    LazyHeatmap,
     make_grid,
     make_heatmap,
     plan_cells,
 )
+from histoslide.isolation import DEFAULT_OPENER, ClosableSlide, open_for_scoring
 from histoslide.lesions import LesionSettings, are_lesion_files, find_lesions, write_lesions
 from histoslide.model import ModelSpec
 from histoslide.outputs import refuse_existing
@@ -37,8 +43,15 @@ from histoslide.render import (
 from histoslide.runners import Runner
 from histoslide.scoring import EXACT, ScoreMode, Status
 from histoslide.slide import Slide, open_slide
-from histoslide.store import NgffVersion, refuse_other_settings, store_heatmap
+from histoslide.store import (
+    Heatmap,
+    NgffVersion,
+    open_heatmap,
+    refuse_other_settings,
+    store_heatmap,
+)
 from histoslide.tileset import TileFormat, TileSet, extract_tiles
+from histoslide.time_limit import TimeLimit
 from histoslide.tissue import METHODS, TissueMask, find_tissue, read_mask
 
 logger = logging.getLogger(__name__)
@@ -106,9 +119,91 @@ class ScoreOptions:
     """Replace outputs that exist."""
     command: str | None = None
     """Command line for the metadata, without absolute paths."""
+    timeout_s: float | None = None
+    """Seconds that a slide may be in work, not counting its wait for others; None for ever."""
+    isolate: bool = True
+    """Read slides in worker processes; see ``histoslide.isolation``."""
+    opener: str = DEFAULT_OPENER
+    """``module:function`` that opens slides; see ``histoslide.isolation.IsolatedSlide``."""
 
 
 Progress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedSlide:
+    """A slide that is open and planned; leave its ``with`` block to close it."""
+
+    path: Path
+    """Slide file."""
+    out: Path
+    """Its heat.zarr, there already or not."""
+    slide: ClosableSlide
+    """Open."""
+    tissue: TissueMask
+    """Where it holds tissue."""
+    lazy: LazyHeatmap
+    """What is to be computed."""
+    tiles: int
+    """Tiles that the plan wants scored."""
+    tiles_left: int
+    """Those of them that no earlier run has scored."""
+    limit: TimeLimit
+    """Its clock; stands still until the next step."""
+    beside: OutputsBeside
+    """Files that go with the heatmap."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.slide.__exit__(kind, error, trace)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputsBeside:
+    """Files that go with a heatmap and take its name."""
+
+    picture: Path
+    """The overlay."""
+    mask_picture: Path
+    """Mask and grid."""
+    lesions_csv: Path
+    """Table of lesions."""
+    lesions_json: Path
+    """The same for programs."""
+
+    @classmethod
+    def of(cls, out: Path) -> OutputsBeside:
+        """Those of a heat.zarr."""
+        return cls(
+            picture=out.with_suffix(".png"),
+            mask_picture=out.with_name(f"{out.stem}-mask.png"),
+            lesions_csv=out.with_name(f"{out.stem}-lesions.csv"),
+            lesions_json=out.with_name(f"{out.stem}-lesions.json"),
+        )
+
+    def refuse_others(self, options: ScoreOptions) -> None:
+        """Make sure that nothing of somebody else's is in the way.
+
+        Raises:
+            OutputExistsError: a file of that name is not ours, and overwriting was not asked for.
+        """
+        for path, drawn in (
+            (self.picture, options.overlay),
+            (self.mask_picture, options.mask_png),
+        ):
+            if drawn and not read_png_label(path):  # without our label it is somebody else's
+                refuse_existing(path, overwrite=options.overwrite)
+        tables = (self.lesions_csv, self.lesions_json)
+        if options.lesions and not are_lesion_files(*tables):
+            for table in tables:
+                refuse_existing(table, overwrite=options.overwrite)
 
 
 def score_slide(
@@ -134,18 +229,29 @@ def score_slide(
         on_block: called with (blocks done, blocks in all, cells scored).
 
     Raises:
-        HistoslideError: the slide, a mask or the output cannot be used.
+        HistoslideError: the slide, a mask or the output cannot be used, or time is up.
     """
-    started = time.monotonic()
-    picture, mask_picture = out.with_suffix(".png"), out.with_name(f"{out.stem}-mask.png")
-    for path_, drawn in ((picture, options.overlay), (mask_picture, options.mask_png)):
-        if drawn and not read_png_label(path_):  # without our label it is somebody else's
-            refuse_existing(path_, overwrite=options.overwrite)
-    tables = [out.with_name(f"{out.stem}-lesions.{kind}") for kind in ("csv", "json")]
-    if options.lesions and not are_lesion_files(*tables):
-        for table in tables:
-            refuse_existing(table, overwrite=options.overwrite)
-    with open_slide(path, mpp=mpp) as slide:
+    with prepare_slide(path, out, model, options, mpp=mpp) as prepared:
+        heat, seconds = store_slide(prepared, options, on_block=on_block)
+        return finish_slide(prepared, heat, options, scoring_seconds=seconds)
+
+
+def prepare_slide(
+    path: Path, out: Path, model: BlockModel, options: ScoreOptions, *, mpp: Mpp | None = None
+) -> PreparedSlide:
+    """Open a slide, find its tissue and plan its heatmap. Writes nothing.
+
+    The arguments and errors are those of ``score_slide``.
+    """
+    beside = OutputsBeside.of(out)
+    beside.refuse_others(options)
+    limit = TimeLimit(path.name, options.timeout_s)
+    with ExitStack() as stack, limit.running():
+        slide = stack.enter_context(
+            open_for_scoring(
+                path, mpp=mpp, isolate=options.isolate, opener=options.opener, limit=limit
+            )
+        )
         tissue, roi = options.tissue.find(slide)
         lazy = make_heatmap(
             slide,
@@ -156,51 +262,128 @@ def score_slide(
             roi=roi,
             mode=options.mode,
         )
+        wanted = lazy.plan == Status.PENDING
+        left = wanted
         if out.exists() and not options.overwrite:
             refuse_other_settings(lazy, out, options.ngff)
+            left = wanted & (open_heatmap(out, allow_incomplete=True).status == Status.PENDING)
+        stack.pop_all()  # whoever takes the slide closes it
+        return PreparedSlide(
+            path=path,
+            out=out,
+            slide=slide,
+            tissue=tissue,
+            lazy=lazy,
+            tiles=int(wanted.sum()),
+            tiles_left=int(left.sum()),
+            limit=limit,
+            beside=beside,
+        )
+
+
+def store_slide(
+    prepared: PreparedSlide, options: ScoreOptions, *, on_block: Progress | None = None
+) -> tuple[Heatmap, float]:
+    """Score a prepared slide into its heatmap.
+
+    The arguments and errors are those of ``score_slide``.
+
+    Returns:
+        The heatmap, and how many seconds that took.
+    """
+    with prepared.limit.running():
+        before = prepared.limit.spent
         if options.mask_png:
-            drawing = draw_mask(slide, tissue, lazy.grid, lazy.plan, longest_px=options.overlay_px)
-            save_png(drawing.image, mask_picture, overwrite=True, label="mask")
+            drawing = draw_mask(
+                prepared.slide,
+                prepared.tissue,
+                prepared.lazy.grid,
+                prepared.lazy.plan,
+                longest_px=options.overlay_px,
+            )
+            save_png(drawing.image, prepared.beside.mask_picture, overwrite=True, label="mask")
+
+        def after_block(done: int, total: int, scored: int) -> None:
+            if on_block is not None:
+                on_block(done, total, scored)
+            if done < total:  # an error here ends the run in order: the block is stored
+                prepared.limit.check()
+
         heat = store_heatmap(
-            lazy,
-            out,
+            prepared.lazy,
+            prepared.out,
             ngff=options.ngff,
             overwrite=options.overwrite,
             command=options.command,
-            on_block=on_block,
+            on_block=after_block,
             runner=options.runner,
         )
-        shown_class = heat.tumour_class or heat.classes[-1]
-        label = (
-            f"P({shown_class}), threshold {options.overlay_threshold:g}, {options.overlay_px} px, "
-            f"{heat.id}, {heat.metadata['seconds']} s"
-        )
-        if options.overlay and read_png_label(picture) != label:
-            overlay = draw_overlay(
-                heat,
-                slide,
-                longest_px=options.overlay_px,
-                threshold=options.overlay_threshold,
-                class_name=shown_class,
-            )
-            save_png(overlay.image, picture, overwrite=True, label=label)
-    if options.lesions and (options.lesions.class_name or heat.tumour_class):
-        write_lesions(find_lesions(heat, options.lesions), *tables)
+        return heat, prepared.limit.spent - before
+
+
+def finish_slide(
+    prepared: PreparedSlide, heat: Heatmap, options: ScoreOptions, *, scoring_seconds: float
+) -> SlideResult:
+    """Draw the overlay, list the lesions, and say what became of the slide.
+
+    Args:
+        prepared: the slide.
+        heat: its whole heatmap.
+        options: how.
+        scoring_seconds: what scoring took.
+
+    Raises:
+        HistoslideError: an output cannot be written, or time is up.
+    """
+    shown_class = heat.tumour_class or heat.classes[-1]
+    with prepared.limit.running():
+        if options.overlay:
+            _draw_overlay(prepared, heat, shown_class, options)
+        lesions = None
+        if options.lesions and (options.lesions.class_name or heat.tumour_class):
+            report = find_lesions(heat, options.lesions)
+            write_lesions(report, prepared.beside.lesions_csv, prepared.beside.lesions_json)
+            lesions = report.summary
     shown = heat.probability(shown_class)
     scored = np.isfinite(shown)
     result = SlideResult(
-        slide=path.name,
+        slide=prepared.path.name,
         state="done",
-        output=out.name,
+        output=prepared.out.name,
         counts=heat.metadata["counts"],
         shown_class=shown_class,
         threshold=options.overlay_threshold,
         positive=int((shown[scored] >= options.overlay_threshold).sum()),
         highest=float(shown[scored].max()) if scored.any() else None,
+        lesions=None if lesions is None else lesions.lesions,
+        largest_lesion_um=None if lesions is None else lesions.largest_diameter_um,
+        largest_lesion_class=None if lesions is None else lesions.largest_kind,
+        tumour_area_mm2=None if lesions is None else lesions.tumour_area_mm2,
         warnings=tuple(heat.metadata["mask"]["warnings"]),
-        seconds=time.monotonic() - started,
+        seconds=prepared.limit.spent,
+        tiles_per_second=prepared.tiles_left / scoring_seconds if prepared.tiles_left else None,
     )
     return _judged(result)
+
+
+def _draw_overlay(
+    prepared: PreparedSlide, heat: Heatmap, shown_class: str, options: ScoreOptions
+) -> None:
+    """Draw the overlay unless it is there and shows the same."""
+    label = (
+        f"P({shown_class}), threshold {options.overlay_threshold:g}, {options.overlay_px} px, "
+        f"{heat.id}, {heat.metadata['seconds']} s"
+    )
+    if read_png_label(prepared.beside.picture) == label:
+        return
+    overlay = draw_overlay(
+        heat,
+        prepared.slide,
+        longest_px=options.overlay_px,
+        threshold=options.overlay_threshold,
+        class_name=shown_class,
+    )
+    save_png(overlay.image, prepared.beside.picture, overwrite=True, label=label)
 
 
 def _judged(result: SlideResult) -> SlideResult:
@@ -223,70 +406,6 @@ def _judged(result: SlideResult) -> SlideResult:
         logger.warning("%s: %s", result.slide, note)
     state: SlideState = "partly unreadable" if unreadable else "done"
     return dataclasses.replace(result, state=state, warnings=(*result.warnings, *notes))
-
-
-def score_slides(
-    paths: Sequence[Path],
-    out: Path,
-    model: BlockModel,
-    options: ScoreOptions,
-    *,
-    mpp: Mpp | None = None,
-    mpp_by_name: Mapping[str, Mpp] | None = None,
-    on_slide: Callable[[int, int, str], Progress | None] | None = None,
-) -> list[SlideResult]:
-    """Score several slides into a folder; every slide is tried, whatever becomes of the others.
-
-    After each slide ``run.json`` and ``summary.csv`` in the folder tell what happened so far, also
-    to slides of earlier runs into the same folder.
-
-    Args:
-        paths: slide files.
-        out: folder for ``<slide>.zarr`` and ``<slide>.png``.
-        model: to score with.
-        options: how.
-        mpp: resolution for slides that ``mpp_by_name`` does not name.
-        mpp_by_name: resolutions by file name.
-        on_slide: called before each slide with (number from 1, slides in all, name); what it
-            returns is called after each block.
-
-    Raises:
-        HistoslideError: two slides would be written to one name, or the folder holds a summary
-            that is not ours.
-    """
-    names = output_names(paths)
-    earlier = {result.slide: result for result in read_run(out)}
-    results: dict[str, SlideResult] = {}
-    for number, path in enumerate(paths, start=1):
-        on_block = None if on_slide is None else on_slide(number, len(paths), path.name)
-        slide_mpp = (mpp_by_name or {}).get(path.name, mpp)
-        started = time.monotonic()
-        try:
-            result = score_slide(
-                path, out / names[path], model, options, mpp=slide_mpp, on_block=on_block
-            )
-        except HistoslideError as error:
-            logger.error("%s", error)  # noqa: TRY400 - the message is made for the user
-            unknown = isinstance(error, ResolutionUnknownError)
-            result = SlideResult(
-                slide=path.name,
-                state="failed",
-                error=str(error),
-                cause="resolution unknown" if unknown else None,
-                seconds=time.monotonic() - started,
-            )
-        except Exception as error:  # one slide must not stop the others, not even by a bug
-            logger.exception("%s: unexpected error", path.name)
-            result = SlideResult(
-                slide=path.name,
-                state="failed",
-                error=f"bug: {error!r}",
-                cause="bug",
-                seconds=time.monotonic() - started,
-            )
-        results[path.name] = result
-        write_run(out, model.spec.name, list((earlier | results).values()), total=len(paths))
-    return list(results.values())
 
 
 def tile_slide(

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+import histoslide.cohort_run as cohort_run_module
 import histoslide.pipeline as pipeline_module
 from histoslide.cohort import SlideResult, output_names, read_run, write_run
+from histoslide.cohort_run import score_slides
 from histoslide.errors import (
     BundleError,
     HistoslideError,
@@ -27,7 +29,7 @@ from histoslide.errors import (
 )
 from histoslide.lesions import LesionSettings, find_lesions
 from histoslide.model import Model
-from histoslide.pipeline import ScoreOptions, TissueOptions, score_slide, score_slides
+from histoslide.pipeline import PreparedSlide, ScoreOptions, TissueOptions, score_slide
 from histoslide.scoring import Status
 from histoslide.slide import OpenSlideSlide
 from histoslide.store import BlockTarget, open_heatmap
@@ -63,7 +65,7 @@ def test_a_slide_that_cannot_be_read_at_all_has_failed(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fail_reads(monkeypatch, SlideReadError("a.tif: rotten"))
-    options = ScoreOptions(tissue=EVERYTHING, overlay=False)
+    options = ScoreOptions(tissue=EVERYTHING, overlay=False, isolate=False)
     result = score_slide(slide, tmp_path / "h.zarr", colour_model(), options)
     assert result.state == "failed"
     assert "none of its" in str(result.error)
@@ -77,7 +79,7 @@ def test_a_slide_that_vanishes_midway_can_be_finished_later(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "h.zarr"
-    options = ScoreOptions(tissue=EVERYTHING, overlay=False, stride_px=8)
+    options = ScoreOptions(tissue=EVERYTHING, overlay=False, stride_px=8, isolate=False)
     with monkeypatch.context() as patch:
         fail_reads(patch, SlideOpenError("a.tif does not exist"), after=4)
         with pytest.raises(SlideOpenError):
@@ -123,14 +125,14 @@ def test_one_bug_does_not_stop_the_cohort(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = fiducial_slide(slide.with_name("b.tif"), width=400, height=400, mpp=0.972)
-    score = pipeline_module.score_slide
+    prepare = pipeline_module.prepare_slide
 
-    def buggy(path: Path, *args: object, **kwargs: object) -> SlideResult:
+    def buggy(path: Path, *args: object, **kwargs: object) -> PreparedSlide:
         if path == slide:
             raise ZeroDivisionError("oops")
-        return score(path, *args, **kwargs)  # type: ignore[arg-type]
+        return prepare(path, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline_module, "score_slide", buggy)
+    monkeypatch.setattr(cohort_run_module, "prepare_slide", buggy)
     options = ScoreOptions(tissue=EVERYTHING, overlay=False)
     results = score_slides([slide, second], tmp_path / "o", colour_model(), options)
     assert [r.state for r in results] == ["failed", "done"]

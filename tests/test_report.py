@@ -259,7 +259,7 @@ def test_a_cohort_begins_with_a_table(tmp_path: Path) -> None:
     group.attrs["histoslide"] = group.attrs["histoslide"] | {"complete": False}
     results = [
         SlideResult(slide="a", state="done", output="a.zarr", warnings=("a warning of the run",)),
-        SlideResult(slide="<d>.svs", state="failed", error="<d>.svs is empty"),
+        SlideResult(slide="<d>.svs", state="failed", output="d.zarr", error="<d>.svs is empty"),
     ]
     write_run(tmp_path, "made", results, total=2)
     out = tmp_path / "r.html"

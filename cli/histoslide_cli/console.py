@@ -71,28 +71,40 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Say that ``done`` of ``total`` units are finished."""
+    def update(self, done: int, total: int, note: str = "", *, finished: bool = False) -> None:
+        """Say that ``done`` of ``total`` units are finished.
+
+        Args:
+            done: so far.
+            total: in all, which may change as more becomes known.
+            note: what else there is to say.
+            finished: nothing more will be done, whatever ``total`` says.
+        """
         if self._quiet:
             return
         if sys.stderr.isatty():
             if self._bar is None:
                 from tqdm import tqdm
 
-                self._bar = tqdm(total=total, initial=done - 1, desc=self._label, unit=self._unit)
+                before = max(0, done - 1)
+                self._bar = tqdm(total=total, initial=before, desc=self._label, unit=self._unit)
+            self._bar.total = total
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._bar.n)
+            if finished:
+                self._bar.refresh()
             return
         now = time.monotonic()
         first = self._first = done if self._first is None else self._first
-        if done < total and now - self._said < PLAIN_INTERVAL_S:
+        ended = finished or done == total > 0
+        if not ended and now - self._said < PLAIN_INTERVAL_S:
             return
         self._said = now
         left = (now - self._started) / max(1, done - first + 1) * (total - done)
         tail = f", {note}" if note else ""
         units = f"{self._unit}es" if self._unit.endswith("ch") else f"{self._unit}s"
-        line = f"{self._label}: {done} of {total} {units}{tail}"
-        line += f", about {left:.0f} s left" if done < total else ""
+        line = f"{self._label}: {done:,} of {total:,} {units}{tail}"
+        line += f", about {left:.0f} s left" if not ended and done else ""
         print(f"histoslide: {line}", file=sys.stderr, flush=True)  # noqa: T201
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import logging
+import math
 import sys
 import time
-from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histoslide.errors import HistoslideError
 from histoslide_cli.console import (
     EXIT_BUG,
     EXIT_DONE,
@@ -30,8 +30,15 @@ from histoslide_cli.engine_options import add_engine_options, chosen_engine, sco
 from histoslide_cli.model_choice import add_model_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from histoslide.cohort import SlideResult
+    from histoslide.cohort_run import CohortProgress
+    from histoslide.dry_run import SlidePlan
+    from histoslide.heatmap import BlockModel
     from histoslide.pipeline import Progress as BlockProgress
+    from histoslide.pipeline import ScoreOptions
+    from histoslide.slide_list import SlideJob
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -50,7 +57,14 @@ def add_parser(
         "started again.",
         epilog="example: histoslide score slide.tif --mpp 0.25 --out heat.zarr",
     )
-    parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE", help="files or folders")
+    parser.add_argument(
+        "slides",
+        nargs="+",
+        type=Path,
+        metavar="SLIDE",
+        help="files, folders, or CSV lists with the columns slide[,mpp][,output] and paths "
+        "relative to the CSV",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -87,26 +101,90 @@ def add_parser(
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing heatmaps")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    _add_run_options(parser)
     add_resolution_options(parser)
     add_tissue_options(parser)
     add_engine_options(parser)
     return parser
 
 
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    """How several slides are gone through."""
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="count slides, cells, tiles and blocks, and estimate the time; write nothing",
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N slides, in the order given"
+    )
+    parser.add_argument(
+        "--order",
+        choices=("largest", "smallest", "given"),
+        default="largest",
+        help="which slides go first, by size of file (default: largest)",
+    )
+    parser.add_argument(
+        "--fail-fast",
+        action="store_true",
+        help="stop at the first slide that fails (default: try them all)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="longest time in work of a slide; then it has failed, and the next run continues it "
+        "(default: none)",
+    )
+    parser.add_argument(
+        "--no-isolation",
+        action="store_true",
+        help="read slides in this process: a crash of a slide library then ends the run",
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Score every slide; the exit code tells what became of them."""
-    from histoslide.errors import HistoslideError
-    from histoslide.lesions import LesionSettings
-    from histoslide.pipeline import ScoreOptions, score_slide, score_slides
-    from histoslide.slide import find_slides
+    from histoslide.cohort_run import collect_jobs
 
+    _check(arguments)
+    mpp, by_name = read_resolutions(arguments)
+    jobs = collect_jobs(arguments.slides, mpp=mpp, mpp_by_name=by_name)[: arguments.limit]
+    options = _options(arguments)
+    if _is_single(arguments) and (len(jobs) > 1 or arguments.slides[0].suffix.lower() == ".csv"):
+        what = f"there are {len(jobs)} slides" if len(jobs) > 1 else "a CSV names its own outputs"
+        raise HistoslideError(f"--out {arguments.out} names one heatmap, but {what}: give a folder")
+    if arguments.dask is not None:  # workers may have another current folder
+        jobs = [replace(job, path=job.path.absolute()) for job in jobs]
+        arguments.out = arguments.out.absolute()
+    with chosen_engine(arguments) as (model, runner):
+        logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
+        options = replace(options, runner=runner)
+        if arguments.dry_run:
+            return _dry_run(jobs, model, options, arguments)
+        results = _score(jobs, model, options, arguments)
+    _print(results, arguments)
+    return exit_code(results)
+
+
+def _check(arguments: argparse.Namespace) -> None:
     if arguments.stride is not None and arguments.stride < 1:
         raise HistoslideError(f"--stride must be at least 1 px, not {arguments.stride}")
     if not 0 <= arguments.threshold <= 1:
         raise HistoslideError(f"--threshold must lie in 0-1, not {arguments.threshold}")
-    mpp, by_name = read_resolutions(arguments)
-    paths = find_slides(arguments.slides)
-    options = ScoreOptions(
+    if arguments.limit is not None and arguments.limit < 1:
+        raise HistoslideError(f"--limit must be at least 1 slide, not {arguments.limit}")
+    if arguments.timeout is not None and not arguments.timeout > 0:
+        raise HistoslideError(f"--timeout must be more than 0 s, not {arguments.timeout}")
+    if arguments.dry_run and arguments.dask is not None:
+        raise HistoslideError("--dry-run measures this machine: leave out --dask")
+
+
+def _options(arguments: argparse.Namespace) -> ScoreOptions:
+    from histoslide.lesions import LesionSettings
+    from histoslide.pipeline import ScoreOptions
+
+    return ScoreOptions(
         stride_px=arguments.stride,
         tissue=tissue_options(arguments),
         mode=score_mode(arguments),
@@ -117,64 +195,37 @@ def run(arguments: argparse.Namespace) -> int:
         mask_png=arguments.mask_png,
         overwrite=arguments.overwrite,
         command=scrubbed_command(sys.argv[1:]),
+        timeout_s=arguments.timeout,
+        isolate=not arguments.no_isolation,
     )
-    single = arguments.out.suffix == ".zarr"
-    if single and len(paths) > 1:
-        raise HistoslideError(
-            f"--out {arguments.out} names one heatmap, but there are {len(paths)} slides: "
-            "give a folder"
-        )
-    if arguments.dask is not None:  # workers may have another current folder
-        paths = [path.absolute() for path in paths]
-        arguments.out = arguments.out.absolute()
-    with chosen_engine(arguments) as (model, runner):
-        logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
-        options = dataclasses.replace(options, runner=runner)
-        if single:
-            with Progress(paths[0].name, unit="block", quiet=arguments.quiet) as progress:
-                result = score_slide(
-                    paths[0],
-                    arguments.out,
-                    model,
-                    options,
-                    mpp=by_name.get(paths[0].name, mpp),
-                    on_block=_reporter(progress),
-                )
-            results = [result]
-        else:
-            with _Bars(quiet=arguments.quiet) as bars:
-                results = score_slides(
-                    paths,
-                    arguments.out,
-                    model,
-                    options,
-                    mpp=mpp,
-                    mpp_by_name=by_name,
-                    on_slide=bars.start,
-                )
-    _print(results, arguments)
-    return exit_code(results)
 
 
-class _Bars:
-    """One progress bar at a time, for one slide after the other."""
+def _is_single(arguments: argparse.Namespace) -> bool:
+    out: Path = arguments.out
+    return out.suffix == ".zarr"
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._stack = ExitStack()
 
-    def __enter__(self) -> _Bars:
-        return self
+def _score(
+    jobs: list[SlideJob], model: BlockModel, options: ScoreOptions, arguments: argparse.Namespace
+) -> list[SlideResult]:
+    from histoslide.cohort_run import score_slides
+    from histoslide.pipeline import score_slide
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def start(self, number: int, total: int, name: str) -> BlockProgress:
-        """Begin a slide's bar; the one before is finished."""
-        self._stack.close()
-        label = f"[{number}/{total}] {name}"
-        return _reporter(
-            self._stack.enter_context(Progress(label, unit="block", quiet=self._quiet))
+    if _is_single(arguments):
+        job = jobs[0]
+        with Progress(job.path.name, unit="block", quiet=arguments.quiet) as progress:
+            report = _block_reporter(progress)
+            out = arguments.out
+            return [score_slide(job.path, out, model, options, mpp=job.mpp, on_block=report)]
+    with Progress("cohort", unit="tile", quiet=arguments.quiet) as progress:
+        return score_slides(
+            jobs,
+            arguments.out,
+            model,
+            options,
+            order=arguments.order,
+            fail_fast=arguments.fail_fast,
+            on_progress=_cohort_reporter(progress),
         )
 
 
@@ -183,13 +234,13 @@ def exit_code(results: list[SlideResult]) -> int:
     failed = [result for result in results if result.state == "failed"]
     if any(result.cause == "bug" for result in failed):
         return EXIT_BUG
-    if len(failed) == len(results):
+    if not any(result.state in {"done", "partly unreadable"} for result in results):
         unknown = all(result.cause == "resolution unknown" for result in failed)
         return EXIT_RESOLUTION if unknown else EXIT_NONE_SUCCEEDED
     return EXIT_DONE if all(result.state == "done" for result in results) else EXIT_SOME_FAILED
 
 
-def _reporter(progress: Progress) -> BlockProgress:
+def _block_reporter(progress: Progress) -> BlockProgress:
     started = time.monotonic()
     before: int | None = None
 
@@ -203,6 +254,81 @@ def _reporter(progress: Progress) -> BlockProgress:
     return report
 
 
+def _cohort_reporter(progress: Progress) -> Callable[[CohortProgress], None]:
+    started = time.monotonic()
+
+    def report(now: CohortProgress) -> None:
+        note = f"{now.slides_done} of {now.slides} slides"
+        if not sys.stderr.isatty():  # the bar tells the rate itself
+            rate = now.tiles_done / max(1e-9, time.monotonic() - started)
+            note += f", {rate:.0f} tiles/s"
+        if now.scoring:
+            note += f", {', '.join(now.scoring)}"
+        finished = now.slides_done == now.slides
+        progress.update(now.tiles_done, now.tiles, note, finished=finished)
+
+    return report
+
+
+def _dry_run(
+    jobs: list[SlideJob], model: BlockModel, options: ScoreOptions, arguments: argparse.Namespace
+) -> int:
+    from histoslide.dry_run import plan_slides, tiles_per_second
+
+    folder = arguments.out
+    if _is_single(arguments):
+        folder, jobs = arguments.out.parent, [replace(jobs[0], output=arguments.out.name)]
+    with Progress("planned", unit="slide", quiet=arguments.quiet) as progress:
+        plans = plan_slides(jobs, folder, model, options, on_slide=progress.update)
+    tiles = sum(plan.tiles_left for plan in plans)
+    rate = tiles_per_second(model.here(), options) if tiles else None
+    seconds = tiles / rate if rate else 0.0
+    if arguments.json:
+        facts = {
+            "slides": [asdict(plan) for plan in plans],
+            "tiles_left": tiles,
+            "tiles_per_second": rate,
+            "seconds": seconds,
+        }
+        print(json.dumps(facts, indent=2))  # noqa: T201
+    else:
+        _print_plans(plans, rate)
+    failed = [plan for plan in plans if plan.state == "failed"]
+    if len(failed) == len(plans):
+        unknown = all(plan.resolution_unknown for plan in failed)
+        return EXIT_RESOLUTION if unknown else EXIT_NONE_SUCCEEDED
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def _print_plans(plans: list[SlidePlan], rate: float | None) -> None:
+    for plan in plans:
+        if plan.state == "failed":
+            print(f"{plan.slide}: would fail: {plan.error}")  # noqa: T201
+            continue
+        text = f"{plan.tiles_left:,} tiles"
+        if plan.state != "to score":
+            text += f" left of {plan.tiles:,} ({plan.state})"
+        blocks = "1 block" if plan.blocks == 1 else f"{plan.blocks:,} blocks"
+        print(f"{plan.slide}: {text} in {blocks}, {plan.cells:,} cells → {plan.output}")  # noqa: T201
+    tiles = sum(plan.tiles_left for plan in plans)
+    good = [plan for plan in plans if plan.state != "failed"]
+    text = f"{len(good):,} of {len(plans):,} slides, {tiles:,} tiles to score"
+    if rate:
+        text += f" at {rate:,.0f} a second: about {_duration(tiles / rate)}"
+    print(text)  # noqa: T201
+
+
+def _duration(seconds: float) -> str:
+    """A time to plan with: two units, rounded up to one of the smaller."""
+    whole = math.ceil(seconds)
+    for name, size, part, part_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if whole >= size:
+            parts = math.ceil(whole / part_size)
+            per = size // part_size
+            return f"{parts // per} {name} {parts % per} {part}"
+    return f"{math.ceil(whole / 60)} min" if whole >= 60 else f"{whole} s"
+
+
 def _print(results: list[SlideResult], arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([asdict(result) for result in results], indent=2))  # noqa: T201
@@ -210,6 +336,9 @@ def _print(results: list[SlideResult], arguments: argparse.Namespace) -> None:
     for result in results:
         if result.state == "failed":
             print(f"{result.slide}: failed: {result.error}")  # noqa: T201
+            continue
+        if result.state == "pending":
+            print(f"{result.slide}: not finished, since the run stopped before")  # noqa: T201
             continue
         counts = result.counts
         scored = counts["scored"]

@@ -75,6 +75,11 @@ class Batches:
         self._readers = 0
         self._running = 0
 
+    @property
+    def size(self) -> int:
+        """Items a batch."""
+        return self._size
+
     @contextmanager
     def reader(self) -> Iterator[None]:
         """Say that this thread will bring items soon, so that others' part-filled batches wait."""

@@ -63,10 +63,11 @@ def write_report(
     refuse_existing(out, overwrite=overwrite)
     results = catalogue.results()
     slides: list[SlideReport] = []
+    there = {entry.path for entry in catalogue.entries()}
     failed = [
         Failed(name=result.slide, reason=str(result.error))
-        for result in results.values()
-        if result.state == "failed" and result.output is None
+        for key, result in results.items()
+        if result.state == "failed" and key not in there
     ]
     for number, entry in enumerate(catalogue.entries(), start=1):
         try:

@@ -1,0 +1,483 @@
+"""A slide read in processes of its own, so that a crash in a slide library is only a failed read.
+
+Slide libraries are native code fed with files from anywhere: one bad tile can end a process that
+holds hours of work, or hang it. ``IsolatedSlide`` hands every read to one of a few workers
+(``histoslide.isolation_worker``). A worker that dies is replaced and the read tried once more; what
+kills the second one too is a ``SlideReadError`` like any other part that cannot be read.
+
+Workers are fresh interpreters, neither forks (a fork beside the threads of PyTorch may lock up) nor
+children of ``multiprocessing`` (which runs the user's script again). They end when the process that
+started them does, in whatever way.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histoslide.channel import Channel
+from histoslide.errors import SlideCrashError, SlideReadError
+from histoslide.geometry import Box, Mpp, Size
+from histoslide.isolation_worker import (
+    Logged,
+    Opening,
+    Reading,
+    Region,
+    SlideFacts,
+    Warned,
+    find_opener,
+)
+from histoslide.slide import DEFAULT_CACHE_BYTES, Slide
+from histoslide.time_limit import TimeLimit
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_OPENER = "histoslide.slide:open_slide"
+"""What workers open slides with."""
+
+READ_SECONDS = 120.0
+"""A read or an opening that takes longer hangs: a block takes seconds, also from a slow disk."""
+
+MAX_CRASHES = 500
+"""Workers that may die on a slide before it is given up. To single out the 144 cells around one bad
+tile of 512 pixels takes about 320 deaths of a third of a second each."""
+
+MAX_CRASHES_AT_FIRST = 20
+"""The same for a slide of which nothing has been read yet."""
+
+MAX_HANGS = 20
+"""Workers that may hang on a slide before it is given up: each costs ``READ_SECONDS``."""
+
+MOST_WORKERS = 8
+"""Bound on the workers of a slide, also where there are more processors; each takes about 60 MB,
+and a part of the cache of decoded tiles."""
+
+_START_SECONDS = 60.0
+"""Added to the time for opening, because it begins with starting an interpreter."""
+
+_LONGEST_S = 1e6
+"""In place of no limit at all, for calls that want a number."""
+
+
+class ClosableSlide(Slide, Protocol):
+    """A slide that lets go of its handles or processes at the end of a ``with`` block."""
+
+    def __enter__(self) -> Self:
+        """The slide itself."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go."""
+        ...
+
+
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from histoslide.isolation_worker import main; main(int(sys.argv[1]))"
+)
+
+
+class WorkerDiedError(Exception):
+    """A worker died of a read, or was killed because it hung."""
+
+    def __init__(self, reason: str, *, hung: bool) -> None:
+        super().__init__(reason)
+        self.hung = hung
+
+
+class _Worker:
+    """One process that has the slide open; used by one thread at a time."""
+
+    def __init__(self, opening: Opening, *, silent: bool) -> None:
+        """Start a process and let it open the slide.
+
+        Args:
+            opening: what to open.
+            silent: drop what it has to say at opening, because another one has said it.
+
+        Raises:
+            WorkerDiedError: the process died of it, or had to be killed.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - ourselves
+                [sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # what a library prints is no result of ours
+                pass_fds=(theirs.fileno(),),
+                process_group=0,  # Ctrl-C in the terminal is for the parent alone
+                # One read, one core: a pool of threads in each worker would only cost memory.
+                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        self._channel = Channel(ours)
+        self._end = weakref.finalize(
+            self, _end_process, self._channel, self._process, owner=os.getpid()
+        )
+        self.facts: SlideFacts
+        try:
+            self.facts, _ = self.ask(opening, opening.seconds, silent=silent)
+        except BaseException:
+            self.end()
+            raise
+
+    def ask(
+        self, message: Opening | Reading, seconds: float, *, silent: bool = False
+    ) -> tuple[Any, NDArray[np.uint8]]:
+        """Send a message and wait for what it brings.
+
+        Raises:
+            WorkerDiedError: the process died, or had to be killed.
+            Exception: whatever the slide's reader raised.
+        """
+        try:
+            self._channel.send(message)
+            while True:
+                answer, pixels = self._channel.receive(seconds=seconds)
+                if isinstance(answer, Exception):
+                    raise answer
+                if not isinstance(answer, Logged | Warned):
+                    return answer, pixels
+                if not silent:
+                    _say(answer)
+        except TimeoutError:
+            self.end()
+            raise WorkerDiedError(f"no answer in {seconds:.0f} s", hung=True) from None
+        except (EOFError, ConnectionError):
+            raise WorkerDiedError(self._cause_of_death(), hung=False) from None
+
+    def end(self) -> None:
+        """Kill the process and wait for its end."""
+        self._end()
+
+    def _cause_of_death(self) -> str:
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            code = 0
+        self.end()
+        if code < 0:
+            name = signal.Signals(-code).name
+            return name + (", perhaps for want of memory" if name == "SIGKILL" else "")
+        return f"exit code {code}"
+
+
+def _end_process(channel: Channel, process: subprocess.Popen[bytes], *, owner: int) -> None:
+    channel.close()
+    if os.getpid() == owner:  # not in a fork, which only holds a copy
+        process.kill()
+        process.wait()
+
+
+def _say(said: Logged | Warned) -> None:
+    """Say in this process what a worker has to say."""
+    if isinstance(said, Warned):
+        warnings.warn_explicit(said.text, said.category, said.filename, said.line)
+        return
+    named = logging.getLogger(said.logger)
+    if named.isEnabledFor(said.level):
+        named.log(said.level, "%s", said.text)
+
+
+class IsolatedSlide:
+    """A slide read by worker processes; picklable, and usable from any thread or process.
+
+    As many threads may read at once as there are workers; one more waits. Workers start when they
+    are needed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        mpp: Mpp | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        opener: str = DEFAULT_OPENER,
+        workers: int | None = None,
+        read_seconds: float = READ_SECONDS,
+        limit: TimeLimit | None = None,
+    ) -> None:
+        """Open a slide.
+
+        Args:
+            path: slide file.
+            mpp: resolution that replaces what the slide records.
+            cache_bytes: bound on decoded tiles kept by all workers together.
+            opener: ``module:function`` that takes a path, ``mpp`` and ``cache_bytes`` and returns a
+                ``Slide``; it is imported by the workers.
+            workers: most processes at a time; None for one a processor, at most ``MOST_WORKERS``.
+            read_seconds: a read that takes longer counts as a crash.
+            limit: clock of the slide; once its time is up, reads fail, also one that hangs.
+
+        Raises:
+            SlideOpenError: missing, a folder, empty, or in no format that can be read.
+            ResolutionError: x and y resolutions differ by more than 1 % (unless ``mpp`` is given).
+            SlideCrashError: the slide library crashes or hangs at opening.
+            SlideTimeoutError: the time is up.
+        """
+        self._path, self._given_mpp, self._opener = path, mpp, opener
+        self._bound = min(MOST_WORKERS, _processors()) if workers is None else workers
+        self._cache_bytes = cache_bytes // self._bound
+        self._read_seconds = read_seconds
+        self._limit = TimeLimit(path.name) if limit is None else limit
+        self._facts: SlideFacts | None = None
+        self._start()
+        self._idle.append(self._open_first())
+
+    @property
+    def name(self) -> str:
+        """File name without its folder."""
+        return self._known.name
+
+    @property
+    def size_l0(self) -> Size:
+        """Size of the finest level, in level-0 pixels."""
+        return self._known.level_sizes[0]
+
+    @property
+    def level_sizes(self) -> tuple[Size, ...]:
+        """Size of every level in its own pixels, finest first."""
+        return self._known.level_sizes
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels a pixel of each level."""
+        return self._known.level_downsamples
+
+    @property
+    def mpp(self) -> Mpp | None:
+        """Resolution of level 0, or None where it is not known."""
+        return self._known.mpp
+
+    @property
+    def bounds_l0(self) -> Box | None:
+        """The part that holds all scanned tissue, in level-0 pixels, where the slide records it."""
+        return self._known.bounds_l0
+
+    @property
+    def quickhash(self) -> str:
+        """Tells slides apart; see ``histoslide.slide.Slide``."""
+        return self._known.quickhash
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """The reader's own metadata."""
+        return self._known.properties
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see ``Slide.read_level``.
+
+        Raises:
+            SlideReadError: the pixels cannot be read; two workers died of it, or one of it and two
+                of a region around it.
+            SlideCrashError: too many workers died of this slide.
+            SlideTimeoutError: the time of the slide is up.
+        """
+        region = Region(level=level, x=x, y=y, width=width, height=height)
+        with self._state:
+            known_to_kill = any(dead.holds(region) for dead in self._deadly)
+        reason = ""
+        for _ in range(1 if known_to_kill else 2):
+            try:
+                return self._read(region)
+            except WorkerDiedError as death:
+                reason = str(death)
+                self._count(death, str(region))
+        with self._state:
+            self._deadly.append(region)
+        raise SlideReadError(f"{self.name}: {region} cannot be read: the reader died ({reason})")
+
+    def close(self) -> None:
+        """End the workers; new ones start when the slide is read again.
+
+        A worker that is reading ends when its read does.
+        """
+        with self._state:
+            idle = self._idle.copy()
+            self._idle.clear()
+            self._generation += 1
+        for worker in idle:
+            worker.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        mine = ("_path", "_given_mpp", "_opener", "_bound", "_cache_bytes", "_read_seconds")
+        return {name: self.__dict__[name] for name in (*mine, "_limit", "_facts")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    @property
+    def _known(self) -> SlideFacts:
+        assert self._facts is not None, "known since the slide was opened"
+        return self._facts
+
+    def _start(self) -> None:
+        self._state = threading.Condition()
+        self._idle: list[_Worker] = []
+        self._working = 0
+        self._generation = 0
+        self._crashes = self._hangs = 0
+        self._read_some = False
+        self._deadly: list[Region] = []
+        self._process = os.getpid()
+
+    def _open_first(self) -> _Worker:
+        reason = ""
+        for _ in range(2):
+            try:
+                worker = self._new_worker()
+            except WorkerDiedError as death:
+                reason = str(death)
+                self._count(death, "opening it")
+            else:
+                self._facts = worker.facts
+                return worker
+        raise SlideCrashError(
+            f"{self._path.name}: the slide library died at opening it, twice ({reason}): the file "
+            "is damaged or in a format that the library cannot cope with"
+        )
+
+    def _new_worker(self) -> _Worker:
+        self._limit.check()
+        opening = Opening(
+            path=self._path,
+            mpp=self._given_mpp,
+            cache_bytes=self._cache_bytes,
+            opener=self._opener,
+            log_level=logging.getLogger("histoslide").getEffectiveLevel(),
+            seconds=self._patience(_START_SECONDS),
+        )
+        return _Worker(opening, silent=self._facts is not None)
+
+    def _patience(self, more: float = 0.0) -> float:
+        return min(self._read_seconds + more, max(0.0, self._limit.left), _LONGEST_S)
+
+    def _read(self, region: Region) -> NDArray[np.uint8]:
+        if self._process != os.getpid():
+            self._start()  # forked: the parent's workers are not ours to talk to
+        self._limit.check()
+        worker, generation = self._borrow()
+        healthy = False
+        try:
+            seconds = self._patience()
+            shape, pixels = worker.ask(Reading(region=region, seconds=seconds), seconds)
+            healthy = self._read_some = True
+            return pixels.reshape(shape)
+        except SlideReadError:
+            healthy = True  # the worker lives, it only could not read
+            raise
+        finally:
+            self._give_back(worker if healthy else None, generation)
+            if not healthy:
+                worker.end()
+
+    def _borrow(self) -> tuple[_Worker, int]:
+        """A worker of our own for one read, the one used last if there is a choice."""
+        with self._state:
+            while not self._idle and self._working >= self._bound:
+                self._state.wait()
+            self._working += 1
+            generation = self._generation
+            if self._idle:
+                return self._idle.pop(), generation
+        try:
+            return self._new_worker(), generation
+        except BaseException:
+            self._give_back(None, generation)
+            raise
+
+    def _give_back(self, worker: _Worker | None, generation: int) -> None:
+        with self._state:
+            self._working -= 1
+            self._state.notify()
+            if worker is not None and generation == self._generation:
+                self._idle.append(worker)
+                return
+        if worker is not None:
+            worker.end()
+
+    def _count(self, death: WorkerDiedError, what: str) -> None:
+        """Note a death; give the slide up when there were too many.
+
+        Raises:
+            SlideCrashError: there were.
+            SlideTimeoutError: the worker was killed because the time of the slide is up.
+        """
+        self._limit.check()
+        with self._state:
+            self._crashes += not death.hung
+            self._hangs += death.hung
+            first = self._crashes + self._hangs == 1
+            most = MAX_CRASHES if self._read_some else MAX_CRASHES_AT_FIRST
+            hopeless = self._crashes >= most or self._hangs >= MAX_HANGS
+        said = f"{self._path.name}: the slide library died at {what} ({death})"
+        if hopeless:
+            raise SlideCrashError(
+                f"{said}, as it did {self._crashes + self._hangs} times on this slide: it is "
+                "given up; check the file"
+            )
+        # One line a slide: what is lost in the end is counted in the heatmap.
+        logger.log(logging.WARNING if first else logging.DEBUG, "%s: trying again", said)
+
+
+def open_for_scoring(
+    path: Path,
+    *,
+    mpp: Mpp | None = None,
+    isolate: bool = True,
+    opener: str = DEFAULT_OPENER,
+    limit: TimeLimit | None = None,
+) -> ClosableSlide:
+    """Open a slide in worker processes, or in this one.
+
+    Args:
+        path: slide file.
+        mpp: resolution that replaces what the slide records.
+        isolate: read in workers. Not done on Windows, where sockets cannot be handed on so.
+        opener: see ``IsolatedSlide``.
+        limit: see ``IsolatedSlide``; in this process a read that hangs cannot be ended.
+
+    Raises:
+        HistoslideError: the slide cannot be opened; see ``IsolatedSlide``.
+    """
+    if isolate and os.name == "posix":
+        return IsolatedSlide(path, mpp=mpp, opener=opener, limit=limit)
+    slide: ClosableSlide = find_opener(opener)(path, mpp=mpp, cache_bytes=DEFAULT_CACHE_BYTES)
+    return slide
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
