@@ -224,7 +224,7 @@ class _CohortRun:
                 result = finish_slide(prepared, heat, self._options, scoring_seconds=seconds)
             return dataclasses.replace(result, ended=utc_now())
         except _StoppedError:
-            return self._results[job.heatmap]
+            return dataclasses.replace(self._results[job.heatmap], state="pending")
         except HistoslideError as error:
             logger.error("%s", error)  # noqa: TRY400 - the message is made for the user
             cause, text = _CAUSES.get(type(error)), str(error)
