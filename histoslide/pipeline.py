@@ -149,7 +149,7 @@ def score_slide(
             tissue_threshold=options.tissue.threshold,
             roi=roi,
         )
-        if out.exists() and not options.overwrite:
+        if not options.overwrite:
             refuse_other_settings(lazy, out, options.ngff)
         if options.mask_png:
             drawing = draw_mask(slide, tissue, lazy.grid, lazy.plan, longest_px=options.overlay_px)

@@ -11,8 +11,6 @@ import errno
 import hashlib
 import json
 import math
-import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -30,15 +28,26 @@ import numpy as np
 import zarr
 import zarr.errors
 from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore, MemoryStore
 
 from histoslide.errors import SettingsDifferError, StoreError
 from histoslide.geometry import CellRange, Mpp, Size
 from histoslide.grid import TileGrid
 from histoslide.heatmap import LazyHeatmap
 from histoslide.model import ModelSpec
+from histoslide.lock import StoreLock, hold
 from histoslide.ngff import image_metadata, label_metadata
-from histoslide.outputs import named_difference, refuse_existing, restore_swap, swap_folder
+from histoslide.outputs import (
+    named_difference,
+    refuse_existing,
+    restore_swap,
+    swap_name,
+)
+from histoslide.place import is_remote, open_group, storage_errors
 from histoslide.scoring import Status
+from histoslide.store_folder import has_root, is_there, put_in_place, remove, write_objects
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -231,7 +240,8 @@ class Heatmap:
         )
 
     def _level(self, name: str) -> zarr.Array[Any]:
-        array = zarr.open_group(self.path, mode="r")[name]
+        with storage_errors(self.path):
+            array = open_group(self.path, "r")[name]
         assert isinstance(array, zarr.Array)
         return array
 
@@ -246,7 +256,8 @@ def open_heatmap(path: Path, *, allow_incomplete: bool = False) -> Heatmap:
     Raises:
         StoreError: missing, not a heatmap, of an unknown schema version, or incomplete.
     """
-    metadata = _read_metadata(path)
+    with storage_errors(path):
+        metadata = _read_metadata(path)
     if not metadata["complete"] and not allow_incomplete:
         raise StoreError(f"{path} is incomplete: run the same score command again to finish it")
     slide, grid, spec = metadata["slide"], metadata["grid"], metadata["model"]["spec"]
@@ -290,27 +301,24 @@ def store_heatmap(
 
     Raises:
         SettingsDifferError: the store was begun with other settings and ``overwrite`` is false.
+        LockedError: another run is writing it.
         StoreError: ``path`` is something else, or cannot be written (read-only, disk full).
     """
-    target = path
     try:
-        restore_swap(path)
-        if path.exists():
-            if not overwrite:
-                refuse_other_settings(lazy, path, ngff)
-                heat = open_heatmap(path, allow_incomplete=True)
-                if heat.complete:
-                    return heat
-            elif not _is_unfinished(lazy, path, ngff):
-                target = path.with_name(f".{path.name}.new")
-                if target.exists() and not _is_unfinished(lazy, target, ngff):
-                    shutil.rmtree(target)
-        if not target.exists():
-            _create(lazy, target, ngff, command)
-        _run(lazy, target, on_block)
-        _complete(lazy, target)
-        if target != path:
-            swap_folder(target, path)
+        heat = None if overwrite else _finished(lazy, path, ngff)
+        if heat is not None:
+            return heat
+        with storage_errors(path), hold(path) as lock:
+            target = _choose_target(lazy, path, ngff, overwrite=overwrite)
+            if not is_there(target):
+                _create(lazy, target, ngff, command)
+            if not _read_metadata(target)["complete"]:
+                _run(lazy, target, _checking(lock, on_block))
+                lock.check()
+                _complete(lazy, target)
+            if target != path:
+                lock.check()
+                put_in_place(target, path)
     except OSError as error:
         if error.errno is None:
             raise
@@ -320,6 +328,60 @@ def store_heatmap(
             "command again when that is mended"
         ) from error
     return open_heatmap(path)
+
+
+def _finished(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> Heatmap | None:
+    """A store that needs nothing more; looked at without the lock, which needs leave to write."""
+    if not is_there(path) or swap_name(path, "old").exists():
+        return None
+    refuse_other_settings(lazy, path, ngff)
+    heat = open_heatmap(path, allow_incomplete=True)
+    return heat if heat.complete else None
+
+
+def _choose_target(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, *, overwrite: bool) -> Path:
+    """Where to write: the store itself, or beside it where one is to be replaced."""
+    replaced = _restore(path)
+    if not is_there(path):
+        return path
+    if replaced and not _difference(lazy, path, ngff):
+        return path  # killed after the new one had taken the old one's place
+    if not overwrite:
+        refuse_other_settings(lazy, path, ngff)
+        return path
+    if _is_ours(lazy, path, ngff) and not _read_metadata(path)["complete"]:
+        return path
+    new = swap_name(path, "new")
+    if is_there(new) and not _is_ours(lazy, new, ngff):
+        remove(new)
+    return new
+
+
+def _restore(path: Path) -> bool:
+    """Finish or undo a replacement that was killed, and say whether the new one is in place."""
+    if not is_remote(path):
+        return restore_swap(path)
+    replaced = False
+    for new in (swap_name(path, "new"), swap_name(path, "partial")):
+        if not has_root(new):
+            remove(new)
+        elif not has_root(path) and _read_attribute(new).get("complete") is True:
+            put_in_place(new, path)
+            replaced = True
+    return replaced
+
+
+def _checking(
+    lock: StoreLock, on_block: Callable[[int, int, int], None] | None
+) -> Callable[[int, int, int], None]:
+    """Stop a run that has lost its lock after the block it was at."""
+
+    def report(done: int, total: int, scored: int) -> None:
+        lock.check()
+        if on_block is not None:
+            on_block(done, total, scored)
+
+    return report
 
 
 def convert_heatmap(
@@ -338,33 +400,40 @@ def convert_heatmap(
         StoreError: the heatmap is incomplete or damaged, ``path`` is something else than a
             heatmap, is the heatmap itself, or cannot be written.
     """
-    refuse_existing(path, overwrite=overwrite)
-    if path.exists():
-        _read_attribute(path)  # raises where it is not ours to replace
-        if path.samefile(heat.path):
-            raise StoreError(f"{path} is the heatmap itself: choose another --out")
     if not heat.complete:
         raise StoreError(f"{heat.path} is incomplete: finish it before it is converted")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        _copy(heat, partial, ngff)
-        if path.exists():
-            swap_folder(partial, path)
-        else:
-            partial.replace(path)
+        with storage_errors(path), hold(path):
+            _restore(path)
+            if is_there(path):
+                refuse_existing(path, overwrite=overwrite)
+                _read_attribute(path)  # raises where it is not ours to replace
+                if _same_place(path, heat.path):
+                    raise StoreError(f"{path} is the heatmap itself: choose another --out")
+            partial = swap_name(path, "partial")
+            try:
+                remove(partial)
+                _copy(heat, partial, ngff)
+                put_in_place(partial, path)
+            finally:
+                remove(partial)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return open_heatmap(path)
+
+
+def _same_place(path: Path, other: Path) -> bool:
+    if is_remote(path) or is_remote(other):
+        return str(path) == str(other)
+    return path.samefile(other)
 
 
 def _copy(heat: Heatmap, path: Path, ngff: NgffVersion) -> None:
     channels = heat.shown_classes
     for name in channels:
         heat.probability(name)  # raises where the store is damaged
-    root = _lay_out(path, heat.grid, channels, heat.metadata["slide"]["name"], ngff)
+    root = open_group(path, "w", zarr_format=_zarr_format(ngff))
+    _lay_out(root, heat.grid, channels, heat.metadata["slide"]["name"], ngff)
     values, status = np.asarray(heat.array), heat.status
     for level in range(len(level_shapes(heat.grid.shape))):
         if level:
@@ -385,7 +454,7 @@ class BlockTarget:
     """What Dask stores blocks into: probabilities first, status last."""
 
     def __init__(self, path: Path, tumour_index: int | None) -> None:
-        group = zarr.open_group(path, mode="r+")
+        group = open_group(path, "r+")
         self._probability: Any = group["0"]
         self._status: Any = group["labels/status/0"]
         # Two classes sum to one: the heatmap shows the tumour class, or else the second.
@@ -401,13 +470,13 @@ class BlockTarget:
 
 
 def refuse_other_settings(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> None:
-    """Make sure that an existing store was begun with the same settings.
+    """Make sure that a store, if there is one, was begun with the same settings.
 
     Raises:
         SettingsDifferError: it was begun with others, which are named.
         StoreError: it is not a heatmap.
     """
-    if difference := _difference(lazy, path, ngff):
+    if is_there(path) and (difference := _difference(lazy, path, ngff)):
         raise SettingsDifferError(
             f"{path} was made with other settings ({difference}): "
             "choose another --out or pass --overwrite"
@@ -421,16 +490,14 @@ def _difference(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> str:
     return named_difference(there, here)
 
 
-def _is_unfinished(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> bool:
-    """Whether a store to be overwritten is a begun one of the same settings, to be continued.
+def _is_ours(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> bool:
+    """Whether a store is what is asked for, whole or begun, so that it may be gone on with.
 
     Raises:
         StoreError: it is not a heatmap of any version, so it must not be overwritten.
     """
-    metadata = _read_attribute(path)
-    if metadata.get("schema_version") != SCHEMA_VERSION or metadata.get("complete") is not False:
-        return False
-    return not _difference(lazy, path, ngff)
+    same_schema = _read_attribute(path).get("schema_version") == SCHEMA_VERSION
+    return same_schema and not _difference(lazy, path, ngff)
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
@@ -448,13 +515,19 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _read_attribute(path: Path) -> dict[str, Any]:
-    if not path.exists():
+    if not is_there(path):
         raise StoreError(f"{path} does not exist")
     try:
-        found = dict(zarr.open_group(path, mode="r").attrs)["histoslide"]
+        found = dict(open_group(path, "r").attrs)["histoslide"]
+    except FileNotFoundError:  # zarr's, where there is no group
+        found = None
     except PermissionError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    except (KeyError, OSError, TypeError, ValueError, AttributeError, zarr.errors.BaseZarrError):
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+    except OSError as error:
+        if is_remote(path):
+            raise StoreError(f"{path} cannot be read: {error}") from error
+        found = None
+    except (KeyError, TypeError, ValueError, AttributeError, zarr.errors.BaseZarrError):
         found = None
     if not isinstance(found, dict):
         raise StoreError(f"{path} is not a heatmap made by histoslide")
@@ -463,10 +536,20 @@ def _read_attribute(path: Path) -> dict[str, Any]:
 
 def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | None) -> None:
     """Lay out an empty store; it appears under its name only once its metadata are whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    root = _lay_out(partial, lazy.grid, _channels(lazy.spec), lazy.slide["name"], ngff)
+    if is_remote(path):
+        objects: dict[str, Buffer] = {}
+        _begin(lazy, MemoryStore(objects), ngff, command)
+        write_objects(path, {key: value.to_bytes() for key, value in objects.items()})
+        return
+    partial = swap_name(path, "partial")
+    remove(partial)
+    _begin(lazy, LocalStore(partial), ngff, command)
+    partial.replace(path)
+
+
+def _begin(lazy: LazyHeatmap, store: Store, ngff: NgffVersion, command: str | None) -> None:
+    root = zarr.open_group(store, mode="w", zarr_format=_zarr_format(ngff))
+    _lay_out(root, lazy.grid, _channels(lazy.spec), lazy.slide["name"], ngff)
     root.attrs["histoslide"] = {
         "schema_version": SCHEMA_VERSION,
         "complete": False,
@@ -488,15 +571,16 @@ def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | Non
         "counts": None,
         "seconds": 0.0,
     }
-    partial.replace(path)
+
+
+def _zarr_format(ngff: NgffVersion) -> Literal[2, 3]:
+    return 3 if ngff == "0.5" else 2
 
 
 def _lay_out(
-    path: Path, grid: TileGrid, channels: tuple[str, ...], name: str, ngff: NgffVersion
-) -> zarr.Group:
+    root: zarr.Group, grid: TileGrid, channels: tuple[str, ...], name: str, ngff: NgffVersion
+) -> None:
     """Make the arrays of a store, all pending, and what OME-Zarr wants to know of them."""
-    zarr_format: Literal[2, 3] = 3 if ngff == "0.5" else 2
-    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
     shapes = level_shapes(grid.shape)
     for level, shape in enumerate(shapes):
         lead = (len(channels),) if len(channels) > 1 else ()
@@ -512,7 +596,6 @@ def _lay_out(
     )
     colours = {status.value: status.name.lower() for status in Status}
     root["labels/status"].attrs.update(label_metadata(grid.cell_um, len(shapes), colours, ngff))
-    return root
 
 
 def _create_array(
@@ -554,7 +637,7 @@ def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def _run(lazy: LazyHeatmap, path: Path, on_block: Callable[[int, int, int], None] | None) -> None:
-    group = zarr.open_group(path, mode="r+")
+    group = open_group(path, "r+")
     status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
     grid = lazy.grid
     down, across = grid.block_shape
@@ -625,9 +708,10 @@ class _Counting:
 
 
 def _complete(lazy: LazyHeatmap, path: Path) -> None:
-    for partial in path.rglob("*.partial"):  # what a killed run was writing
-        partial.unlink(missing_ok=True)
-    group = zarr.open_group(path, mode="r+")
+    if not is_remote(path):
+        for partial in path.rglob("*.partial"):  # what a killed run was writing
+            partial.unlink(missing_ok=True)
+    group = open_group(path, "r+")
     values = np.asarray(group["0"][:])  # type: ignore[index]
     status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
     counts = {s.name.lower(): int((status == s).sum()) for s in Status}
