@@ -33,7 +33,7 @@ from typing import Protocol
 
 import psutil
 
-from histoslide.errors import LockedError, LockLostError, StoreError
+from histoslide.errors import LockedError, LockLostError
 from histoslide.place import file_system, is_remote, object_key
 
 if sys.platform != "win32":
@@ -232,7 +232,7 @@ class StoreLock:
                 if not self._where.beat():
                     self._lost = True
                 self._last = time.monotonic()
-            except Exception:  # noqa: BLE001 - object storage raises what it likes; tried again soon
+            except Exception:
                 logger.debug("%s: no heartbeat", self._path, exc_info=True)
 
     def _let_go(self) -> None:
@@ -390,7 +390,7 @@ class _LockFile:
 
     def _is_ours(self) -> bool:
         try:
-            return self._file >= 0 and os.path.samestat(os.stat(self._path), os.fstat(self._file))
+            return self._file >= 0 and os.path.samestat(self._path.stat(), os.fstat(self._file))
         except FileNotFoundError:
             return False
 

@@ -25,6 +25,7 @@ from histoslide.heatmap import (
 from histoslide.lesions import LesionSettings, are_lesion_files, find_lesions, write_lesions
 from histoslide.model import Model, ModelSpec
 from histoslide.outputs import refuse_existing
+from histoslide.remote import DEFAULT_CACHE, SlideCache, local_copy
 from histoslide.render import (
     DEFAULT_OVERLAY_PX,
     DEFAULT_THRESHOLD,
@@ -98,6 +99,8 @@ class ScoreOptions:
     """Also draw mask and grid, before scoring."""
     overwrite: bool = False
     """Replace outputs that exist."""
+    cache: SlideCache = DEFAULT_CACHE
+    """Where slides from object storage are kept."""
     command: str | None = None
     """Command line for the metadata, without absolute paths."""
 
@@ -119,9 +122,9 @@ def score_slide(
     Running it again finishes what was begun; what is complete is left alone.
 
     Args:
-        path: slide file.
-        out: heat.zarr to write; the overlay takes its name with ``.png``, the tables of lesions
-            with ``-lesions.csv`` and ``-lesions.json``.
+        path: slide file, or a remote one (``histoslide.place``).
+        out: heat.zarr to write, which may be remote too; the overlay takes its name with ``.png``,
+            the tables of lesions with ``-lesions.csv`` and ``-lesions.json``.
         model: to score with.
         options: how.
         mpp: resolution that replaces what the slide records.
@@ -139,7 +142,7 @@ def score_slide(
     if options.lesions and not are_lesion_files(*tables):
         for table in tables:
             refuse_existing(table, overwrite=options.overwrite)
-    with open_slide(path, mpp=mpp) as slide:
+    with local_copy(path, options.cache) as file, open_slide(file, mpp=mpp) as slide:
         tissue, roi = options.tissue.find(slide)
         lazy = make_heatmap(
             slide,
@@ -293,6 +296,7 @@ def tile_slide(
     tile_format: TileFormat = "png",
     mpp: Mpp | None = None,
     overwrite: bool = False,
+    cache: SlideCache = DEFAULT_CACHE,
     on_tiles: Callable[[int, int], None] | None = None,
 ) -> TileSet:
     """Cut a slide's tissue into tiles on disk; see ``histoslide.tileset.extract_tiles``.
@@ -308,6 +312,7 @@ def tile_slide(
         tile_format: see ``histoslide.tileset.extract_tiles``.
         mpp: resolution that replaces what the slide records.
         overwrite: replace an existing folder of tiles.
+        cache: where slides from object storage are kept.
         on_tiles: called with (tiles done, tiles in all).
 
     Raises:
@@ -321,7 +326,7 @@ def tile_slide(
         label_px=label_px,
         mpp=target_mpp,
     )
-    with open_slide(path, mpp=mpp) as slide:
+    with local_copy(path, cache) as file, open_slide(file, mpp=mpp) as slide:
         grid = make_grid(slide, spec, stride_px=input_px if stride_px is None else stride_px)
         mask, roi = tissue.find(slide)
         plan = plan_cells(grid, mask, threshold=tissue.threshold, roi=roi)

@@ -61,7 +61,7 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
-def file_system(path: Path) -> Any:  # noqa: ANN401 - s3fs has no types
+def file_system(path: Path) -> Any:
     """The fsspec file system of a remote path."""
     return cast("Any", path).fs
 

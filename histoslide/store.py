@@ -36,8 +36,8 @@ from histoslide.errors import SettingsDifferError, StoreError
 from histoslide.geometry import CellRange, Mpp, Size
 from histoslide.grid import TileGrid
 from histoslide.heatmap import LazyHeatmap
-from histoslide.model import ModelSpec
 from histoslide.lock import StoreLock, hold
+from histoslide.model import ModelSpec
 from histoslide.ngff import image_metadata, label_metadata
 from histoslide.outputs import (
     named_difference,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE
+from histoslide_cli.console import EXIT_DONE, place
 from histoslide_cli.lesions import add_lesion_options, lesion_settings
 
 if TYPE_CHECKING:
@@ -29,9 +28,9 @@ def add_parser(
         "file. The slide is not needed.",
         epilog="example: histoslide export heat.zarr --to geojson --out heat.geojson",
     )
-    parser.add_argument("heatmap", type=Path, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument("heatmap", type=place, metavar="HEAT.ZARR", help="made by score")
     parser.add_argument("--to", choices=FORMATS, required=True, help="format")
-    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file to write")
+    parser.add_argument("--out", type=place, required=True, metavar="PATH", help="file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(
         "--ngff",

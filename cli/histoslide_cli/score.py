@@ -9,7 +9,6 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoslide_cli.console import (
@@ -19,10 +18,13 @@ from histoslide_cli.console import (
     EXIT_RESOLUTION,
     EXIT_SOME_FAILED,
     Progress,
+    add_cache_options,
     add_resolution_options,
     add_tissue_options,
+    place,
     read_resolutions,
     scrubbed_command,
+    slide_cache,
     tissue_options,
 )
 from histoslide_cli.model_choice import add_model_options, choose_model
@@ -48,13 +50,16 @@ def add_parser(
         "started again.",
         epilog="example: histoslide score slide.tif --mpp 0.25 --out heat.zarr",
     )
-    parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE", help="files or folders")
+    parser.add_argument(
+        "slides", nargs="+", type=place, metavar="SLIDE", help="files, folders or s3:// URLs"
+    )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=place,
         required=True,
         metavar="PATH",
-        help="where to write: a name that ends in .zarr for one slide, else a folder",
+        help="where to write, a path or s3:// URL: a name that ends in .zarr for one slide, else a "
+        "folder",
     )
     add_model_options(parser)
     parser.add_argument(
@@ -88,6 +93,7 @@ def add_parser(
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing heatmaps")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    add_cache_options(parser)
     add_resolution_options(parser)
     add_tissue_options(parser)
     return parser
@@ -116,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         lesions=None if arguments.no_lesions else LesionSettings(),
         mask_png=arguments.mask_png,
         overwrite=arguments.overwrite,
+        cache=slide_cache(arguments),
         command=scrubbed_command(sys.argv[1:]),
     )
     single = arguments.out.suffix == ".zarr"
