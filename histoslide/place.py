@@ -75,7 +75,9 @@ def open_group(path: Path, mode: Literal["r", "r+", "w"], **options: Any) -> zar
     """``zarr.open_group`` for both kinds of places."""
     import zarr  # noqa: PLC0415 - what only handles paths should not pay for it
 
-    return zarr.open_group(_zarr_store(path) if is_remote(path) else path, mode=mode, **options)
+    if is_remote(path):  # one request less each time
+        return zarr.open_group(_zarr_store(path), mode=mode, use_consolidated=False, **options)
+    return zarr.open_group(path, mode=mode, **options)
 
 
 def _zarr_store(path: Path) -> FsspecStore:
