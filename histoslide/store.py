@@ -77,6 +77,9 @@ _RECORDED_PACKAGES = (
 _BLOCKS_A_GRAPH = 256
 """Blocks handed to Dask at a time: building a graph grows faster than its number of blocks."""
 
+_PACKED_BLOCKS = 32
+"""Side in blocks of what a packed store keeps in one file: most slides have one or two a level."""
+
 _COARSEST_PX = 64
 """The pyramid ends at the first level whose longer side is at most this."""
 
@@ -385,7 +388,12 @@ def _checking(
 
 
 def convert_heatmap(
-    heat: Heatmap, path: Path, *, ngff: NgffVersion, overwrite: bool = False
+    heat: Heatmap,
+    path: Path,
+    *,
+    ngff: NgffVersion,
+    overwrite: bool = False,
+    packed: bool = False,
 ) -> Heatmap:
     """Write a heatmap once more, in another version of OME-Zarr. Nothing is scored.
 
@@ -394,6 +402,7 @@ def convert_heatmap(
         path: of the new store.
         ngff: OME-Zarr version; 0.5 is Zarr v3, 0.4 is Zarr v2.
         overwrite: replace an existing heatmap; anything else is left alone.
+        packed: few files instead of one a chunk (Zarr's sharding, which 0.4 does not have).
 
     Raises:
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
@@ -402,6 +411,8 @@ def convert_heatmap(
     """
     if not heat.complete:
         raise StoreError(f"{heat.path} is incomplete: finish it before it is converted")
+    if packed and ngff == "0.4":
+        raise StoreError(f"{path}: OME-Zarr 0.4 cannot be packed: pass --ngff 0.5")
     try:
         with storage_errors(path), hold(path):
             _restore(path)
@@ -413,7 +424,7 @@ def convert_heatmap(
             partial = swap_name(path, "partial")
             try:
                 remove(partial)
-                _copy(heat, partial, ngff)
+                _copy(heat, partial, ngff, packed=packed)
                 put_in_place(partial, path)
             finally:
                 remove(partial)
@@ -428,12 +439,12 @@ def _same_place(path: Path, other: Path) -> bool:
     return path.samefile(other)
 
 
-def _copy(heat: Heatmap, path: Path, ngff: NgffVersion) -> None:
+def _copy(heat: Heatmap, path: Path, ngff: NgffVersion, *, packed: bool) -> None:
     channels = heat.shown_classes
     for name in channels:
         heat.probability(name)  # raises where the store is damaged
     root = open_group(path, "w", zarr_format=_zarr_format(ngff))
-    _lay_out(root, heat.grid, channels, heat.metadata["slide"]["name"], ngff)
+    _lay_out(root, heat.grid, channels, heat.metadata["slide"]["name"], ngff, packed=packed)
     values, status = np.asarray(heat.array), heat.status
     for level in range(len(level_shapes(heat.grid.shape))):
         if level:
@@ -578,15 +589,21 @@ def _zarr_format(ngff: NgffVersion) -> Literal[2, 3]:
 
 
 def _lay_out(
-    root: zarr.Group, grid: TileGrid, channels: tuple[str, ...], name: str, ngff: NgffVersion
+    root: zarr.Group,
+    grid: TileGrid,
+    channels: tuple[str, ...],
+    name: str,
+    ngff: NgffVersion,
+    *,
+    packed: bool = False,
 ) -> None:
     """Make the arrays of a store, all pending, and what OME-Zarr wants to know of them."""
     shapes = level_shapes(grid.shape)
     for level, shape in enumerate(shapes):
         lead = (len(channels),) if len(channels) > 1 else ()
-        _create_array(root, str(level), (*lead, *shape), grid.block_cells, math.nan)
+        _create_array(root, str(level), (*lead, *shape), grid.block_cells, math.nan, packed=packed)
         status = f"labels/status/{level}"
-        _create_array(root, status, shape, grid.block_cells, int(Status.PENDING))
+        _create_array(root, status, shape, grid.block_cells, int(Status.PENDING), packed=packed)
     root.attrs.update(image_metadata(name, grid.cell_um, len(shapes), channels, ngff))
     labels = root["labels"]
     labels.attrs.update(
@@ -599,14 +616,22 @@ def _lay_out(
 
 
 def _create_array(
-    root: zarr.Group, name: str, shape: tuple[int, ...], block_cells: int, fill: float
+    root: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    block_cells: int,
+    fill: float,
+    *,
+    packed: bool,
 ) -> None:
     """An array of one chunk a block: float32 where the fill is NaN, else uint8."""
+    packed_cells = block_cells * _PACKED_BLOCKS
     v3 = root.metadata.zarr_format == 3
     root.create_array(
         name,
         shape=shape,
         chunks=(*shape[:-2], block_cells, block_cells),
+        shards=(*shape[:-2], packed_cells, packed_cells) if packed else None,
         dtype="float32" if math.isnan(fill) else "uint8",
         fill_value=fill,
         dimension_names=["c", "y", "x"][-len(shape) :] if v3 else None,

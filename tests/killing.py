@@ -1,7 +1,7 @@
 """A run that dies at a chosen operation on the file system; started by test_durability.
 
-``python killing.py FOLDER NGFF MODE STEP``: at every STEPth operation of a run, a copy
-of the process dies just before it (at a rename: with half of the file written), another runs the same
+``python killing.py FOLDER NGFF MODE STEP``: at every STEPth operation of a run a copy of the
+process dies just before it (at a rename: with half of the file written), another runs the same
 again, and what lies in the folder then must be what an uninterrupted run leaves. Copies are forked
 before any thread starts, so that importing is paid for once.
 """

@@ -2,12 +2,14 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from histoslide.place import file_system, is_remote, object_key, place
 
 BUCKET = "slides"
 
@@ -37,13 +39,30 @@ def s3_server() -> Iterator[str]:
             server.stop()
 
 
+def intercept(patch: pytest.MonkeyPatch, before: Callable[[str, dict[str, Any]], None]) -> None:
+    """Have a function called with method and options before every request to a server."""
+    from fsspec.asyn import sync_wrapper
+    from s3fs import S3FileSystem
+
+    call = S3FileSystem._call_s3
+
+    async def watched(self: Any, method: str, *arguments: Any, **options: Any) -> Any:
+        before(method, options)
+        return await call(self, method, *arguments, **options)
+
+    patch.setattr(S3FileSystem, "_call_s3", watched)
+    patch.setattr(S3FileSystem, "call_s3", sync_wrapper(watched))
+
+
 def contents(path: Path) -> dict[str, bytes | str]:
     """Every object or file of a store by its key; of root metadata everything but the times."""
     found: dict[str, bytes | str] = {}
     start = f"{path}/"
-    for file in path.rglob("*"):
-        if file.is_dir():
-            continue
+    if is_remote(path):
+        files = [place(f"s3://{key}") for key in file_system(path).find(object_key(path))]
+    else:
+        files = [file for file in path.rglob("*") if file.is_file()]
+    for file in sorted(files, key=str):
         key = str(file).removeprefix(start)
         if key in ("zarr.json", ".zattrs"):
             document = json.loads(file.read_bytes())

@@ -38,6 +38,12 @@ def add_parser(
         default="0.4",
         help="OME-Zarr version of ome-zarr (default: 0.4)",
     )
+    parser.add_argument(
+        "--packed",
+        action="store_true",
+        help="ome-zarr in some thirty files instead of one a chunk, for archives and object "
+        "storage; needs --ngff 0.5",
+    )
     geojson = parser.add_argument_group("geojson")
     geojson.add_argument(
         "--cells", action="store_true", help="also write every scored cell, as QuPath's tiles"
@@ -82,7 +88,9 @@ def _write(heat: Heatmap, arguments: argparse.Namespace) -> None:
             overwrite=overwrite,
         )
     elif arguments.to == "ome-zarr":
-        convert_heatmap(heat, out, ngff=arguments.ngff, overwrite=overwrite)
+        convert_heatmap(
+            heat, out, ngff=arguments.ngff, overwrite=overwrite, packed=arguments.packed
+        )
     else:
         writers = {
             "csv": write_csv, "ome-tiff": write_ome_tiff, "dicom": write_dicom, "numpy": write_npz,
