@@ -6,6 +6,7 @@ again, and what lies in the folder then must be what an uninterrupted run leaves
 before any thread starts, so that importing is paid for once.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -48,16 +49,14 @@ def contents(folder: Path) -> dict[str, bytes | str]:
 
 def die_at(number: int, folder: Path) -> None:
     """Let the process die just before its n-th operation, counted from 1, inside a folder."""
-    seen = 0
+    numbers = itertools.count(1)  # unlike adding one, safe in several threads
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen
         if event not in _WATCHED or not str(arguments[0]).startswith(str(folder)):
             return
         if event == "open" and not int(arguments[2]) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return
-        seen += 1
-        if seen == number:
+        if next(numbers) == number:
             if event == "os.rename" and Path(arguments[0]).is_file():
                 os.truncate(arguments[0], os.path.getsize(arguments[0]) // 2)  # noqa: PTH202
             os.kill(os.getpid(), signal.SIGKILL)
@@ -124,7 +123,7 @@ def main(folder: Path, ngff: NgffVersion, *, overwrite: bool, step: int) -> None
 
 
 if __name__ == "__main__":
-    version = "0.4" if sys.argv[2] == "0.4" else "0.5"
+    version: NgffVersion = "0.4" if sys.argv[2] == "0.4" else "0.5"
     logging.disable()  # that a dead run's lock is taken over need not be read a hundred times
     overwriting = sys.argv[3] == "overwrite"
     main(Path(sys.argv[1]), version, overwrite=overwriting, step=int(sys.argv[4]))
