@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points, version
 from importlib.resources import files
@@ -32,11 +33,11 @@ from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore, MemoryStore
 
-from histoslide.errors import SettingsDifferError, StoreError
+from histoslide.errors import LockedError, SettingsDifferError, StoreError
 from histoslide.geometry import CellRange, Mpp, Size
 from histoslide.grid import TileGrid
 from histoslide.heatmap import LazyHeatmap
-from histoslide.lock import StoreLock, hold
+from histoslide.lock import StoreLock, hold, lock_path
 from histoslide.model import ModelSpec
 from histoslide.ngff import image_metadata, label_metadata
 from histoslide.outputs import (
@@ -308,7 +309,8 @@ def store_heatmap(
         StoreError: ``path`` is something else, or cannot be written (read-only, disk full).
     """
     try:
-        heat = None if overwrite else _finished(lazy, path, ngff)
+        with storage_errors(path):
+            heat = None if overwrite else _finished(lazy, path, ngff)
         if heat is not None:
             return heat
         with storage_errors(path), hold(path) as lock:
@@ -339,7 +341,12 @@ def _finished(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> Heatmap | Non
         return None
     refuse_other_settings(lazy, path, ngff)
     heat = open_heatmap(path, allow_incomplete=True)
-    return heat if heat.complete else None
+    if not heat.complete:
+        return None
+    if lock_path(path).exists():  # of a run killed at its very end, or of one that replaces this
+        with suppress(LockedError, OSError), hold(path):
+            pass
+    return heat
 
 
 def _choose_target(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, *, overwrite: bool) -> Path:
