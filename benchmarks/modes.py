@@ -93,7 +93,7 @@ def compare_slide(model: Model, path: Path, mpp: float | None) -> None:
     found: dict[str, NDArray[np.float32]] = {}
     with open_slide(path, mpp=resolution) as slide, tempfile.TemporaryDirectory() as folder:
         for mode in ("exact", "dense", "cascade"):
-            lazy = make_heatmap(slide, model, mode=ScoreMode(mode=mode))  # type: ignore[arg-type]
+            lazy = make_heatmap(slide, model, mode=ScoreMode(mode=mode))
             started = time.perf_counter()
             heat = store_heatmap(lazy, Path(folder) / f"{mode}.zarr")
             seconds = time.perf_counter() - started

@@ -11,7 +11,7 @@ import pickle
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -302,8 +302,10 @@ class Cluster:
         except TimeoutError as error:
             raise HistoslideError(f"no worker came within {_FIRST_WORKER_S} s") from error
         answers = self._client.run(_choose, device, paths, backend, precision)
-        chosen = {answer[1:] for answer in answers.values()}
-        engine = chosen.pop() if len(chosen) == 1 else ("torch", "fp32")
+        chosen: set[tuple[BackendName, Precision]] = {answer[1:] for answer in answers.values()}
+        engine: tuple[BackendName, Precision] = ("torch", "fp32")
+        if len(chosen) == 1:
+            engine = chosen.pop()
         devices = sorted({answer[0] for answer in answers.values()})
         weights = _Weights(
             spec_json=spec.to_json(),
@@ -328,7 +330,7 @@ class Cluster:
 
     def run(
         self, blocks: Sequence[BlockIndex], task: Callable[[BlockIndex], Delayed]
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """Compute blocks; see ``histoslide.runners.Runner``.
 
         Raises:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from histoslide.errors import HistoslideError, OutputExistsError, StoreError
 from histoslide.outputs import whole_file
+from histoslide.place import storage_errors
 from histoslide.scoring import Status
 
 SlideState = Literal["pending", "running", "done", "partly unreadable", "failed"]
@@ -115,8 +116,10 @@ def read_run(out: Path) -> list[SlideResult]:
         OutputExistsError: the folder holds a ``run.json`` or ``summary.csv`` that is not ours.
     """
     run, summary = out / _RUN, out / _SUMMARY
-    if not run.exists():
-        if summary.exists():
+    with storage_errors(out):
+        has_run, has_summary = run.exists(), summary.exists()
+    if not has_run:
+        if has_summary:
             raise OutputExistsError(f"{summary} exists without a {_RUN}: choose another --out")
         return []
     try:

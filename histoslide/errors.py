@@ -45,6 +45,14 @@ class StoreError(HistoslideError):
     """A heat.zarr cannot be read or written."""
 
 
+class LockedError(StoreError):
+    """Another run is writing this heat.zarr."""
+
+
+class LockLostError(StoreError):
+    """Another run took a heat.zarr over, because this one gave no sign of life for too long."""
+
+
 class SettingsDifferError(StoreError):
     """A heat.zarr was begun with settings that differ from those asked for now."""
 

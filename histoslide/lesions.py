@@ -31,6 +31,7 @@ from histoslide.errors import HistoslideError, StoreError
 from histoslide.geometry import Box
 from histoslide.grid import TileGrid
 from histoslide.outputs import whole_file
+from histoslide.place import read_bytes
 from histoslide.scoring import Status
 from histoslide.store import Heatmap
 
@@ -588,9 +589,10 @@ def write_lesions(report: LesionReport, csv_path: Path, json_path: Path) -> None
 def are_lesion_files(csv_path: Path, json_path: Path) -> bool:
     """Whether ``write_lesions`` wrote these files, so that they may be written anew."""
     try:
-        return json.loads(json_path.read_text(encoding="utf-8"))["notice"] == NOTICE
-    except FileNotFoundError:
-        return not csv_path.exists()
+        document = read_bytes(json_path)
+        if document is None:
+            return read_bytes(csv_path) is None
+        return json.loads(document)["notice"] == NOTICE
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

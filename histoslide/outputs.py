@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from histoslide.errors import OutputExistsError, StoreError
+from histoslide.place import file_system, is_remote, object_key, storage_errors
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -18,7 +23,9 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     Raises:
         OutputExistsError: it exists and ``overwrite`` is false.
     """
-    if path.exists() and not overwrite:
+    with storage_errors(path):
+        exists = not overwrite and path.exists()
+    if exists:
         raise OutputExistsError(f"{path} exists: pass --overwrite to replace it")
 
 
@@ -32,15 +39,46 @@ def named_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; it becomes ``path`` when the block ends without an error."""
+def whole_file(path: Path, *, sweep: bool = True) -> Iterator[Path]:
+    """A local name to write to; it becomes ``path`` when the block ends without an error.
+
+    Beside the file it will become; in object storage an upload is whole or nothing, so there it is
+    written in a temporary folder first.
+
+    Args:
+        path: what will be written.
+        sweep: first remove what killed runs left of it; off where a folder gets very many files,
+            each of which would look through all.
+
+    Raises:
+        StoreError: object storage refuses it or cannot be reached.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="histoslide-") as folder:
+            local = Path(folder) / path.name
+            yield local
+            with storage_errors(path):
+                file_system(path).put_file(str(local), object_key(path))
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if sweep:
+        _sweep(path)
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed runs of this machine left of the same output."""
+    start = f".{path.name}.{socket.gethostname()}."
+    for left in path.parent.iterdir():
+        if left.name.startswith(start) and left.name.endswith(".partial"):
+            pid = left.name.removeprefix(start).removesuffix(".partial")
+            if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+                left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -59,16 +97,26 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def restore_swap(path: Path) -> None:
-    """Undo the first half of a ``swap_folder`` that was killed between its two renames."""
-    old = path.with_name(f".{path.name}.old")
-    if old.exists() and not path.exists():
-        old.replace(path)
+def swap_name(path: Path, kind: str) -> Path:
+    """The hidden name beside an output for what will be, or was, in its place."""
+    return path.with_name(f".{path.name}.{kind}")
+
+
+def restore_swap(path: Path) -> bool:
+    """Finish or undo a ``swap_folder`` that was killed, and say whether the new one is in place."""
+    old = swap_name(path, "old")
+    if not old.exists():
+        return False
+    if path.exists():
+        shutil.rmtree(old)
+        return True
+    old.replace(path)
+    return False
 
 
 def swap_folder(new: Path, path: Path) -> None:
     """Put a whole new folder in the place of an old one, which is deleted last."""
-    old = path.with_name(f".{path.name}.old")
+    old = swap_name(path, "old")
     shutil.rmtree(old, ignore_errors=True)
     path.replace(old)
     new.replace(path)

@@ -32,6 +32,7 @@ from histoslide.isolation import DEFAULT_OPENER, ClosableSlide, open_for_scoring
 from histoslide.lesions import LesionSettings, are_lesion_files, find_lesions, write_lesions
 from histoslide.model import ModelSpec
 from histoslide.outputs import refuse_existing
+from histoslide.remote import DEFAULT_CACHE, SlideCache, local_copy
 from histoslide.render import (
     DEFAULT_OVERLAY_PX,
     DEFAULT_THRESHOLD,
@@ -50,6 +51,7 @@ from histoslide.store import (
     refuse_other_settings,
     store_heatmap,
 )
+from histoslide.store_folder import is_there
 from histoslide.tileset import TileFormat, TileSet, extract_tiles
 from histoslide.time_limit import TimeLimit
 from histoslide.tissue import METHODS, TissueMask, find_tissue, read_mask
@@ -117,6 +119,8 @@ class ScoreOptions:
     """Also draw mask and grid, before scoring."""
     overwrite: bool = False
     """Replace outputs that exist."""
+    cache: SlideCache = DEFAULT_CACHE
+    """Where slides from object storage are kept."""
     command: str | None = None
     """Command line for the metadata, without absolute paths."""
     timeout_s: float | None = None
@@ -152,6 +156,8 @@ class PreparedSlide:
     """Its clock; stands still until the next step."""
     beside: OutputsBeside
     """Files that go with the heatmap."""
+    held: ExitStack
+    """Closes the slide, and lets go of its local copy."""
 
     def __enter__(self) -> Self:
         return self
@@ -162,7 +168,7 @@ class PreparedSlide:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.slide.__exit__(kind, error, trace)
+        self.held.__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +226,9 @@ def score_slide(
     Running it again finishes what was begun; what is complete is left alone.
 
     Args:
-        path: slide file.
-        out: heat.zarr to write; the overlay takes its name with ``.png``, the tables of lesions
-            with ``-lesions.csv`` and ``-lesions.json``.
+        path: slide file, or a remote one (``histoslide.place``).
+        out: heat.zarr to write, which may be remote too; the overlay takes its name with ``.png``,
+            the tables of lesions with ``-lesions.csv`` and ``-lesions.json``.
         model: to score with.
         options: how.
         mpp: resolution that replaces what the slide records.
@@ -247,9 +253,10 @@ def prepare_slide(
     beside.refuse_others(options)
     limit = TimeLimit(path.name, options.timeout_s)
     with ExitStack() as stack, limit.running():
+        file = stack.enter_context(local_copy(path, options.cache))
         slide = stack.enter_context(
             open_for_scoring(
-                path, mpp=mpp, isolate=options.isolate, opener=options.opener, limit=limit
+                file, mpp=mpp, isolate=options.isolate, opener=options.opener, limit=limit
             )
         )
         tissue, roi = options.tissue.find(slide)
@@ -264,11 +271,11 @@ def prepare_slide(
         )
         wanted = lazy.plan == Status.PENDING
         left = wanted
-        if out.exists() and not options.overwrite:
+        if not options.overwrite and is_there(out):
             refuse_other_settings(lazy, out, options.ngff)
             left = wanted & (open_heatmap(out, allow_incomplete=True).status == Status.PENDING)
-        stack.pop_all()  # whoever takes the slide closes it
         return PreparedSlide(
+            held=stack.pop_all(),  # whoever takes the slide closes it
             path=path,
             out=out,
             slide=slide,
@@ -420,6 +427,7 @@ def tile_slide(
     tile_format: TileFormat = "png",
     mpp: Mpp | None = None,
     overwrite: bool = False,
+    cache: SlideCache = DEFAULT_CACHE,
     on_tiles: Callable[[int, int], None] | None = None,
 ) -> TileSet:
     """Cut a slide's tissue into tiles on disk; see ``histoslide.tileset.extract_tiles``.
@@ -435,6 +443,7 @@ def tile_slide(
         tile_format: see ``histoslide.tileset.extract_tiles``.
         mpp: resolution that replaces what the slide records.
         overwrite: replace an existing folder of tiles.
+        cache: where slides from object storage are kept.
         on_tiles: called with (tiles done, tiles in all).
 
     Raises:
@@ -448,7 +457,7 @@ def tile_slide(
         label_px=label_px,
         mpp=target_mpp,
     )
-    with open_slide(path, mpp=mpp) as slide:
+    with local_copy(path, cache) as file, open_slide(file, mpp=mpp) as slide:
         grid = make_grid(slide, spec, stride_px=input_px if stride_px is None else stride_px)
         mask, roi = tissue.find(slide)
         plan = plan_cells(grid, mask, threshold=tissue.threshold, roi=roi)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from histoslide.geometry import Size
 from histoslide.grid import TileGrid
 from histoslide.lesions import LESION_COLOURS, Lesion, LesionReport
 from histoslide.outputs import refuse_existing, whole_file
+from histoslide.place import read_bytes
 from histoslide.scoring import Status
 from histoslide.slide import Slide
 from histoslide.store import Heatmap
@@ -379,7 +381,10 @@ def save_png(
 def read_png_label(path: Path) -> str | None:
     """The label of a picture that ``save_png`` wrote, or None where there is no such picture."""
     try:
-        with Image.open(path) as image:
+        data = read_bytes(path)
+        if data is None:
+            return None
+        with Image.open(io.BytesIO(data)) as image:
             return image.info.get(_LABEL_KEY)
     except OSError:
         return None

@@ -7,12 +7,11 @@ when each is computed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Protocol
 
-import dask
 from dask.delayed import Delayed
 
 BlockIndex = tuple[int, int]
@@ -28,7 +27,7 @@ class Runner(Protocol):
 
     def run(
         self, blocks: Sequence[BlockIndex], task: Callable[[BlockIndex], Delayed]
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """Compute blocks, in any order.
 
         Args:
@@ -60,12 +59,11 @@ class ThreadRunner:
 
     def run(
         self, blocks: Sequence[BlockIndex], task: Callable[[BlockIndex], Delayed]
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """Compute blocks; see ``Runner.run``."""
 
         def compute(block: BlockIndex) -> int:
-            (result,) = dask.compute(task(block), scheduler="synchronous")
-            return int(result)
+            return int(task(block).compute(scheduler="synchronous"))
 
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="block")
         interrupted = False

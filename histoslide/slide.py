@@ -29,6 +29,7 @@ from histoslide.errors import (
     SlideReadError,
 )
 from histoslide.geometry import Box, Mpp, Size, true_downsample
+from histoslide.place import storage_errors
 from histoslide.salvage import SalvagedTiff, file_hash
 from histoslide.tiff_levels import direct_levels
 from histoslide.tiff_tiles import TiffTiles
@@ -488,13 +489,17 @@ def find_slides(paths: list[Path]) -> list[Path]:
     """
     found: list[Path] = []
     try:
-        if len(paths) == 1 and not paths[0].exists():
+        with storage_errors(paths[0]):
+            missing = len(paths) == 1 and not paths[0].exists()
+        if missing:
             raise SlideOpenError(f"{paths[0]} does not exist")
         for path in paths:
-            if not path.is_dir():
+            with storage_errors(path):
+                is_folder = path.is_dir()
+                inside = sorted(p for p in path.iterdir() if is_slide_file(p)) if is_folder else []
+            if not is_folder:
                 found.append(path)
                 continue
-            inside = sorted(p for p in path.iterdir() if is_slide_file(p))
             if not inside:
                 raise SlideOpenError(f"{path} is a folder without slides")
             found += inside

@@ -12,35 +12,43 @@ import hashlib
 import itertools
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points, version
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import dask
 import dask.array as da
 import jsonschema
 import numpy as np
 import zarr
 import zarr.errors
-from dask.delayed import Delayed
+from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore, MemoryStore
 
-from histoslide.errors import SettingsDifferError, StoreError
+from histoslide.errors import LockedError, LockLostError, SettingsDifferError, StoreError
 from histoslide.geometry import CellRange, Mpp, Size
 from histoslide.grid import TileGrid
 from histoslide.heatmap import LazyHeatmap
+from histoslide.lock import StoreLock, hold, lock_path
 from histoslide.model import ModelSpec
 from histoslide.ngff import image_metadata, label_metadata
-from histoslide.outputs import named_difference, refuse_existing, restore_swap, swap_folder
+from histoslide.outputs import (
+    named_difference,
+    refuse_existing,
+    restore_swap,
+    swap_name,
+)
+from histoslide.place import is_remote, open_group, storage_errors
 from histoslide.runners import BlockIndex, Runner, ThreadRunner
 from histoslide.scoring import Status
+from histoslide.store_folder import has_root, is_there, put_in_place, remove, write_objects
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -63,6 +71,9 @@ _RECORDED_PACKAGES = (
     "openslide-python",
     "openslide-bin",
 )
+
+_PACKED_BLOCKS = 32
+"""Side in blocks of what a packed store keeps in one file: most slides have one or two a level."""
 
 _COARSEST_PX = 64
 """The pyramid ends at the first level whose longer side is at most this."""
@@ -128,7 +139,7 @@ class Heatmap:
         The standard deviation of the probability, NaN where nothing was scored; None for a heatmap
         that was made without test-time augmentation.
         """
-        stored = zarr.open_group(self.path, mode="r").get("disagreement/0")
+        stored = open_group(self.path, "r").get("disagreement/0")
         return None if stored is None else np.asarray(stored[:])  # type: ignore[index]
 
     @property
@@ -237,7 +248,8 @@ class Heatmap:
         )
 
     def _level(self, name: str) -> zarr.Array[Any]:
-        array = zarr.open_group(self.path, mode="r")[name]
+        with storage_errors(self.path):
+            array = open_group(self.path, "r")[name]
         assert isinstance(array, zarr.Array)
         return array
 
@@ -252,7 +264,8 @@ def open_heatmap(path: Path, *, allow_incomplete: bool = False) -> Heatmap:
     Raises:
         StoreError: missing, not a heatmap, of an unknown schema version, or incomplete.
     """
-    metadata = _read_metadata(path)
+    with storage_errors(path):
+        metadata = _read_metadata(path)
     if not metadata["complete"] and not allow_incomplete:
         raise StoreError(f"{path} is incomplete: run the same score command again to finish it")
     slide, grid, spec = metadata["slide"], metadata["grid"], metadata["model"]["spec"]
@@ -297,27 +310,26 @@ def store_heatmap(
 
     Raises:
         SettingsDifferError: the store was begun with other settings and ``overwrite`` is false.
+        LockedError: another run is writing it.
         StoreError: ``path`` is something else, or cannot be written (read-only, disk full).
     """
-    target = path
     try:
-        restore_swap(path)
-        if path.exists():
-            if not overwrite:
-                refuse_other_settings(lazy, path, ngff)
-                heat = open_heatmap(path, allow_incomplete=True)
-                if heat.complete:
-                    return heat
-            elif not _is_unfinished(lazy, path, ngff):
-                target = path.with_name(f".{path.name}.new")
-                if target.exists() and not _is_unfinished(lazy, target, ngff):
-                    shutil.rmtree(target)
-        if not target.exists():
-            _create(lazy, target, ngff, command)
-        _run(lazy, target, on_block, runner or ThreadRunner.fitted(lazy.device))
-        _complete(lazy, target)
-        if target != path:
-            swap_folder(target, path)
+        with storage_errors(path):
+            heat = None if overwrite else _finished(lazy, path, ngff)
+        if heat is not None:
+            return heat
+        with storage_errors(path), hold(path) as lock:
+            target = _choose_target(lazy, path, ngff, overwrite=overwrite)
+            if not is_there(target):
+                _create(lazy, target, ngff, command)
+            if not _read_metadata(target)["complete"]:
+                chosen = runner or ThreadRunner.fitted(lazy.device)
+                _run(lazy, target, _checking(lock, on_block), chosen)
+                lock.check()
+                _complete(lazy, target)
+            if target != path:
+                lock.check()
+                put_in_place(target, path)
     except OSError as error:
         if error.errno is None:
             raise
@@ -329,8 +341,72 @@ def store_heatmap(
     return open_heatmap(path)
 
 
+def _finished(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> Heatmap | None:
+    """A store that needs nothing more; looked at without the lock, which needs leave to write."""
+    if not is_there(path) or swap_name(path, "old").exists():
+        return None
+    refuse_other_settings(lazy, path, ngff)
+    heat = open_heatmap(path, allow_incomplete=True)
+    if not heat.complete:
+        return None
+    if lock_path(path).exists():  # of a run killed at its very end, or of one that replaces this
+        with suppress(LockedError, OSError), hold(path):
+            pass
+    return heat
+
+
+def _choose_target(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, *, overwrite: bool) -> Path:
+    """Where to write: the store itself, or beside it where one is to be replaced."""
+    replaced = _restore(path)
+    if not is_there(path):
+        return path
+    if replaced and not _difference(lazy, path, ngff):
+        return path  # killed after the new one had taken the old one's place
+    if not overwrite:
+        refuse_other_settings(lazy, path, ngff)
+        return path
+    if _is_ours(lazy, path, ngff) and not _read_metadata(path)["complete"]:
+        return path
+    new = swap_name(path, "new")
+    if is_there(new) and not _is_ours(lazy, new, ngff):
+        remove(new)
+    return new
+
+
+def _restore(path: Path) -> bool:
+    """Finish or undo a replacement that was killed, and say whether the new one is in place."""
+    if not is_remote(path):
+        return restore_swap(path)
+    replaced = False
+    for new in (swap_name(path, "new"), swap_name(path, "partial")):
+        if not has_root(new):
+            remove(new)
+        elif not has_root(path) and _read_attribute(new).get("complete") is True:
+            put_in_place(new, path)
+            replaced = True
+    return replaced
+
+
+def _checking(
+    lock: StoreLock, on_block: Callable[[int, int, int], None] | None
+) -> Callable[[int, int, int], None]:
+    """Stop a run that has lost its lock after the block it was at."""
+
+    def report(done: int, total: int, scored: int) -> None:
+        lock.check()
+        if on_block is not None:
+            on_block(done, total, scored)
+
+    return report
+
+
 def convert_heatmap(
-    heat: Heatmap, path: Path, *, ngff: NgffVersion, overwrite: bool = False
+    heat: Heatmap,
+    path: Path,
+    *,
+    ngff: NgffVersion,
+    overwrite: bool = False,
+    packed: bool = False,
 ) -> Heatmap:
     """Write a heatmap once more, in another version of OME-Zarr. Nothing is scored.
 
@@ -339,46 +415,57 @@ def convert_heatmap(
         path: of the new store.
         ngff: OME-Zarr version; 0.5 is Zarr v3, 0.4 is Zarr v2.
         overwrite: replace an existing heatmap; anything else is left alone.
+        packed: few files instead of one a chunk (Zarr's sharding, which 0.4 does not have).
 
     Raises:
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
         StoreError: the heatmap is incomplete or damaged, ``path`` is something else than a
             heatmap, is the heatmap itself, or cannot be written.
     """
-    refuse_existing(path, overwrite=overwrite)
-    if path.exists():
-        _read_attribute(path)  # raises where it is not ours to replace
-        if path.samefile(heat.path):
-            raise StoreError(f"{path} is the heatmap itself: choose another --out")
     if not heat.complete:
         raise StoreError(f"{heat.path} is incomplete: finish it before it is converted")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if packed and ngff == "0.4":
+        raise StoreError(f"{path}: OME-Zarr 0.4 cannot be packed: pass --ngff 0.5")
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        _copy(heat, partial, ngff)
-        if path.exists():
-            swap_folder(partial, path)
-        else:
-            partial.replace(path)
+        with storage_errors(path), hold(path):
+            _restore(path)
+            if is_there(path):
+                refuse_existing(path, overwrite=overwrite)
+                _read_attribute(path)  # raises where it is not ours to replace
+                if _same_place(path, heat.path):
+                    raise StoreError(f"{path} is the heatmap itself: choose another --out")
+            partial = swap_name(path, "partial")
+            try:
+                remove(partial)
+                _copy(heat, partial, ngff, packed=packed)
+                put_in_place(partial, path)
+            finally:
+                remove(partial)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return open_heatmap(path)
 
 
-def _copy(heat: Heatmap, path: Path, ngff: NgffVersion) -> None:
+def _same_place(path: Path, other: Path) -> bool:
+    if is_remote(path) or is_remote(other):
+        return str(path) == str(other)
+    return path.samefile(other)
+
+
+def _copy(heat: Heatmap, path: Path, ngff: NgffVersion, *, packed: bool) -> None:
     channels = heat.shown_classes
     for name in channels:
         heat.probability(name)  # raises where the store is damaged
     disagreement = heat.disagreement
-    root = _lay_out(
-        path,
+    root = open_group(path, "w", zarr_format=_zarr_format(ngff))
+    _lay_out(
+        root,
         heat.grid,
         channels,
         heat.metadata["slide"]["name"],
         ngff,
         disagreement=disagreement is not None,
+        packed=packed,
     )
     if disagreement is not None:
         root["disagreement/0"][...] = disagreement  # type: ignore[index]
@@ -402,7 +489,7 @@ class BlockTarget:
     """What Dask stores blocks into: probabilities first, status last."""
 
     def __init__(self, path: Path, tumour_index: int | None) -> None:
-        group = zarr.open_group(path, mode="r+")
+        group = open_group(path, "r+")
         self._probability: Any = group["0"]
         self._status: Any = group["labels/status/0"]
         self._disagreement: Any = group.get("disagreement/0")
@@ -425,13 +512,13 @@ class BlockTarget:
 
 
 def refuse_other_settings(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> None:
-    """Make sure that an existing store was begun with the same settings.
+    """Make sure that a store, if there is one, was begun with the same settings.
 
     Raises:
         SettingsDifferError: it was begun with others, which are named.
         StoreError: it is not a heatmap.
     """
-    if difference := _difference(lazy, path, ngff):
+    if is_there(path) and (difference := _difference(lazy, path, ngff)):
         raise SettingsDifferError(
             f"{path} was made with other settings ({difference}): "
             "choose another --out or pass --overwrite"
@@ -445,16 +532,14 @@ def _difference(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> str:
     return named_difference(there, here)
 
 
-def _is_unfinished(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> bool:
-    """Whether a store to be overwritten is a begun one of the same settings, to be continued.
+def _is_ours(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> bool:
+    """Whether a store is what is asked for, whole or begun, so that it may be gone on with.
 
     Raises:
         StoreError: it is not a heatmap of any version, so it must not be overwritten.
     """
-    metadata = _read_attribute(path)
-    if metadata.get("schema_version") != SCHEMA_VERSION or metadata.get("complete") is not False:
-        return False
-    return not _difference(lazy, path, ngff)
+    same_schema = _read_attribute(path).get("schema_version") == SCHEMA_VERSION
+    return same_schema and not _difference(lazy, path, ngff)
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
@@ -472,13 +557,19 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _read_attribute(path: Path) -> dict[str, Any]:
-    if not path.exists():
+    if not is_there(path):
         raise StoreError(f"{path} does not exist")
     try:
-        found = dict(zarr.open_group(path, mode="r").attrs)["histoslide"]
+        found = dict(open_group(path, "r").attrs)["histoslide"]
+    except FileNotFoundError:  # zarr's, where there is no group
+        found = None
     except PermissionError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    except (KeyError, OSError, TypeError, ValueError, AttributeError, zarr.errors.BaseZarrError):
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+    except OSError as error:
+        if is_remote(path):
+            raise StoreError(f"{path} cannot be read: {error}") from error
+        found = None
+    except (KeyError, TypeError, ValueError, AttributeError, zarr.errors.BaseZarrError):
         found = None
     if not isinstance(found, dict):
         raise StoreError(f"{path} is not a heatmap made by histoslide")
@@ -487,11 +578,21 @@ def _read_attribute(path: Path) -> dict[str, Any]:
 
 def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | None) -> None:
     """Lay out an empty store; it appears under its name only once its metadata are whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    root = _lay_out(
-        partial,
+    if is_remote(path):
+        objects: dict[str, Buffer] = {}
+        _begin(lazy, MemoryStore(objects), ngff, command)
+        write_objects(path, {key: value.to_bytes() for key, value in objects.items()})
+        return
+    partial = swap_name(path, "partial")
+    remove(partial)
+    _begin(lazy, LocalStore(partial), ngff, command)
+    partial.replace(path)
+
+
+def _begin(lazy: LazyHeatmap, store: Store, ngff: NgffVersion, command: str | None) -> None:
+    root = zarr.open_group(store, mode="w", zarr_format=_zarr_format(ngff))
+    _lay_out(
+        root,
         lazy.grid,
         _channels(lazy.spec),
         lazy.slide["name"],
@@ -521,30 +622,32 @@ def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | Non
         "counts": None,
         "seconds": 0.0,
     }
-    partial.replace(path)
+
+
+def _zarr_format(ngff: NgffVersion) -> Literal[2, 3]:
+    return 3 if ngff == "0.5" else 2
 
 
 def _lay_out(
-    path: Path,
+    root: zarr.Group,
     grid: TileGrid,
     channels: tuple[str, ...],
     name: str,
     ngff: NgffVersion,
     *,
     disagreement: bool,
-) -> zarr.Group:
+    packed: bool = False,
+) -> None:
     """Make the arrays of a store, all pending, and what OME-Zarr wants to know of them."""
-    zarr_format: Literal[2, 3] = 3 if ngff == "0.5" else 2
-    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
     shapes = level_shapes(grid.shape)
     for level, shape in enumerate(shapes):
         lead = (len(channels),) if len(channels) > 1 else ()
-        _create_array(root, str(level), (*lead, *shape), grid.block_cells, math.nan)
+        _create_array(root, str(level), (*lead, *shape), grid.block_cells, math.nan, packed=packed)
         status = f"labels/status/{level}"
-        _create_array(root, status, shape, grid.block_cells, int(Status.PENDING))
+        _create_array(root, status, shape, grid.block_cells, int(Status.PENDING), packed=packed)
     root.attrs.update(image_metadata(name, grid.cell_um, len(shapes), channels, ngff))
     if disagreement:
-        _create_array(root, "disagreement/0", grid.shape, grid.block_cells, math.nan)
+        _create_array(root, "disagreement/0", grid.shape, grid.block_cells, math.nan, packed=packed)
         root["disagreement"].attrs.update(
             image_metadata(f"{name} disagreement", grid.cell_um, 1, ("disagreement",), ngff)
         )
@@ -556,18 +659,25 @@ def _lay_out(
     )
     colours = {status.value: status.name.lower() for status in Status}
     root["labels/status"].attrs.update(label_metadata(grid.cell_um, len(shapes), colours, ngff))
-    return root
 
 
 def _create_array(
-    root: zarr.Group, name: str, shape: tuple[int, ...], block_cells: int, fill: float
+    root: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    block_cells: int,
+    fill: float,
+    *,
+    packed: bool,
 ) -> None:
     """An array of one chunk a block: float32 where the fill is NaN, else uint8."""
+    packed_cells = block_cells * _PACKED_BLOCKS
     v3 = root.metadata.zarr_format == 3
     root.create_array(
         name,
         shape=shape,
         chunks=(*shape[:-2], block_cells, block_cells),
+        shards=(*shape[:-2], packed_cells, packed_cells) if packed else None,
         dtype="float32" if math.isnan(fill) else "uint8",
         fill_value=fill,
         dimension_names=["c", "y", "x"][-len(shape) :] if v3 else None,
@@ -600,10 +710,10 @@ def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
 def _run(
     lazy: LazyHeatmap,
     path: Path,
-    on_block: Callable[[int, int, int], None] | None,
+    on_block: Callable[[int, int, int], None],
     runner: Runner,
 ) -> None:
-    group = zarr.open_group(path, mode="r+")
+    group = open_group(path, "r+")
     status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
     _settle_untouched(lazy, group, status)
     total, done = lazy.grid.block_shape[0] * lazy.grid.block_shape[1], 0
@@ -620,19 +730,22 @@ def _run(
 
     def task(block: BlockIndex) -> Delayed:
         values = lazy.blocks.blocks[block].to_delayed().item()
-        return dask.delayed(_write_block, pure=False)(target, lazy.grid.block(*block), values)
+        return delayed(_write_block, pure=False)(target, lazy.grid.block(*block), values)
 
-    started = time.monotonic()
+    started, ours = time.monotonic(), True
     try:
         with closing(runner.run(blocks, task)) as results:
             for result in results:
                 done, scored = done + 1, scored + result
-                if on_block is not None:
-                    on_block(done, total, scored)
+                on_block(done, total, scored)
+    except LockLostError:
+        ours = False
+        raise
     finally:
-        metadata = _read_metadata(path)
-        metadata["seconds"] += time.monotonic() - started
-        group.attrs["histoslide"] = metadata
+        if ours:
+            metadata = _read_metadata(path)
+            metadata["seconds"] += time.monotonic() - started
+            group.attrs["histoslide"] = metadata
 
 
 def _settle_untouched(lazy: LazyHeatmap, group: zarr.Group, status: NDArray[np.uint8]) -> None:
@@ -670,9 +783,10 @@ def _write_block(target: BlockTarget, cells: CellRange, block: NDArray[np.void])
 
 
 def _complete(lazy: LazyHeatmap, path: Path) -> None:
-    for partial in path.rglob("*.partial"):  # what a killed run was writing
-        partial.unlink(missing_ok=True)
-    group = zarr.open_group(path, mode="r+")
+    if not is_remote(path):
+        for partial in path.rglob("*.partial"):  # what a killed run was writing
+            partial.unlink(missing_ok=True)
+    group = open_group(path, "r+")
     values = np.asarray(group["0"][:])  # type: ignore[index]
     status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
     counts = {s.name.lower(): int((status == s).sum()) for s in Status}

@@ -194,7 +194,7 @@ class _PictureWriter:
         """Write a tile and return its name for the manifest."""
         path = self._folder / f"{self._stem}_r{row:05d}_c{col:05d}.{self._suffix}"
         if not path.exists():
-            with whole_file(path) as partial:
+            with whole_file(path, sweep=False) as partial:
                 if self._suffix == "png":
                     Image.fromarray(pixels).save(partial, "PNG")
                 else:

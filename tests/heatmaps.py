@@ -12,7 +12,7 @@ from histoslide.geometry import Box, Mpp, Size
 from histoslide.grid import TileGrid
 from histoslide.heatmap import LazyHeatmap
 from histoslide.model import ModelSpec
-from histoslide.scoring import Status, block_dtype
+from histoslide.scoring import EXACT, Status, block_dtype
 from histoslide.store import Heatmap, NgffVersion, store_heatmap
 
 
@@ -31,10 +31,38 @@ def stored_heatmap(
     name: str = "made.tif",
     quickhash: str = "made",
 ) -> Heatmap:
-    """Store given probabilities.
+    """Store given probabilities; see ``lazy_of`` for the arguments."""
+    lazy = lazy_of(
+        probability,
+        status=status,
+        mpp=mpp,
+        model_mpp=model_mpp,
+        stride_px=stride_px,
+        size_l0=size_l0,
+        bounds_l0=bounds_l0,
+        classes=classes,
+        name=name,
+        quickhash=quickhash,
+    )
+    return store_heatmap(lazy, path, ngff=ngff)
+
+
+def lazy_of(
+    probability: NDArray[Any],
+    *,
+    status: NDArray[np.uint8] | None = None,
+    mpp: float = 0.25,
+    model_mpp: float = 1.0,
+    stride_px: int = 32,
+    size_l0: Size | None = None,
+    bounds_l0: Box | None = None,
+    classes: tuple[str, ...] = ("normal", "tumour"),
+    name: str = "made.tif",
+    quickhash: str = "made",
+) -> LazyHeatmap:
+    """A heatmap of given probabilities, to be stored.
 
     Args:
-        path: of the heat.zarr.
         probability: of the tumour, shape (rows, cols), or of all classes (rows, cols, classes);
             NaN becomes background unless `status` says otherwise.
         status: of every cell.
@@ -44,7 +72,6 @@ def stored_heatmap(
         size_l0: of the slide; None for one that ends where the cells end.
         bounds_l0: of the slide.
         classes: of the model; two have a tumour class, the second.
-        ngff: version of the store.
         name: of the slide.
         quickhash: of the slide.
     """
@@ -76,7 +103,7 @@ def stored_heatmap(
     if status is None:
         status = np.where(scored, Status.SCORED, Status.BACKGROUND).astype(np.uint8)
     blocks["status"] = status
-    lazy = LazyHeatmap(
+    return LazyHeatmap(
         blocks=da.from_array(blocks, chunks=(32, 32)),
         plan=np.where(scored, Status.PENDING, status).astype(np.uint8),
         grid=grid,
@@ -96,7 +123,8 @@ def stored_heatmap(
             "method": "none", "settings": {}, "threshold": 0.1, "tissue_share": 1.0,
             "roi": None, "warnings": [],
         },
+        mode=EXACT,
+        engine="torch fp32",
         model={"name": "made", "sha256": "made", "spec": json.loads(spec.to_json())},
         device="cpu",
     )  # fmt: skip
-    return store_heatmap(lazy, path, ngff=ngff)

@@ -40,8 +40,9 @@ def area_network(*, padded: bool) -> nn.Sequential:
     """Stride 32; without padding a feature sees its own 32 px only, so areas equal tiles."""
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 4, 64 if padded else 32, stride=32, padding=16 if padded else 0)
-    head = nn.Sequential(ConcatPool(), nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 2))
-    nn.init.normal_(head[3].weight, std=3.0)
+    last = nn.Linear(8, 2)
+    nn.init.normal_(last.weight, std=3.0)
+    head = nn.Sequential(ConcatPool(), nn.Flatten(), nn.BatchNorm1d(8), last)
     return nn.Sequential(nn.Sequential(convolution, nn.ReLU()), head)
 
 

@@ -20,12 +20,13 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from histoslide.errors import DataError, OutputExistsError
+from histoslide.model.prediction import symmetries
 from histoslide.patch_evaluation import plots
 from histoslide.patch_evaluation.assessment import GRID, assess, resampling_note
 from histoslide.patch_evaluation.bootstrap import FEWEST_SLIDES, Ranking, interval, resample
 from histoslide.patch_evaluation.classes import match_classes
 from histoslide.patch_evaluation.history import History, RateSearch
-from histoslide.patch_evaluation.predictions import Predictions, predict_patches, symmetries
+from histoslide.patch_evaluation.predictions import Predictions, predict_patches
 from histoslide.patch_evaluation.report import flatten, write_report
 from histoslide.patch_evaluation.samples import (
     SAMPLES_A_CLASS,

@@ -28,6 +28,7 @@ from histoslide.slide import OpenSlideSlide
 from histoslide.store import (
     BlockTarget,
     NgffVersion,
+    convert_heatmap,
     halve_probability,
     halve_status,
     level_shapes,
@@ -240,6 +241,20 @@ def test_overwriting_keeps_the_old_until_the_new_is_whole(
     new = store_heatmap(lazy_heatmap(slide, stride_px=40), path, overwrite=True)
     assert new.grid.stride_px == 40
     assert [p.name for p in tmp_path.iterdir()] == ["h.zarr"]
+
+
+def test_a_packed_copy_has_few_files_and_the_same_values(
+    tmp_path: Path, slide: OpenSlideSlide
+) -> None:
+    heat = store_heatmap(lazy_heatmap(slide, stride_px=7), tmp_path / "h.zarr")
+    packed = convert_heatmap(heat, tmp_path / "p.zarr", ngff="0.5", packed=True)
+    np.testing.assert_array_equal(packed.probability(), heat.probability())
+    np.testing.assert_array_equal(packed.status, heat.status)
+    ImageV05.from_zarr(zarr.open_group(packed.path, mode="r"))
+    count, few = (sum(p.is_file() for p in h.path.rglob("*")) for h in (heat, packed))
+    assert few < 20 < count
+    with pytest.raises(StoreError, match=r"0\.4 cannot be packed"):
+        convert_heatmap(heat, tmp_path / "q.zarr", ngff="0.4", packed=True)
 
 
 def test_something_else_is_never_overwritten(tmp_path: Path, slide: OpenSlideSlide) -> None:

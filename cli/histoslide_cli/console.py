@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from histoslide.errors import HistoslideError
     from histoslide.geometry import Mpp
     from histoslide.pipeline import TissueOptions
+    from histoslide.remote import SlideCache
 
 EXIT_DONE = 0
 EXIT_BUG = 1
@@ -124,6 +125,42 @@ def exit_code(errors: Sequence[HistoslideError], *, total: int, damaged: int) ->
     return EXIT_SOME_FAILED if errors or damaged else EXIT_DONE
 
 
+def place(text: str) -> Path:
+    """An argument that is a path or a URL of object storage; see ``histoslide.place``."""
+    from histoslide.errors import HistoslideError
+    from histoslide.place import place as read_place
+
+    try:
+        return read_place(text)
+    except HistoslideError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_cache_options(parser: argparse.ArgumentParser) -> None:
+    """``--cache-dir`` and ``--cache-size``, of commands that read slides."""
+    parser.add_argument(
+        "--cache-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="where slides from s3:// URLs are kept (default: $HISTOSLIDE_CACHE, else the user's "
+        "cache folder)",
+    )
+    parser.add_argument(
+        "--cache-size",
+        type=float,
+        default=100.0,
+        metavar="GB",
+        help="keep at most so much of them, least recently used first out (default: 100)",
+    )
+
+
+def slide_cache(arguments: argparse.Namespace) -> SlideCache:
+    """What the cache options say."""
+    from histoslide.remote import SlideCache
+
+    return SlideCache(folder=arguments.cache_dir, limit_gb=arguments.cache_size)
+
+
 def add_slides_option(parser: argparse.ArgumentParser) -> None:
     """``--slide`` of the commands that show heatmaps over their slides."""
     parser.add_argument(
@@ -131,7 +168,7 @@ def add_slides_option(parser: argparse.ArgumentParser) -> None:
         dest="slides",
         action="append",
         default=[],
-        type=Path,
+        type=place,
         metavar="FILE",
         help="the slide, or a folder of slides; may be repeated (default: the slide of that name "
         "beside the heatmap, if it is the one that was scored)",
@@ -211,7 +248,7 @@ def tissue_options(arguments: argparse.Namespace) -> TissueOptions:
 
 
 def scrubbed_command(argv: list[str]) -> str:
-    """A command line in which every path is reduced to its last part, for metadata."""
+    """A command line in which every path or URL is reduced to its last part, for metadata."""
     words = ["histoslide"]
     for word in argv:
         option, equals, value = word.partition("=")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE
+from histoslide_cli.console import EXIT_DONE, place
 from histoslide_cli.lesions import add_lesion_options, lesion_settings
 
 if TYPE_CHECKING:
@@ -29,15 +28,21 @@ def add_parser(
         "file. The slide is not needed.",
         epilog="example: histoslide export heat.zarr --to geojson --out heat.geojson",
     )
-    parser.add_argument("heatmap", type=Path, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument("heatmap", type=place, metavar="HEAT.ZARR", help="made by score")
     parser.add_argument("--to", choices=FORMATS, required=True, help="format")
-    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file to write")
+    parser.add_argument("--out", type=place, required=True, metavar="PATH", help="file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(
         "--ngff",
         choices=("0.4", "0.5"),
         default="0.4",
         help="OME-Zarr version of ome-zarr (default: 0.4)",
+    )
+    parser.add_argument(
+        "--packed",
+        action="store_true",
+        help="ome-zarr in some thirty files instead of one a chunk, for archives and object "
+        "storage; needs --ngff 0.5",
     )
     geojson = parser.add_argument_group("geojson")
     geojson.add_argument(
@@ -83,7 +88,9 @@ def _write(heat: Heatmap, arguments: argparse.Namespace) -> None:
             overwrite=overwrite,
         )
     elif arguments.to == "ome-zarr":
-        convert_heatmap(heat, out, ngff=arguments.ngff, overwrite=overwrite)
+        convert_heatmap(
+            heat, out, ngff=arguments.ngff, overwrite=overwrite, packed=arguments.packed
+        )
     else:
         writers = {
             "csv": write_csv, "ome-tiff": write_ome_tiff, "dicom": write_dicom, "numpy": write_npz,

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoslide_cli.console import (
+    add_cache_options,
     add_resolution_options,
     add_tissue_options,
     exit_code,
+    place,
     read_resolutions,
+    slide_cache,
     tissue_options,
 )
 
@@ -36,15 +39,18 @@ def add_parser(
         "tissue mask and grid to check before scoring.",
         epilog="example: histoslide info slides/*.svs --mask-png checks/",
     )
-    parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE", help="files or folders")
+    parser.add_argument(
+        "slides", nargs="+", type=place, metavar="SLIDE", help="files, folders or s3:// URLs"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--mask-png",
-        type=Path,
+        type=place,
         metavar="PATH",
         help="draw mask and grid over each slide: a .png file for one slide, else a folder",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing pictures")
+    add_cache_options(parser)
     add_resolution_options(parser)
     add_tissue_options(parser)
     return parser
@@ -53,6 +59,7 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Show every slide that opens; the exit code tells whether all did."""
     from histoslide.errors import HistoslideError
+    from histoslide.remote import local_copy
     from histoslide.slide import find_slides, open_slide
 
     mpp, by_name = read_resolutions(arguments)
@@ -61,7 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     errors: list[HistoslideError] = []
     for path in paths:
         try:
-            with open_slide(path, mpp=by_name.get(path.name, mpp)) as slide:
+            with (
+                local_copy(path, slide_cache(arguments)) as file,
+                open_slide(file, mpp=by_name.get(path.name, mpp)) as slide,
+            ):
                 facts = describe(slide, slide.readers)
                 if not arguments.json:
                     print_facts(facts)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE
+from histoslide_cli.console import EXIT_DONE, place
 
 if TYPE_CHECKING:
     from histoslide.lesions import LesionReport, LesionSettings
@@ -27,10 +27,10 @@ def add_parser(
         "up the slide. Research use only.",
         epilog="example: histoslide lesions heat.zarr --out lesions/",
     )
-    parser.add_argument("heatmap", type=Path, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument("heatmap", type=place, metavar="HEAT.ZARR", help="made by score")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=place,
         metavar="FOLDER",
         help="write lesions.csv and lesions.json there (default: only print)",
     )

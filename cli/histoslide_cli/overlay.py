@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE
+from histoslide_cli.console import EXIT_DONE, add_cache_options, place, slide_cache
 
 if TYPE_CHECKING:
     from histoslide.slide import Slide
@@ -29,11 +28,11 @@ def add_parser(
         "and title, on an absolute scale from 0 to 1.",
         epilog="example: histoslide overlay heat.zarr --slide slide.tif --out heat.png",
     )
-    parser.add_argument("heatmap", type=Path, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument("heatmap", type=place, metavar="HEAT.ZARR", help="made by score")
     parser.add_argument(
-        "--slide", type=Path, metavar="FILE", help="the slide (default: draw without tissue)"
+        "--slide", type=place, metavar="FILE", help="the slide (default: draw without tissue)"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="PNG to write")
+    parser.add_argument("--out", type=place, required=True, metavar="FILE", help="PNG to write")
     parser.add_argument(
         "--size", type=int, default=1600, metavar="PX", help="longest side (default: 1600)"
     )
@@ -53,6 +52,7 @@ def add_parser(
         "--class", dest="class_name", metavar="NAME", help="which class (default: the tumour class)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
+    add_cache_options(parser)
     return parser
 
 
@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from histoslide.errors import HistoslideError
     from histoslide.lesions import LesionSettings, find_lesions
     from histoslide.outputs import refuse_existing
+    from histoslide.remote import local_copy
     from histoslide.render import draw_overlay, save_png
     from histoslide.slide import open_slide
     from histoslide.store import open_heatmap
@@ -74,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         slide: Slide | None = None
         if arguments.slide is not None:
-            opened = open_slide(arguments.slide, mpp=heat.grid.slide_mpp)
+            file = stack.enter_context(local_copy(arguments.slide, slide_cache(arguments)))
+            opened = open_slide(file, mpp=heat.grid.slide_mpp)
             stack.callback(opened.close)
             slide = opened
         overlay = draw_overlay(

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from histoslide_cli.console import EXIT_DONE, EXIT_SOME_FAILED, add_slides_option
+from histoslide_cli.console import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    add_cache_options,
+    add_slides_option,
+    place,
+    slide_cache,
+)
 from histoslide_cli.lesions import add_lesion_options, lesion_settings
 
 
@@ -25,9 +31,9 @@ def add_parser(
         epilog="example: histoslide report heat.zarr --slide slide.tif --out report.html",
     )
     parser.add_argument(
-        "heatmaps", nargs="+", type=Path, metavar="PATH", help="heat.zarr, or a folder of them"
+        "heatmaps", nargs="+", type=place, metavar="PATH", help="heat.zarr, or a folder of them"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="HTML to write")
+    parser.add_argument("--out", type=place, required=True, metavar="FILE", help="HTML to write")
     add_slides_option(parser)
     parser.add_argument(
         "--force", action="store_true", help="use the slide even if it is not the one scored"
@@ -39,6 +45,7 @@ def add_parser(
         metavar="PX",
         help="longest side of each slide's picture (default: 1000)",
     )
+    add_cache_options(parser)
     add_lesion_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser
@@ -55,7 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise HistoslideError(f"--size must lie in 200-8000 px, not {arguments.size}")
     settings = lesion_settings(arguments)
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
-    catalogue = Catalogue(arguments.heatmaps, slides=arguments.slides, force=arguments.force)
+    catalogue = Catalogue(
+        arguments.heatmaps,
+        slides=arguments.slides,
+        force=arguments.force,
+        cache=slide_cache(arguments),
+    )
     try:
         _, failed = write_report(
             catalogue,

@@ -20,10 +20,13 @@ from histoslide_cli.console import (
     EXIT_RESOLUTION,
     EXIT_SOME_FAILED,
     Progress,
+    add_cache_options,
     add_resolution_options,
     add_tissue_options,
+    place,
     read_resolutions,
     scrubbed_command,
+    slide_cache,
     tissue_options,
 )
 from histoslide_cli.engine_options import add_engine_options, chosen_engine, score_mode
@@ -60,17 +63,18 @@ def add_parser(
     parser.add_argument(
         "slides",
         nargs="+",
-        type=Path,
+        type=place,
         metavar="SLIDE",
-        help="files, folders, or CSV lists with the columns slide[,mpp][,output] and paths "
-        "relative to the CSV",
+        help="files, folders, s3:// URLs, or CSV lists with the columns slide[,mpp][,output] and "
+        "paths relative to the CSV",
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=place,
         required=True,
         metavar="PATH",
-        help="where to write: a name that ends in .zarr for one slide, else a folder",
+        help="where to write, a path or s3:// URL: a name that ends in .zarr for one slide, else a "
+        "folder",
     )
     add_model_options(parser)
     parser.add_argument(
@@ -102,6 +106,7 @@ def add_parser(
     parser.add_argument("--overwrite", action="store_true", help="replace existing heatmaps")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     _add_run_options(parser)
+    add_cache_options(parser)
     add_resolution_options(parser)
     add_tissue_options(parser)
     add_engine_options(parser)
@@ -194,6 +199,7 @@ def _options(arguments: argparse.Namespace) -> ScoreOptions:
         lesions=None if arguments.no_lesions else LesionSettings(),
         mask_png=arguments.mask_png,
         overwrite=arguments.overwrite,
+        cache=slide_cache(arguments),
         command=scrubbed_command(sys.argv[1:]),
         timeout_s=arguments.timeout,
         isolate=not arguments.no_isolation,

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from histoslide_cli.console import (
     Progress,
+    add_cache_options,
     add_resolution_options,
     add_tissue_options,
     exit_code,
+    place,
     read_resolutions,
+    slide_cache,
     tissue_options,
 )
 
@@ -32,8 +35,10 @@ def add_parser(
         "each.",
         epilog="example: histoslide tile slide.svs --out tiles/ --format png",
     )
-    parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE", help="files or folders")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write")
+    parser.add_argument(
+        "slides", nargs="+", type=place, metavar="SLIDE", help="files, folders or s3:// URLs"
+    )
+    parser.add_argument("--out", type=place, required=True, metavar="FOLDER", help="where to write")
     parser.add_argument(
         "--format",
         choices=("png", "jpg", "pcam-hdf5"),
@@ -61,6 +66,7 @@ def add_parser(
         "--stride", type=int, metavar="PX", help="distance between tiles (default: their size)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing tile folder")
+    add_cache_options(parser)
     add_resolution_options(parser)
     add_tissue_options(parser)
     return parser
@@ -71,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     from histoslide.cohort import output_names
     from histoslide.errors import HistoslideError
     from histoslide.pipeline import tile_slide
+    from histoslide.place import is_remote
     from histoslide.slide import find_slides
 
     if arguments.size < 1 or not 0 < arguments.label_size <= arguments.size:
@@ -79,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.stride is not None and arguments.stride < 1:
         raise HistoslideError(f"--stride must be at least 1 px, not {arguments.stride}")
+    if is_remote(arguments.out):
+        raise HistoslideError(f"--out {arguments.out}: tiles are written to a folder, not to a URL")
     mpp, by_name = read_resolutions(arguments)
     options = tissue_options(arguments)
     paths = find_slides(arguments.slides)
@@ -100,6 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
                     tile_format=arguments.format,
                     mpp=by_name.get(path.name, mpp),
                     overwrite=arguments.overwrite,
+                    cache=slide_cache(arguments),
                     on_tiles=progress.update,
                 )
         except HistoslideError as error:

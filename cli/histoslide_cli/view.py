@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from histoslide_cli.console import EXIT_DONE, add_slides_option
+from histoslide_cli.console import (
+    EXIT_DONE,
+    add_cache_options,
+    add_slides_option,
+    place,
+    slide_cache,
+)
 
 
 def add_parser(
@@ -25,12 +30,13 @@ def add_parser(
     parser.add_argument(
         "heatmaps",
         nargs="+",
-        type=Path,
+        type=place,
         metavar="PATH",
         help="heat.zarr made by score, or the folder of a cohort; several of one slide can be "
         "compared",
     )
     add_slides_option(parser)
+    add_cache_options(parser)
     parser.add_argument(
         "--force", action="store_true", help="show the slide even if it is not the one scored"
     )
@@ -57,6 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
     options = ServeOptions(
         port=arguments.port, token=arguments.token, browser=not arguments.no_browser
     )
-    catalogue = Catalogue(arguments.heatmaps, slides=arguments.slides, force=arguments.force)
+    catalogue = Catalogue(
+        arguments.heatmaps,
+        slides=arguments.slides,
+        force=arguments.force,
+        cache=slide_cache(arguments),
+    )
     serve(catalogue, options, lambda url: print(url, flush=True))  # noqa: T201
     return EXIT_DONE

@@ -67,7 +67,7 @@ class TorchBackend:
 
     def compile(self, graph: nn.Module, shape: tuple[int, int, int, int]) -> Program:  # noqa: ARG002
         """Move a graph to the device; torch takes pixels of any number."""
-        graph = graph.to(self.device, memory_format=torch.channels_last).eval()
+        graph = graph.to(self.device).to(memory_format=torch.channels_last).eval()
         if self.precision != "fp32":
             graph.get_submodule("network").to(_DTYPES[self.precision])
 

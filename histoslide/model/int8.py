@@ -103,7 +103,7 @@ class _RoundedConv(nn.Module):
             weight,
             convolution.bias,
             convolution.stride,
-            convolution.padding,  # type: ignore[arg-type]  # a ResNet's is a pair of numbers
+            convolution.padding,
             convolution.dilation,
             convolution.groups,
         )

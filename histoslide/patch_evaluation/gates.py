@@ -77,7 +77,7 @@ def measure_fast_paths(
     if labels.all() or not labels.any():
         raise DataError(f"{data}: the patches to compare are all of one class")
 
-    def scores(model: Model, precision: Precision) -> NDArray[np.float32]:
+    def scores(model: Model, precision: Precision) -> NDArray[np.float64]:
         def report(done: int, total: int) -> None:
             if progress is not None:
                 progress(precision, done, total)

@@ -29,7 +29,8 @@ from torch.nn import functional
 
 from histoslide.errors import BundleError, DataError
 from histoslide.model.architectures import ARCHITECTURES, build_network, load_network
-from histoslide.model.prediction import Model, file_sha256
+from histoslide.model.graphs import TileGraph
+from histoslide.model.prediction import file_sha256
 from histoslide.model.spec import ModelSpec
 from histoslide.outputs import refuse_existing, whole_file
 from histoslide.training.fit import tumour_class
@@ -287,10 +288,9 @@ def _measure_preparation(
 
 
 def _check_preparation(learner: Learner, spec: ModelSpec, state: Mapping[str, Tensor]) -> None:
-    network = load_network(spec.architecture, len(spec.classes), state)
-    model = Model(spec, network, device=torch.device("cpu"), sha256="")
+    graph = TileGraph(spec, load_network(spec.architecture, len(spec.classes), state))
     patches = _smooth_patches(spec.input_px)
-    theirs, ours = _prepare(learner, patches), model.prepare(patches)
+    theirs, ours = _prepare(learner, patches), graph.prepare(patches)
     scale = torch.tensor(spec.std).view(1, 3, 1, 1)
     difference = float(((theirs - ours) * scale).abs().mean())
     if difference > SIMILAR:

@@ -10,16 +10,20 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from histoslide.cohort import SlideResult, read_run
 from histoslide.errors import HistoslideError, StoreError
 from histoslide.geometry import Mpp
+from histoslide.place import is_remote, storage_errors
+from histoslide.remote import DEFAULT_CACHE, SlideCache, local_copy
 from histoslide.render import check_same_slide
 from histoslide.salvage import SalvagedTiff
 from histoslide.slide import OpenSlideSlide, find_slides, is_slide_file, open_slide
 from histoslide.store import Heatmap, open_heatmap
+from histoslide.store_folder import has_root
 from histoslide.viewer.cells import CellSource
 
 logger = logging.getLogger(__name__)
@@ -44,7 +48,12 @@ class Catalogue:
     """Heatmaps and their slides; usable from several threads."""
 
     def __init__(
-        self, paths: Sequence[Path], *, slides: Sequence[Path] = (), force: bool = False
+        self,
+        paths: Sequence[Path],
+        *,
+        slides: Sequence[Path] = (),
+        force: bool = False,
+        cache: SlideCache = DEFAULT_CACHE,
     ) -> None:
         """Look at what was given.
 
@@ -53,6 +62,7 @@ class Catalogue:
             slides: slide files, or folders of them, for the stores. A slide that lies beside its
                 store under its own name is found without.
             force: lay a slide under a heatmap even if it is not the one that was scored.
+            cache: where slides from object storage are kept; only those given are fetched.
 
         Raises:
             StoreError: a path is neither a store nor a folder of stores, or a slide was given
@@ -66,14 +76,18 @@ class Catalogue:
         self._stores = [path for path in paths if is_store(path)]
         self._keys: dict[Path, str] = {}
         for folder in self._folders:
-            if not folder.is_dir():
+            with storage_errors(folder):
+                is_folder = folder.is_dir()
+            if not is_folder:
                 missing = "is not a heatmap" if folder.exists() else "does not exist"
                 raise StoreError(f"{folder} {missing}: pass a heat.zarr or a folder of them")
             if not _stores_in(folder) and not (folder / "run.json").exists():
                 raise StoreError(f"{folder} holds no heatmaps: pass what score wrote")
         for path in self._stores:
             open_heatmap(path, allow_incomplete=True)  # says now what is wrong with it
-        found = find_slides(list(slides)) if slides else []
+        self._copies = ExitStack()
+        slides = [self._copies.enter_context(local_copy(path, cache)) for path in slides]
+        found = find_slides(slides) if slides else []
         self._slides = {path.name: path for path in found}
         given = [path for path in slides if not path.is_dir()]
         self._matched: dict[str, list[Path]] = {}
@@ -133,7 +147,8 @@ class Catalogue:
         name = heat.metadata["slide"]["name"]
         beside = heat.path.parent / name
         for path in (self._slides.get(name), beside, *self._matched.get(key, ())):
-            if path is None or not (path.is_file() and is_slide_file(path)):
+            # A slide beside a heatmap in object storage has gigabytes: only if asked for.
+            if path is None or is_remote(path) or not (path.is_file() and is_slide_file(path)):
                 continue
             try:
                 slide = self._opened(path, heat.grid.slide_mpp)
@@ -161,6 +176,7 @@ class Catalogue:
             for slide in self._open.values():
                 slide.close()
             self._open.clear()
+            self._copies.close()
 
     def _path(self, key: str) -> Path:
         with self._lock:
@@ -200,7 +216,7 @@ class Catalogue:
 
 def is_store(path: Path) -> bool:
     """Whether a path looks like a Zarr store, of either version."""
-    return any((path / name).exists() for name in ("zarr.json", ".zgroup"))
+    return has_root(path)
 
 
 def _stores_in(folder: Path) -> list[Path]:

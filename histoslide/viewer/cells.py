@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.grid import TileGrid
+from histoslide.place import file_system, is_remote, object_key, storage_errors
 from histoslide.scoring import Status
 from histoslide.store import (
     Heatmap,
@@ -192,12 +193,24 @@ class CellSource:
         self._next_look = now + max(_LEAST_REST_S, _REST * (now - started))
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _stamp(path: Path) -> tuple[object, ...] | None:
     """Changes when the store's metadata are written, as they are when a run ends."""
+    if is_remote(path):
+        return _remote_stamp(path)
     for name in ("zarr.json", ".zattrs"):
         try:
             found = (path / name).stat()
         except OSError:
             continue
         return found.st_ino, found.st_mtime_ns
+    return None
+
+
+def _remote_stamp(path: Path) -> tuple[object, ...] | None:
+    for name in ("zarr.json", ".zattrs"):
+        with storage_errors(path):
+            try:
+                return (file_system(path).info(object_key(path / name), refresh=True)["ETag"],)
+            except FileNotFoundError:
+                continue
     return None

@@ -1,0 +1,133 @@
+"""Where outputs and slides lie: a folder of this machine, or a URL of object storage.
+
+Both are paths to the rest of the library. A URL becomes a ``UPath``, which answers to what
+``pathlib.Path`` answers to, and is given out as a ``Path``; ``is_remote`` tells the two apart where
+it matters, which is where files are renamed, locked or handed to a library that wants a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from histoslide.errors import HistoslideError, StoreError
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr.storage import FsspecStore
+
+S3 = "s3://"
+
+
+def place(text: str) -> Path:
+    """A path, or the URL of an object store as something that behaves like one.
+
+    Args:
+        text: a path, or ``s3://bucket/key``. Keys, endpoint and region come from the environment
+            or the files in ``~/.aws``, never from the URL.
+
+    Raises:
+        HistoslideError: a URL of another kind, without a bucket, or with credentials in it; or
+            what is needed for object storage is not installed.
+    """
+    if "://" not in text:
+        return Path(text)
+    kind, _, rest = text.partition("://")
+    bucket, _, key = rest.partition("/")
+    if "@" in bucket or "?" in rest:
+        raise HistoslideError(
+            f"a URL in {kind}://… carries credentials or a query: give them by the environment "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or ~/.aws instead"
+        )
+    if kind.lower() != "s3":
+        raise HistoslideError(f"{text} is not on S3: give a path or s3://bucket/key")
+    if not bucket or not key.strip("/"):
+        raise HistoslideError(f"{text} names no object: give s3://bucket/key")
+    try:
+        import s3fs  # noqa: F401, PLC0415 - an extra
+        from upath import UPath  # noqa: PLC0415
+    except ImportError as error:
+        raise HistoslideError(
+            f"{text} needs what is not installed: pip install 'histoslide[s3]'"
+        ) from error
+    # Listings are not cached: another process may be writing what we wait for.
+    return cast("Path", UPath(f"{S3}{bucket}/{key.strip('/')}", use_listings_cache=False))
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path lies in object storage."""
+    return not isinstance(path, Path)
+
+
+def file_system(path: Path) -> Any:
+    """The fsspec file system of a remote path."""
+    return cast("Any", path).fs
+
+
+def object_key(path: Path) -> str:
+    """``bucket/key`` of a remote path, as its file system wants it."""
+    return str(path).removeprefix(S3)
+
+
+def open_group(path: Path, mode: Literal["r", "r+", "w"], **options: Any) -> zarr.Group:
+    """``zarr.open_group`` for both kinds of places."""
+    import zarr  # noqa: PLC0415 - what only handles paths should not pay for it
+
+    if is_remote(path):  # one request less each time
+        return zarr.open_group(_zarr_store(path), mode=mode, use_consolidated=False, **options)
+    return zarr.open_group(path, mode=mode, **options)
+
+
+def _zarr_store(path: Path) -> FsspecStore:
+    from zarr.storage import FsspecStore  # noqa: PLC0415
+
+    options = dict(cast("Any", path).storage_options)
+    return FsspecStore.from_url(str(path), storage_options=options)
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """What a file or object holds; None where there is none.
+
+    Raises:
+        OSError: a file cannot be read.
+        StoreError: object storage refuses it or cannot be reached.
+    """
+    with storage_errors(path):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what goes wrong between here and object storage into one line; a file's errors pass.
+
+    Raises:
+        StoreError: refused, not reached, or anything else that is not "there is no such object".
+    """
+    if not is_remote(path):
+        yield
+        return
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is not there: {_line(error)}") from error
+    except PermissionError as error:
+        raise StoreError(
+            f"{path} is refused ({_line(error)}): check the credentials and what they may do"
+        ) from error
+    except (OSError, BotoCoreError) as error:
+        raise StoreError(
+            f"{path} cannot be reached ({_line(error)}): what was written is kept, run the same "
+            "command again"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
