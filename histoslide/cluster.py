@@ -44,6 +44,12 @@ RETRIES = 3
 _BLOCKS_A_THREAD = 4
 """Blocks that wait at each thread of a worker: none runs dry, and the scheduler stays light."""
 
+_THREADS_A_SLIDE = 16
+"""Threads of workers that one slide keeps busy, from its first block to its last."""
+
+_MOST_SLIDES = 32
+"""Slides that one program opens, masks and completes at a time."""
+
 _OPEN_SLIDES = 4
 """Slides that a worker keeps open."""
 
@@ -327,6 +333,12 @@ class Cluster:
             device=", ".join(devices),
             plugin=name,
         )
+
+    @property
+    def slides_at_once(self) -> int:
+        """Slides of a cohort in work at a time: one for so many threads as its blocks can fill."""
+        threads = sum(self._client.nthreads().values())
+        return min(_MOST_SLIDES, max(2, threads // _THREADS_A_SLIDE))
 
     def run(
         self, blocks: Sequence[BlockIndex], task: Callable[[BlockIndex], Delayed]

@@ -2,7 +2,7 @@
 
 A slide goes through three steps (``histoslide.pipeline``): prepared (opened, masked, planned),
 stored (scored), finished (overlay, lesions). Only the second needs the network, so only it is
-counted: ``SLIDES_AT_ONCE`` slides are in it, and one more is being prepared or finished meanwhile.
+counted: ``SLIDES_AT_ONCE`` slides are in it (more on a cluster), and one more is being prepared or finished meanwhile.
 Memory stays flat, because no more slides than that are open.
 """
 
@@ -39,7 +39,7 @@ from histoslide.slide_list import SlideJob, SlideOrder, find_jobs, name_outputs,
 logger = logging.getLogger(__name__)
 
 SLIDES_AT_ONCE = 2
-"""Slides in the network at a time: the blocks of the next slide fill the batches that the last ones
+"""Slides in the network of this process at a time: the blocks of the next slide fill the batches that the last ones
 of this leave unfilled, so that the device never waits between slides."""
 
 _CAUSES: Mapping[type[HistoslideError], FailureCause] = {
@@ -153,16 +153,18 @@ class _CohortRun:
         self._tally = _Tally(jobs, on_progress)
         self._waiting = iter(enumerate(order_jobs(jobs, order), start=1))
         self._lock = threading.Lock()
-        self._in_network = threading.Semaphore(SLIDES_AT_ONCE)
+        runner = options.runner
+        self._at_once = SLIDES_AT_ONCE if runner is None else runner.slides_at_once
+        self._in_network = threading.Semaphore(self._at_once)
         self._stop = threading.Event()
 
     def go(self) -> list[SlideResult]:
         """Run to the end; the results in the order of the jobs."""
         self._record.begin()
-        pool = ThreadPoolExecutor(SLIDES_AT_ONCE + 1, thread_name_prefix="slide")
+        pool = ThreadPoolExecutor(self._at_once + 1, thread_name_prefix="slide")
         interrupted = False
         try:
-            threads = [pool.submit(self._work) for _ in range(SLIDES_AT_ONCE + 1)]
+            threads = [pool.submit(self._work) for _ in range(self._at_once + 1)]
             done, _ = wait(threads, return_when=FIRST_EXCEPTION)
             for thread in done:
                 thread.result()

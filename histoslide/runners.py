@@ -25,6 +25,11 @@ their pixels stay below 250 MB."""
 class Runner(Protocol):
     """Computes blocks."""
 
+    @property
+    def slides_at_once(self) -> int:
+        """Slides of a cohort that it wants to have in work at a time."""
+        ...
+
     def run(
         self, blocks: Sequence[BlockIndex], task: Callable[[BlockIndex], Delayed]
     ) -> Generator[int, None, None]:
@@ -46,6 +51,8 @@ class ThreadRunner:
 
     workers: int
     """Blocks in work at a time."""
+    slides_at_once: int = 2
+    """Slides of a cohort in work at a time."""
 
     @classmethod
     def fitted(cls, device: str) -> ThreadRunner:
