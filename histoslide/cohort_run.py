@@ -120,8 +120,8 @@ def collect_jobs(
 
     The arguments and errors are those of ``score_slides``.
     """
-    paths = [slide for slide in slides if isinstance(slide, Path)]
     jobs = [slide for slide in slides if isinstance(slide, SlideJob)]
+    paths = [slide for slide in slides if not isinstance(slide, SlideJob)]  # remote ones too
     return name_outputs([*jobs, *find_jobs(paths, mpp=mpp, mpp_by_name=mpp_by_name)])
 
 

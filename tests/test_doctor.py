@@ -194,7 +194,7 @@ def test_extras_come_from_our_own_metadata(monkeypatch: pytest.MonkeyPatch) -> N
         doctor, "_version", lambda name: None if name == "highdicom" else there(name)
     )
     by_name = {finding.facts["extra"]: finding for finding in check_extras()}
-    assert {"dicom", "distributed", "tensorboard"} <= set(by_name)
+    assert {"dicom", "cluster", "tensorboard"} <= set(by_name)
     assert not {"dev", "docs"} & set(by_name)
     assert by_name["dicom"].remedy == 'pip install "histoslide[dicom]"'
     assert by_name["dicom"].facts["missing"] == ["highdicom"]
