@@ -25,7 +25,7 @@ _Indices = NDArray[np.intp]
 Mode = Literal["exact", "cascade", "dense"]
 MODES: tuple[Mode, ...] = ("exact", "cascade", "dense")
 
-DEFAULT_CASCADE_THRESHOLD = 0.1
+DEFAULT_CASCADE_THRESHOLD = 0.15
 """PLACEHOLDER"""
 
 
