@@ -227,6 +227,11 @@ def make_model(folder: Path) -> dict[str, Any]:
 
     from histoslide.model import default_bundle, load_bundle, save_bundle  # noqa: PLC0415
     from histoslide.model.architectures import load_network  # noqa: PLC0415
+    from histoslide.model.fast_paths import (  # noqa: PLC0415
+        read_fast_paths,
+        write_fast_paths,
+    )
+    from histoslide.model.prediction import file_sha256  # noqa: PLC0415
     from histoslide.model.wsinfer import wsinfer_config  # noqa: PLC0415
 
     spec, state = load_bundle(default_bundle())
@@ -234,7 +239,10 @@ def make_model(folder: Path) -> dict[str, Any]:
         spec, mpp=MODEL_MPP, input_px=INPUT_PX, network_px=INPUT_PX, temperature=1.0
     )
     folder.mkdir(parents=True, exist_ok=True)
-    save_bundle(folder / "bundle.safetensors", spec, state, overwrite=True)
+    copy = folder / "bundle.safetensors"
+    save_bundle(copy, spec, state, overwrite=True)
+    if paths := read_fast_paths(default_bundle(), sha256=file_sha256(default_bundle())):
+        write_fast_paths(copy, dataclasses.replace(paths, weights_sha256=file_sha256(copy)))
     (folder / "config.json").write_text(json.dumps(wsinfer_config(spec)))
     network = load_network(spec.architecture, len(spec.classes), state)
     with warnings.catch_warnings(), torch.no_grad():

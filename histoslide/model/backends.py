@@ -98,7 +98,7 @@ class OpenVinoBackend:
         import openvino  # noqa: PLC0415 - an extra
 
         graph = graph.to("cpu").eval()
-        example = torch.zeros(shape, dtype=torch.uint8)
+        example = torch.zeros((1, *shape[1:]), dtype=torch.uint8)  # one is traced fastest
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what the two say of tracing is not for our user
