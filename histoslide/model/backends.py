@@ -102,7 +102,9 @@ class OpenVinoBackend:
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what the two say of tracing is not for our user
-                converted = openvino.convert_model(graph, example_input=example)
+                # Traced here: the converter's own trace runs the network twice more to check.
+                traced = torch.jit.trace(graph, example, check_trace=False)
+                converted = openvino.convert_model(traced, example_input=example)
             converted.reshape(list(shape))
         except Exception as error:  # its converter raises whatever its parts do
             raise BundleError(
