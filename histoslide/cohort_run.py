@@ -2,8 +2,8 @@
 
 A slide goes through three steps (``histoslide.pipeline``): prepared (opened, masked, planned),
 stored (scored), finished (overlay, lesions). Only the second needs the network, so only it is
-counted: ``SLIDES_AT_ONCE`` slides are in it (more on a cluster), and one more is being prepared or finished meanwhile.
-Memory stays flat, because no more slides than that are open.
+counted: ``SLIDES_AT_ONCE`` slides are in it (more on a cluster), and one more is being prepared or
+finished meanwhile. Memory stays flat, because no more slides than that are open.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from histoslide.slide_list import SlideJob, SlideOrder, find_jobs, name_outputs,
 logger = logging.getLogger(__name__)
 
 SLIDES_AT_ONCE = 2
-"""Slides in the network of this process at a time: the blocks of the next slide fill the batches that the last ones
-of this leave unfilled, so that the device never waits between slides."""
+"""Slides in the network of this process at a time: the blocks of the next slide fill the batches
+that the last ones of this leave unfilled, so that the device never waits between slides."""
 
 _CAUSES: Mapping[type[HistoslideError], FailureCause] = {
     ResolutionUnknownError: "resolution unknown",
