@@ -11,7 +11,7 @@ import pickle
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,13 +27,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from histoslide.errors import HistoslideError
-from histoslide.geometry import Box, Mpp, Size
 from histoslide.model import Model, ModelSpec, default_bundle, load_bundle, make_model, pick_device
 from histoslide.model.backends import BackendName, Precision
 from histoslide.model.fast_paths import FastPaths, choose_path, read_fast_paths
 from histoslide.model.prediction import file_sha256
 from histoslide.runners import BlockIndex
 from histoslide.slide import Slide
+from histoslide.slide_facts import SpokenFor
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -156,7 +156,7 @@ class ClusterModel:
         return WorkerSlide(slide, self.plugin)
 
 
-class WorkerSlide:
+class WorkerSlide(SpokenFor):
     """A slide that is pickled as a reference to the one that its worker keeps."""
 
     def __init__(self, slide: Slide, plugin: str) -> None:
@@ -164,52 +164,12 @@ class WorkerSlide:
         self._packed = pickle.dumps(slide)
 
     @property
-    def _slide(self) -> Slide:
+    def _known(self) -> Slide:
         return _plugin(self._plugin).slide(self._key, self._packed)
-
-    @property
-    def name(self) -> str:
-        """File name without its folder."""
-        return self._slide.name
-
-    @property
-    def size_l0(self) -> Size:
-        """Size of the finest level, in level-0 pixels."""
-        return self._slide.size_l0
-
-    @property
-    def level_sizes(self) -> tuple[Size, ...]:
-        """Size of every level in its own pixels, finest first."""
-        return self._slide.level_sizes
-
-    @property
-    def level_downsamples(self) -> tuple[float, ...]:
-        """Level-0 pixels a pixel of each level."""
-        return self._slide.level_downsamples
-
-    @property
-    def mpp(self) -> Mpp | None:
-        """Resolution of level 0, or None where it is not known."""
-        return self._slide.mpp
-
-    @property
-    def bounds_l0(self) -> Box | None:
-        """The part that holds all scanned tissue, in level-0 pixels, where it is recorded."""
-        return self._slide.bounds_l0
-
-    @property
-    def quickhash(self) -> str:
-        """Tells slides apart."""
-        return self._slide.quickhash
-
-    @property
-    def properties(self) -> Mapping[str, str]:
-        """The reader's own metadata."""
-        return self._slide.properties
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
-        return self._slide.read_level(level, x, y, width, height)
+        return self._known.read_level(level, x, y, width, height)
 
 
 class Cluster:

@@ -21,6 +21,8 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from histoslide.processors import usable_processors
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -252,8 +254,7 @@ def usable_cores(
         root: where control groups are mounted.
         own: file that names this process's groups.
     """
-    allowed = getattr(os, "sched_getaffinity", None)
-    cores = float(len(allowed(0)) if allowed is not None else os.cpu_count() or 1)
+    cores = float(usable_processors())
     for folder in _control_groups(root, own, "cpu"):
         words = _words(folder / "cpu.max")  # version 2: quota and period
         if not words:

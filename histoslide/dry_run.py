@@ -83,11 +83,8 @@ def _plan(job: SlideJob, out: Path, model: BlockModel, options: ScoreOptions) ->
     try:
         with prepare_slide(job.path, out / job.heatmap, model, options, mpp=job.mpp) as prepared:
             lazy, grid = prepared.lazy, prepared.lazy.grid
-            down, across = grid.block_shape
             blocks = sum(
-                bool((lazy.plan[grid.block(i, j).slices] == Status.PENDING).any())
-                for i in range(down)
-                for j in range(across)
+                bool((lazy.plan[cells.slices] == Status.PENDING).any()) for cells in grid.blocks()
             )
             begun = prepared.out.exists() and not options.overwrite
             return SlidePlan(

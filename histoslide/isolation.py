@@ -22,7 +22,6 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -32,17 +31,18 @@ from numpy.typing import NDArray
 
 from histoslide.channel import Channel
 from histoslide.errors import SlideCrashError, SlideReadError
-from histoslide.geometry import Box, Mpp, Size
+from histoslide.geometry import Mpp
 from histoslide.isolation_worker import (
     Logged,
     Opening,
     Reading,
     Region,
-    SlideFacts,
     Warned,
     find_opener,
 )
+from histoslide.processors import usable_processors
 from histoslide.slide import DEFAULT_CACHE_BYTES, Slide
+from histoslide.slide_facts import SlideFacts, SpokenFor
 from histoslide.time_limit import TimeLimit
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def _say(said: Logged | Warned) -> None:
         named.log(said.level, "%s", said.text)
 
 
-class IsolatedSlide:
+class IsolatedSlide(SpokenFor):
     """A slide read by worker processes; picklable, and usable from any thread or process.
 
     As many threads may read at once as there are workers; one more waits. Workers start when they
@@ -235,53 +235,13 @@ class IsolatedSlide:
             SlideTimeoutError: the time is up.
         """
         self._path, self._given_mpp, self._opener = path, mpp, opener
-        self._bound = min(MOST_WORKERS, _processors()) if workers is None else workers
+        self._bound = min(MOST_WORKERS, usable_processors()) if workers is None else workers
         self._cache_bytes = cache_bytes // self._bound
         self._read_seconds = read_seconds
         self._limit = TimeLimit(path.name) if limit is None else limit
         self._facts: SlideFacts | None = None
         self._start()
         self._idle.append(self._open_first())
-
-    @property
-    def name(self) -> str:
-        """File name without its folder."""
-        return self._known.name
-
-    @property
-    def size_l0(self) -> Size:
-        """Size of the finest level, in level-0 pixels."""
-        return self._known.level_sizes[0]
-
-    @property
-    def level_sizes(self) -> tuple[Size, ...]:
-        """Size of every level in its own pixels, finest first."""
-        return self._known.level_sizes
-
-    @property
-    def level_downsamples(self) -> tuple[float, ...]:
-        """Level-0 pixels a pixel of each level."""
-        return self._known.level_downsamples
-
-    @property
-    def mpp(self) -> Mpp | None:
-        """Resolution of level 0, or None where it is not known."""
-        return self._known.mpp
-
-    @property
-    def bounds_l0(self) -> Box | None:
-        """The part that holds all scanned tissue, in level-0 pixels, where the slide records it."""
-        return self._known.bounds_l0
-
-    @property
-    def quickhash(self) -> str:
-        """Tells slides apart; see ``histoslide.slide.Slide``."""
-        return self._known.quickhash
-
-    @property
-    def properties(self) -> Mapping[str, str]:
-        """The reader's own metadata."""
-        return self._known.properties
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``Slide.read_level``.
@@ -475,9 +435,3 @@ def open_for_scoring(
         return IsolatedSlide(path, mpp=mpp, opener=opener, limit=limit)
     slide: ClosableSlide = find_opener(opener)(path, mpp=mpp, cache_bytes=DEFAULT_CACHE_BYTES)
     return slide
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

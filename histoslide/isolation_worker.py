@@ -18,15 +18,16 @@ import socket
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from histoslide.channel import Channel
-from histoslide.geometry import Box, Mpp, Size
+from histoslide.geometry import Mpp
 from histoslide.slide import Slide
+from histoslide.slide_facts import SlideFacts
 
 _GRACE_S = 5.0
 """How much longer than the parent's patience a read may take before the system ends the process:
@@ -88,26 +89,6 @@ class Reading:
     """Which."""
     seconds: float
     """How long that may take."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlideFacts:
-    """What a slide says of itself; see ``histoslide.slide.Slide``."""
-
-    name: str
-    """File name."""
-    level_sizes: tuple[Size, ...]
-    """Size of every level, finest first."""
-    level_downsamples: tuple[float, ...]
-    """Level-0 pixels a pixel of each level."""
-    mpp: Mpp | None
-    """Resolution of level 0."""
-    bounds_l0: Box | None
-    """The part that was scanned."""
-    quickhash: str
-    """Tells slides apart."""
-    properties: Mapping[str, str]
-    """The reader's own metadata."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,17 +172,7 @@ def _answer(channel: Channel, seconds: float, work: Callable[[], Any]) -> Any:
 def _open(channel: Channel, opening: Opening) -> Slide:
     opener = find_opener(opening.opener)
     slide: Slide = opener(opening.path, mpp=opening.mpp, cache_bytes=opening.cache_bytes)
-    channel.send(
-        SlideFacts(
-            name=slide.name,
-            level_sizes=tuple(slide.level_sizes),
-            level_downsamples=tuple(slide.level_downsamples),
-            mpp=slide.mpp,
-            bounds_l0=slide.bounds_l0,
-            quickhash=slide.quickhash,
-            properties=dict(slide.properties),
-        )
-    )
+    channel.send(SlideFacts.of(slide))
     return slide
 
 

@@ -6,13 +6,14 @@ when each is computed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Protocol
 
 from dask.delayed import Delayed
+
+from histoslide.processors import usable_processors
 
 BlockIndex = tuple[int, int]
 """Row and column of a block."""
@@ -61,8 +62,9 @@ class ThreadRunner:
         Args:
             device: as torch names it.
         """
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return cls(workers=_CPU_BLOCKS if device == "cpu" else max(_CPU_BLOCKS, cores or 1))
+        return cls(
+            workers=_CPU_BLOCKS if device == "cpu" else max(_CPU_BLOCKS, usable_processors())
+        )
 
     def run(
         self, blocks: Sequence[BlockIndex], task: Callable[[BlockIndex], Delayed]

@@ -209,11 +209,10 @@ def _workers(asked: int | None, device: torch.device) -> int:
         HistoslideError: a negative number.
     """
     from histoslide.errors import HistoslideError
+    from histoslide.processors import usable_processors
 
     if asked is None:
-        allowed = getattr(os, "sched_getaffinity", None)  # what the system leaves us, on Linux
-        cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
-        return max(1, cores - 1) if device.type == "cuda" else 0
+        return max(1, usable_processors() - 1) if device.type == "cuda" else 0
     if asked < 0:
         raise HistoslideError(f"--workers must be 0 or more, not {asked}")
     return asked

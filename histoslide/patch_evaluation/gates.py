@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
 from histoslide.datasets.patches import PatchSet, Subset
 from histoslide.errors import DataError
@@ -21,12 +20,10 @@ from histoslide.model.fast_paths import FastPaths, Gate
 from histoslide.model.graphs import TileGraph
 from histoslide.model.int8 import activation_ranges
 from histoslide.model.prediction import file_sha256, fold_batch_norm, make_model
-from histoslide.patch_evaluation.predictions import predict_patches
+from histoslide.patch_evaluation.predictions import predict_patches, read_batches
 
 DEFAULT_RANGE_PATCHES = 512
 """Patches whose activations set the ranges; more change them little."""
-
-_BATCH = 32
 
 
 def measure_fast_paths(
@@ -70,8 +67,10 @@ def measure_fast_paths(
     )
     cpu, sha256 = torch.device("cpu"), file_sha256(bundle)
     network = fold_batch_norm(load_network(spec.architecture, len(spec.classes), state))
-    graph = TileGraph(spec, network).eval()
-    ranges = activation_ranges(network, (graph.prepare(b) for b in _batches(for_ranges)))
+    reference = Model(spec, network, device=cpu, sha256=sha256)
+    prepare = TileGraph(spec, network).prepare
+    batches = read_batches(for_ranges, reference)
+    ranges = activation_ranges(network, (prepare(tiles) for tiles in batches))
     so_far = FastPaths(weights_sha256=sha256, data=data, ranges=ranges)
     labels = class_map[compared.labels] == spec.tumour_index
     if labels.all() or not labels.any():
@@ -85,10 +84,7 @@ def measure_fast_paths(
         found = predict_patches(model, compared, progress=report)
         return found.probabilities(spec.temperature)[:, spec.tumour_index]
 
-    exact = scores(
-        make_model(spec, state, sha256=sha256, device=cpu, backend="torch", precision="fp32"),
-        "fp32",
-    )
+    exact = scores(reference, "fp32")
     gates: dict[Precision, Gate] = {}
     for precision in precisions:
         with_openvino = precision == "int8" or (precision == "bf16" and has_cpu_bf16())
@@ -113,9 +109,3 @@ def measure_fast_paths(
             computed_by=f"{by} {version(by)}",
         )
     return FastPaths(weights_sha256=sha256, data=data, gates=gates, ranges=ranges)
-
-
-def _batches(patches: PatchSet) -> Iterator[Tensor]:
-    for start in range(0, len(patches), _BATCH):
-        tiles = [patches.read(i) for i in range(start, min(start + _BATCH, len(patches)))]
-        yield torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)

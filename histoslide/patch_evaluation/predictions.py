@@ -238,7 +238,7 @@ def predict_patches(
         raise DataError("there are no patches to predict on")
     logits = np.empty((total, len(model.spec.classes)), dtype=np.float32)
     done = 0
-    for tiles in _read_ahead(patches, model, workers or min(8, os.cpu_count() or 1)):
+    for tiles in read_batches(patches, model, workers):
         views = symmetries(tiles.to(model.device)) if tta else [tiles]
         outputs = [model.logits(view) for view in views]
         stop = done + len(tiles)
@@ -260,8 +260,21 @@ def predict_patches(
     )
 
 
-def _read_ahead(patches: Patches, model: Model, workers: int) -> Iterator[Tensor]:
-    """Batches in order, uint8, shape (n, 3, input_px, input_px)."""
+def read_batches(patches: Patches, model: Model, workers: int | None = None) -> Iterator[Tensor]:
+    """Patches as a model takes them, decoded ahead in threads.
+
+    Args:
+        patches: labelled or not.
+        model: gives the size of batches and of patches.
+        workers: threads that decode; None for one a core, at most eight.
+
+    Yields:
+        Batches in order, uint8, shape (n, 3, input_px, input_px).
+
+    Raises:
+        DataError: a patch cannot be read, or is of another size.
+    """
+    workers = workers or min(8, os.cpu_count() or 1)
     size = model.batch_size
     starts = range(0, len(patches), size)
 
