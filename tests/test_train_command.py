@@ -238,6 +238,16 @@ def test_options_change_the_recipe() -> None:
     assert (recipe.precision, recipe.keep, recipe.batch_size) == ("bf16", "last", 32)
     assert (recipe.split, recipe.augmentation.stain, recipe.mpp) == ("slide", 0.2, 1.0)
     assert choose_recipe(parse()) == RECIPES["pcam"]
+    # As fastai's vision_learner: what is not pretrained is not frozen, unless asked for.
+    for options, groups in (
+        (("--pretrained", "none"), [None, None]),
+        (("--pretrained", "none", "--freeze-epochs", "2"), [1, None]),
+        (("--pretrained", "other.safetensors"), [1, None]),
+        (("--pretrained", "none", "--recipe", "from-scratch"), [None, None, 2]),
+    ):
+        chosen = choose_recipe(parse(*options))
+        assert not chosen.imagenet
+        assert [stage.trainable_groups for stage in chosen.stages] == groups
     assert len(choose_recipe(parse("--freeze-epochs", "0")).stages) == 1
 
 

@@ -133,7 +133,8 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--pretrained",
         metavar="WHAT",
-        help="imagenet, none, or a bundle to start from (default: as the recipe says)",
+        help="imagenet, none (which freezes nothing unless --freeze-epochs asks for it), or a "
+        "bundle to start from (default: as the recipe says)",
     )
     group.add_argument(
         "--epochs", type=int, metavar="N", help="epochs in which the whole network learns"
@@ -255,10 +256,15 @@ def choose_recipe(arguments: argparse.Namespace) -> Recipe:
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if arguments.class_weights is not None:
         changes["class_weights"] = _class_weights(arguments.class_weights)
-    if arguments.pretrained is not None:
+    if arguments.pretrained not in (None, "none"):
         changes["imagenet"] = arguments.pretrained == "imagenet"
     recipe = dataclasses.replace(recipe, **changes)
     recipe = _change_epochs(recipe, arguments.epochs, arguments.freeze_epochs)
+    if arguments.pretrained == "none":
+        asked = arguments.freeze_epochs is not None
+        recipe = (
+            dataclasses.replace(recipe, imagenet=False) if asked else recipe.from_random_weights()
+        )
     if arguments.lr not in (None, FIND):
         recipe = scale_rates(recipe, _rate(arguments.lr))
     return recipe

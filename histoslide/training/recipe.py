@@ -304,6 +304,18 @@ class Recipe:
         """Side of what the network sees in a stage, in pixels."""
         return stage.network_px or self.network_px or stage.crop_px or self.input_px
 
+    def from_random_weights(self) -> Recipe:
+        """The recipe without ImageNet weights.
+
+        A first stage that froze the body trains it too, as fastai's ``vision_learner`` freezes only
+        what is pretrained: a head on random features learns nothing.
+        """
+        if not self.imagenet:
+            return self
+        first, *others = self.stages
+        thawed = dataclasses.replace(first, trainable_groups=None)
+        return dataclasses.replace(self, imagenet=False, stages=(thawed, *others))
+
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON-ready values."""
         return dataclasses.asdict(self)
