@@ -43,7 +43,7 @@ def compare_patches(model: Model, folder: Path, limit: int | None) -> None:
     labels = np.asarray(data.labels)[chosen]
     exact = tumour(model, torch.from_numpy(pixels).permute(0, 3, 1, 2))
     print(f"{len(labels):,} patches, exact AUC {roc_auc_score(labels, exact):.4f}")
-    graph = AreaGraph(model.spec, model._network, stride_px=32).eval()  # noqa: SLF001
+    graph = AreaGraph(model.spec, model._network(), stride_px=32).eval()  # noqa: SLF001
     for context in ("others", "reflection"):
         dense = np.empty(len(labels), dtype=np.float32)
         rng = np.random.default_rng(1)

@@ -495,7 +495,7 @@ def check_bundle() -> Iterator[Finding]:
 
 def check_folders() -> Iterator[Finding]:
     """Whether the cache and the temporary folder can be written."""
-    from histoslide.datasets.cache import CACHE_VARIABLE, cache_folder
+    from histoslide.cache_folder import CACHE_VARIABLE, cache_folder
 
     for name, folder, variable in (
         ("cache", cache_folder(), CACHE_VARIABLE),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from histoslide.datasets.cache import cache_folder, key_of
+from histoslide.cache_folder import cache_folder, key_of
 from histoslide.errors import SlideOpenError
 from histoslide.place import file_system, is_remote, object_key, storage_errors
 

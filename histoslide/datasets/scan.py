@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from histoslide.datasets.cache import cache_folder, key_of
+from histoslide.cache_folder import cache_folder, key_of
 from histoslide.datasets.images import UnlabelledFiles
 from histoslide.datasets.patches import ImageFiles, Joined, UnlabelledPatches
 from histoslide.datasets.pcam_hdf5 import Hdf5Patches, UnlabelledHdf5

@@ -9,7 +9,7 @@ import shutil
 import zlib
 from pathlib import Path
 
-from histoslide.datasets.cache import cache_folder, key_of
+from histoslide.cache_folder import cache_folder, key_of
 from histoslide.errors import DataError
 from histoslide.outputs import whole_file
 

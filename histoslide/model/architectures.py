@@ -7,16 +7,11 @@ them out, so a state dict moves between the two without renaming (a test compare
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from histoslide.errors import BundleError, WeightsUnavailableError
-
-if TYPE_CHECKING:
-    from torchvision.models.resnet import ResNet
 
 BODY_SPLIT = 6
 """Index in a ResNet body where fastai starts its second parameter group (layer3 onwards)."""
@@ -52,8 +47,13 @@ def fastai_head(features: int, classes: int) -> nn.Sequential:
     )
 
 
-def _resnet(build: Callable[..., ResNet], features: int) -> Callable[[int, bool], nn.Sequential]:
+def _resnet(name: str, features: int) -> Callable[[int, bool], nn.Sequential]:
     def make(classes: int, imagenet: bool) -> nn.Sequential:
+        # Here, since it takes as long to import as torch, and a network that is converted already
+        # (``histoslide.model.converted``) is never built.
+        from torchvision import models  # noqa: PLC0415
+
+        build = models.get_model_builder(name)
         if imagenet:
             try:
                 network = build(weights="DEFAULT")
@@ -62,7 +62,7 @@ def _resnet(build: Callable[..., ResNet], features: int) -> Callable[[int, bool]
                 RuntimeError,
             ) as error:  # no network, full disk; a download with a wrong hash
                 raise WeightsUnavailableError(
-                    f"ImageNet weights of {build.__name__} could not be fetched ({error}): connect "
+                    f"ImageNet weights of {name} could not be fetched ({error}): connect "
                     f"to the network once, put the file into {torch.hub.get_dir()}/checkpoints, or "
                     "use --pretrained none"
                 ) from error
@@ -81,9 +81,9 @@ def _resnet(build: Callable[..., ResNet], features: int) -> Callable[[int, bool]
 
 
 ARCHITECTURES: Mapping[str, Callable[[int, bool], nn.Sequential]] = {
-    "resnet18": _resnet(models.resnet18, 512),
-    "resnet34": _resnet(models.resnet34, 512),
-    "resnet50": _resnet(models.resnet50, 2048),
+    "resnet18": _resnet("resnet18", 512),
+    "resnet34": _resnet("resnet34", 512),
+    "resnet50": _resnet("resnet50", 2048),
 }
 """Name to ``make(classes, imagenet)``; a new network is one more entry."""
 

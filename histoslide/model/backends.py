@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 from histoslide.errors import BundleError, HistoslideError
 from histoslide.model.batches import Program
+from histoslide.model.converted import ConvertedGraphs, write_graph
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "int8")
@@ -41,12 +45,15 @@ class Backend(Protocol):
         """Where it wants its pixels and leaves its results."""
         ...
 
-    def compile(self, graph: nn.Module, shape: tuple[int, int, int, int]) -> Program:
+    def compile(
+        self, make_graph: Callable[[], nn.Module], shape: tuple[int, int, int, int], *, name: str
+    ) -> Program:
         """Make a graph ready to run.
 
         Args:
-            graph: maps uint8 pixels to logits; in evaluation mode.
+            make_graph: builds what maps uint8 pixels to logits.
             shape: of the pixels, (n, 3, side, side), always the same.
+            name: of the graph among those of the same network, with its shape.
 
         Raises:
             HistoslideError: this backend cannot run it.
@@ -65,9 +72,15 @@ class TorchBackend:
     name: BackendName = "torch"
     """Always torch."""
 
-    def compile(self, graph: nn.Module, shape: tuple[int, int, int, int]) -> Program:  # noqa: ARG002
+    def compile(
+        self,
+        make_graph: Callable[[], nn.Module],
+        shape: tuple[int, int, int, int],  # noqa: ARG002
+        *,
+        name: str,  # noqa: ARG002
+    ) -> Program:
         """Move a graph to the device; torch takes pixels of any number."""
-        graph = graph.to(self.device).to(memory_format=torch.channels_last).eval()
+        graph = make_graph().to(self.device).to(memory_format=torch.channels_last).eval()
         if self.precision != "fp32":
             graph.get_submodule("network").to(_DTYPES[self.precision])
 
@@ -85,6 +98,8 @@ class OpenVinoBackend:
 
     precision: Precision = "fp32"
     """In which; int8 where the graph's convolutions round (``histoslide.model.int8``)."""
+    converted: ConvertedGraphs | None = None
+    """Where converted graphs are kept; None keeps none."""
     name: BackendName = "openvino"
     """Always openvino."""
 
@@ -93,31 +108,30 @@ class OpenVinoBackend:
         """The CPU."""
         return torch.device("cpu")
 
-    def compile(self, graph: nn.Module, shape: tuple[int, int, int, int]) -> Program:
-        """Convert a graph and compile it for batches of one shape."""
+    def compile(
+        self, make_graph: Callable[[], nn.Module], shape: tuple[int, int, int, int], *, name: str
+    ) -> Program:
+        """Compile a graph for batches of one shape, converted anew only if it is not kept."""
         import openvino  # noqa: PLC0415 - an extra
 
-        graph = graph.to("cpu").eval()
-        example = torch.zeros((1, *shape[1:]), dtype=torch.uint8)  # one is traced fastest
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what the two say of tracing is not for our user
-                # Traced here: the converter's own trace runs the network twice more to check.
-                traced = torch.jit.trace(graph, example, check_trace=False)
-                converted = openvino.convert_model(traced, example_input=example)
-            converted.reshape(list(shape))
-        except Exception as error:  # its converter raises whatever its parts do
-            raise BundleError(
-                f"OpenVINO cannot convert this network ({str(error).splitlines()[0]}): "
-                "use --backend torch"
-            ) from error
         hint = "bf16" if self.precision == "bf16" else "f32"
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        compiled = openvino.Core().compile_model(converted, "CPU", settings)
+        core = openvino.Core()
+        kept = None if self.converted is None else self.converted.find(name)
+        if kept is None:
+            graph = _convert(make_graph(), shape)
+            kept = None if self.converted is None else self.converted.keep(name, graph)
+        if kept is not None:
+            compiled = core.compile_model(kept, "CPU", settings)
+        else:
+            # By way of a file too: what comes from one differs from the graph in memory in the
+            # last bits, and results must not depend on whether a cache can be written.
+            with tempfile.TemporaryDirectory(prefix="histoslide-") as folder:
+                compiled = core.compile_model(write_graph(graph, Path(folder)), "CPU", settings)
         request = compiled.create_infer_request()
 
         def run(pixels: Tensor) -> Tensor:
@@ -131,6 +145,31 @@ class OpenVinoBackend:
             return torch.from_numpy(np.concatenate(results)[:count])
 
         return run
+
+
+def _convert(graph: nn.Module, shape: tuple[int, int, int, int]) -> Any:
+    """An ``openvino.Model`` of a graph.
+
+    Raises:
+        BundleError: OpenVINO does not know one of its parts.
+    """
+    import openvino  # noqa: PLC0415 - an extra
+
+    graph = graph.to("cpu").eval()
+    example = torch.zeros((1, *shape[1:]), dtype=torch.uint8)  # one is traced fastest
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the two say of tracing is not for our user
+            # Traced here: the converter's own trace runs the network twice more to check.
+            traced = torch.jit.trace(graph, example, check_trace=False)
+            converted = openvino.convert_model(traced, example_input=example)
+        converted.reshape(list(shape))
+    except Exception as error:  # its converter raises whatever its parts do
+        raise BundleError(
+            f"OpenVINO cannot convert this network ({str(error).splitlines()[0]}): "
+            "use --backend torch"
+        ) from error
+    return converted
 
 
 def has_openvino() -> bool:
@@ -147,8 +186,20 @@ def has_cpu_bf16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def make_backend(name: BackendName, precision: Precision, device: torch.device) -> Backend:
+def make_backend(
+    name: BackendName,
+    precision: Precision,
+    device: torch.device,
+    *,
+    converted: ConvertedGraphs | None = None,
+) -> Backend:
     """The backend of a name and precision.
+
+    Args:
+        name: which.
+        precision: in which it computes.
+        device: where.
+        converted: where OpenVINO's graphs are kept; None keeps none.
 
     Raises:
         HistoslideError: it cannot run here.
@@ -165,7 +216,7 @@ def make_backend(name: BackendName, precision: Precision, device: torch.device) 
         )
     if precision == "fp16" or (precision == "bf16" and not has_cpu_bf16()):
         raise HistoslideError(f"OpenVINO cannot compute in {precision} on this CPU: try int8")
-    return OpenVinoBackend(precision=precision)
+    return OpenVinoBackend(precision=precision, converted=converted)
 
 
 def supported(device: torch.device) -> list[tuple[BackendName, Precision]]:

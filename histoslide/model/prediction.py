@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,9 +18,10 @@ from histoslide.errors import BundleError, HistoslideError
 from histoslide.model.architectures import load_network
 from histoslide.model.backends import Backend, BackendName, Precision, TorchBackend, make_backend
 from histoslide.model.batches import Batches, Program
-from histoslide.model.bundle import default_bundle, load_bundle
+from histoslide.model.bundle import default_bundle, load_bundle, read_spec
+from histoslide.model.converted import ConvertedGraphs
 from histoslide.model.fast_paths import FastPaths, choose_path, read_fast_paths
-from histoslide.model.graphs import AreaGraph, TileGraph
+from histoslide.model.graphs import AreaGraph, TileGraph, refuse_areas
 from histoslide.model.int8 import quantised
 from histoslide.model.spec import ModelSpec
 
@@ -40,13 +42,21 @@ _PIXELS_A_TILE = 96 * 96
 S = TypeVar("S")
 
 
+@dataclass(frozen=True)
+class DeferredNetwork:
+    """A network that is built when something needs it, which converted graphs do not."""
+
+    build: Callable[[], nn.Module]
+    """Builds it, in evaluation mode."""
+
+
 class Model:
     """A network and its spec on a device; threads may share one."""
 
     def __init__(
         self,
         spec: ModelSpec,
-        network: nn.Module,
+        network: nn.Module | DeferredNetwork,
         *,
         device: torch.device,
         sha256: str,
@@ -67,9 +77,9 @@ class Model:
         self.sha256 = sha256
         self._backend = TorchBackend(device=device) if backend is None else backend
         self.device = self._backend.device
-        if self._backend.precision == "int8":
-            network = quantised(network, ranges or {})
-        self._network = network
+        self._ranges = ranges or {}
+        self._given = network
+        self._built: nn.Module | None = None
         # Logits may be asked for by any thread; a backend runs one batch at a time.
         self._lock = threading.RLock()
         self._logits: dict[int | None, Program] = {}
@@ -173,16 +183,32 @@ class Model:
 
     def _program(self, stride_px: int | None) -> Program:
         """Logits of tiles, or of areas where a stride is given; compiled when first needed."""
-        if stride_px not in self._logits:
-            spec = self.spec
-            graph = TileGraph(spec, self._network)
-            count, side = self.batch_size, spec.input_px
-            if stride_px is not None:
-                graph = AreaGraph(spec, self._network, stride_px=stride_px)
-                count = self._areas_a_batch(stride_px)
-                side += (self.area_cells(stride_px) - 1) * stride_px
-            self._logits[stride_px] = self._backend.compile(graph, (count, 3, side, side))
+        if stride_px in self._logits:
+            return self._logits[stride_px]
+        spec, count, side, kind = self.spec, self.batch_size, self.spec.input_px, "tiles"
+        if stride_px is not None:
+            refuse_areas(spec, stride_px=stride_px)
+            kind, count = f"areas-{stride_px}", self._areas_a_batch(stride_px)
+            side += (self.area_cells(stride_px) - 1) * stride_px
+
+        def graph() -> TileGraph:
+            if stride_px is None:
+                return TileGraph(spec, self._network())
+            return AreaGraph(spec, self._network(), stride_px=stride_px)
+
+        name = f"{kind}-{count}x{side}"
+        self._logits[stride_px] = self._backend.compile(graph, (count, 3, side, side), name=name)
         return self._logits[stride_px]
+
+    def _network(self) -> nn.Module:
+        """What is computed, rounded where the backend wants it so."""
+        if self._built is None:
+            given = self._given
+            network = given.build() if isinstance(given, DeferredNetwork) else given
+            if self._backend.precision == "int8":
+                network = quantised(network, self._ranges)
+            self._built = network
+        return self._built
 
 
 def symmetries(tiles: Tensor) -> list[Tensor]:
@@ -211,21 +237,31 @@ def load_model(
         HistoslideError: the backend or the precision cannot be had here.
     """
     path = default_bundle() if path is None else path
-    spec, state = load_bundle(path)
-    sha256 = file_sha256(path)
+    spec, sha256 = read_spec(path), file_sha256(path)
     paths = read_fast_paths(path, sha256=sha256)
-    try:
-        return make_model(
-            spec,
-            state,
-            device=device,
-            sha256=sha256,
-            fast_paths=paths,
-            backend=backend,
-            precision=precision,
-        )
-    except BundleError as error:
-        raise BundleError(f"{path}: {error}") from None
+    device = pick_device() if device is None else device
+    chosen = choose_path(device, paths, backend=backend, precision=precision)
+    ranges = None if paths is None else paths.ranges
+    converted = None
+    if chosen[0] == "openvino":
+        converted = ConvertedGraphs.of(weights_sha256=sha256, precision=chosen[1], ranges=ranges)
+
+    def build() -> nn.Module:
+        spec, state = load_bundle(path)
+        try:
+            return _folded_network(spec, state)
+        except BundleError as error:
+            raise BundleError(f"{path}: {error}") from None
+
+    kept = converted is not None and converted.any_kept
+    return Model(
+        spec,
+        DeferredNetwork(build) if kept else build(),
+        device=device,
+        sha256=sha256,
+        backend=make_backend(*chosen, device, converted=converted),
+        ranges=ranges,
+    )
 
 
 def make_model(
@@ -253,12 +289,12 @@ def make_model(
         BundleError: the weights do not fit the architecture.
         HistoslideError: the backend or the precision cannot be had here.
     """
-    network = load_network(spec.architecture, len(spec.classes), state)
+    network = _folded_network(spec, state)
     device = pick_device() if device is None else device
     chosen = choose_path(device, fast_paths, backend=backend, precision=precision)
     return Model(
         spec,
-        fold_batch_norm(network),
+        network,
         device=device,
         sha256=sha256,
         backend=make_backend(*chosen, device),
@@ -289,6 +325,10 @@ def pick_device(name: str = "auto") -> torch.device:
         reason = str(error).splitlines()[0]
         raise HistoslideError(f"device {name!r} cannot be used here: {reason}") from error
     return device
+
+
+def _folded_network(spec: ModelSpec, state: Mapping[str, Tensor]) -> nn.Module:
+    return fold_batch_norm(load_network(spec.architecture, len(spec.classes), state))
 
 
 def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:

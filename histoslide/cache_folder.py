@@ -1,4 +1,4 @@
-"""Where unpacked files and digests of pixels are kept between runs; never beside the input."""
+"""Where things that can be made again are kept between runs; never beside the input."""
 
 from __future__ import annotations
 

@@ -1,0 +1,137 @@
+"""Networks converted for OpenVINO, kept so that the next run neither builds nor converts them.
+
+They lie in the cache folder as OpenVINO's own files. What a graph is kept under covers everything
+that shaped it: the bundle, the precision and its ranges, OpenVINO, torch, and our code that makes
+graphs; so nothing is ever out of date. Files that were damaged are not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from histoslide.cache_folder import cache_folder, key_of
+
+logger = logging.getLogger(__name__)
+
+KEPT_SETS = 8
+"""Sets of graphs that are kept, those used last: about 35 MB a graph of a ResNet50 in int8, 95 in
+float32."""
+
+_MODEL, _DIGESTS = "graph.xml", "sha256.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertedGraphs:
+    """The graphs of one bundle at one precision."""
+
+    folder: Path
+    """Where; need not exist."""
+
+    @classmethod
+    def of(
+        cls, *, weights_sha256: str, precision: str, ranges: Mapping[str, float] | None
+    ) -> ConvertedGraphs:
+        """Those of a bundle in the user's cache folder.
+
+        Args:
+            weights_sha256: of the bundle's file.
+            precision: in which they compute.
+            ranges: of ``histoslide.model.int8.activation_ranges``, where they matter.
+        """
+        key = key_of(
+            weights_sha256,
+            precision,
+            json.dumps(dict(ranges or {}), sort_keys=True),
+            version("openvino"),
+            version("torch"),
+            _source_digest(),
+        )
+        return cls(folder=cache_folder() / "converted" / key)
+
+    @property
+    def any_kept(self) -> bool:
+        """Whether there is one: then the network has been built before, and found good."""
+        return any(self.folder.glob(f"[!.]*/{_DIGESTS}"))
+
+    def find(self, name: str) -> Path | None:
+        """A graph's file for ``openvino.Core.compile_model``; None where it has to be made.
+
+        Args:
+            name: of ``keep``.
+        """
+        folder = self.folder / name
+        try:
+            digests = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
+            whole = digests == _digests(folder)
+            os.utime(self.folder)  # used last
+        except (OSError, ValueError):
+            whole = False
+        return folder / _MODEL if whole else None
+
+    def keep(self, name: str, graph: Any) -> Path | None:
+        """Keep a graph, and forget those of sets that were used longest ago.
+
+        Args:
+            name: for ``find``; tells its shape and purpose.
+            graph: an ``openvino.Model``.
+
+        Returns:
+            Its file; None where the cache folder cannot be written, which only costs time.
+        """
+        target = self.folder / name
+        partial = self.folder / f".{name}.{socket.gethostname()}.{os.getpid()}.partial"
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            try:
+                write_graph(graph, partial)
+                (partial / _DIGESTS).write_text(json.dumps(_digests(partial)), encoding="utf-8")
+                shutil.rmtree(target, ignore_errors=True)  # damaged, or another run's equal one
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            self._forget_others()
+        except (OSError, RuntimeError) as error:  # openvino's own errors are RuntimeErrors
+            logger.debug("%s: a converted network cannot be kept: %s", target, error)
+        return self.find(name)
+
+    def _forget_others(self) -> None:
+        sets = [folder for folder in self.folder.parent.iterdir() if folder.is_dir()]
+        sets.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+        for folder in sets[KEPT_SETS:]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_graph(graph: Any, folder: Path) -> Path:
+    """Write an ``openvino.Model`` without rounding its weights, and return its file."""
+    import openvino  # noqa: PLC0415 - an extra
+
+    openvino.save_model(graph, folder / _MODEL, compress_to_fp16=False)
+    return folder / _MODEL
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in (folder / _MODEL, (folder / _MODEL).with_suffix(".bin")):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+@cache
+def _source_digest() -> str:
+    """Of the code that makes graphs, so that one of an older version is never taken."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
