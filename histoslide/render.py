@@ -94,10 +94,12 @@ def blend(
     """
     values = cells_to_pixels(probability, grid, Size(thumbnail.shape[1], thumbnail.shape[0]))
     scored = np.isfinite(values)
-    values = np.where(scored, values, 0)
-    colour = mpl.colormaps[COLOUR_MAP](values)[..., :3] * 255
-    opacity = np.where(scored, _opacity(values), 0)[..., None]
-    return np.rint(thumbnail * (1 - opacity) + colour * opacity).astype(np.uint8)
+    values = values[scored]
+    colour = mpl.colormaps[COLOUR_MAP](values)[:, :3].astype(np.float32) * 255
+    opacity = _opacity(values)[:, None]
+    blended = thumbnail.copy()
+    blended[scored] = np.rint(thumbnail[scored] * (1 - opacity) + colour * opacity)
+    return blended
 
 
 def cells_to_pixels(values: NDArray[np.float32], grid: TileGrid, size: Size) -> NDArray[np.float32]:
@@ -373,7 +375,7 @@ def save_png(
         with whole_file(path) as partial:
             text = PngInfo()
             text.add_text(_LABEL_KEY, label)
-            Image.fromarray(image).save(partial, "PNG", optimize=True, pnginfo=text)
+            Image.fromarray(image).save(partial, "PNG", pnginfo=text)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error}") from error
 
