@@ -26,8 +26,11 @@ _FILTER = Image.Resampling.BICUBIC
 _FILTER_SUPPORT = 2
 """Reach of the bicubic kernel in output pixels."""
 
+_SLACK = 1e-6
+"""A reduction by 3.9999999 is one by 4: downsamples are quotients."""
+
 _BAND_ROWS = 128
-"""Rows that are resampled at once: 2 MB of a window of 4400 px."""
+"""Rows that are averaged or resampled at once: 2 MB of a window of 4400 px."""
 
 _MAX_READ_PX = 6000 * 6000
 """Most pixels of a level in one read, about 250 MB with its copies; larger boxes are halved."""
@@ -52,9 +55,11 @@ def best_level(slide: Slide, downsample: float) -> int:
 def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     """Read a real-valued rectangle of a slide into an image of the given size.
 
-    The coarsest level that is fine enough is read and resampled with a bicubic filter, widened for
-    reduction so that nothing aliases. Pixels around the rectangle take part in the filter, so
-    neighbouring rectangles join without a seam.
+    The coarsest level that is fine enough is read. If it is at least twice too fine, squares of its
+    pixels are averaged first, as the levels of a slide are made: always the same squares, counted
+    from the slide's corner, as if the slide had such a level. The rest is resampled with a bicubic
+    filter, widened for reduction so that nothing aliases. Pixels around the rectangle take part in
+    the filter, so neighbouring rectangles join without a seam.
 
     Args:
         slide: to read from.
@@ -72,11 +77,15 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     box = box_l0.scaled(1 / downsample)
     if box.width * box.height > _MAX_READ_PX and max(size.width, size.height) > 1:
         return _read_in_halves(slide, box_l0, size)
+    # No level is made that would have to be magnified again.
+    factor = max(1, math.floor(min(box.width / size.width, box.height / size.height) + _SLACK))
+    box = box.scaled(1 / factor)
     reach_x = math.ceil(_FILTER_SUPPORT * max(1.0, box.width / size.width))
     reach_y = math.ceil(_FILTER_SUPPORT * max(1.0, box.height / size.height))
     left, top = math.floor(box.x) - reach_x, math.floor(box.y) - reach_y
     right, bottom = math.ceil(box.right) + reach_x, math.ceil(box.bottom) + reach_y
-    pixels = _read_padded(slide, level, left, top, right, bottom)
+    corners = (left * factor, top * factor, right * factor, bottom * factor)
+    pixels = _averaged(_read_padded(slide, level, *corners), factor)
     inner = (box.x - left, box.y - top, box.right - left, box.bottom - top)
     whole = (
         float(reach_x),
@@ -87,6 +96,19 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     if inner == whole:  # no resampling: exactly the pixels of the level
         return pixels[reach_y : reach_y + size.height, reach_x : reach_x + size.width]
     return _resample(pixels, size, inner)
+
+
+def _averaged(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """The mean of each square of ``factor`` pixels a side; both sides are multiples of it."""
+    if factor == 1:
+        return pixels
+    height, width = pixels.shape[0] // factor, pixels.shape[1] // factor
+    found = np.empty((height, width, 3), dtype=np.uint8)
+    rows = max(1, _BAND_ROWS // factor)
+    for start in range(0, height, rows):  # each band fits the processor's cache
+        band = Image.fromarray(pixels[start * factor : (start + rows) * factor])
+        found[start : start + rows] = np.asarray(band.reduce(factor))
+    return found
 
 
 def _resample(
