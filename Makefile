@@ -17,7 +17,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 format: $(READY)
 	$(BIN)/ruff format .

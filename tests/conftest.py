@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,13 @@ from patches import make_tiny
 from histoslide.model import ModelSpec, save_bundle
 from histoslide.model.architectures import ARCHITECTURES, build_network
 
-torch.set_num_threads(2)
+# Two processes of one thread each use two processors better than two threads of one process do.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+# A shell that starts a job in the background lets it ignore Ctrl-C, and what it starts inherits
+# that; the tests of Ctrl-C are about programs that hear it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
