@@ -49,6 +49,7 @@ from histoslide.store import (
     NgffVersion,
     open_heatmap,
     refuse_other_settings,
+    reopened,
     store_heatmap,
 )
 from histoslide.store_folder import is_there
@@ -119,6 +120,8 @@ class ScoreOptions:
     """Also draw mask and grid, before scoring."""
     overwrite: bool = False
     """Replace outputs that exist."""
+    retry_unreadable: bool = False
+    """Score the blocks of heatmaps again in which cells could not be read."""
     cache: SlideCache = DEFAULT_CACHE
     """Where slides from object storage are kept."""
     command: str | None = None
@@ -273,7 +276,10 @@ def prepare_slide(
         left = wanted
         if not options.overwrite and is_there(out):
             refuse_other_settings(lazy, out, options.ngff)
-            left = wanted & (open_heatmap(out, allow_incomplete=True).status == Status.PENDING)
+            status = open_heatmap(out, allow_incomplete=True).status
+            if options.retry_unreadable:
+                status = reopened(status, lazy.grid.block_cells)
+            left = wanted & (status == Status.PENDING)
         return PreparedSlide(
             held=stack.pop_all(),  # whoever takes the slide closes it
             path=path,
@@ -321,6 +327,7 @@ def store_slide(
             prepared.out,
             ngff=options.ngff,
             overwrite=options.overwrite,
+            retry_unreadable=options.retry_unreadable,
             command=options.command,
             on_block=after_block,
             runner=options.runner,

@@ -290,6 +290,7 @@ def store_heatmap(
     *,
     ngff: NgffVersion = "0.5",
     overwrite: bool = False,
+    retry_unreadable: bool = False,
     command: str | None = None,
     on_block: Callable[[int, int, int], None] | None = None,
     runner: Runner | None = None,
@@ -304,6 +305,7 @@ def store_heatmap(
         path: of the store, conventionally ending in ``.zarr``.
         ngff: OME-Zarr version; 0.5 is Zarr v3, 0.4 is Zarr v2.
         overwrite: replace a store made with other settings.
+        retry_unreadable: score the blocks again in which cells could not be read.
         command: command line for the metadata, without absolute paths.
         on_block: called after each block with (blocks done, blocks in all, cells scored so far).
         runner: computes the blocks; None for threads of this process.
@@ -316,12 +318,14 @@ def store_heatmap(
     try:
         with storage_errors(path):
             heat = None if overwrite else _finished(lazy, path, ngff)
-        if heat is not None:
+        if heat is not None and not (retry_unreadable and heat.metadata["counts"]["unreadable"]):
             return heat
         with storage_errors(path), hold(path) as lock:
             target = _choose_target(lazy, path, ngff, overwrite=overwrite)
             if not is_there(target):
                 _create(lazy, target, ngff, command)
+            elif retry_unreadable:
+                _reopen(target)
             if not _read_metadata(target)["complete"]:
                 chosen = runner or ThreadRunner.fitted(lazy.device)
                 _run(lazy, target, _checking(lock, on_block), chosen)
@@ -353,6 +357,39 @@ def _finished(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> Heatmap | Non
         with suppress(LockedError, OSError), hold(path):
             pass
     return heat
+
+
+def reopened(status: NDArray[np.uint8], block_cells: int) -> NDArray[np.uint8]:
+    """Status of cells of which all blocks with unreadable ones are to be scored again.
+
+    Args:
+        status: of each cell, shape (rows, cols).
+        block_cells: cells along the side of a block.
+    """
+    status = status.copy()
+    unreadable = np.argwhere(status == Status.UNREADABLE) // block_cells * block_cells
+    for row, col in np.unique(unreadable, axis=0):
+        status[row : row + block_cells, col : col + block_cells] = Status.PENDING
+    return status
+
+
+def _reopen(path: Path) -> None:
+    """Make the blocks of a store pending that hold unreadable cells.
+
+    Raises:
+        StoreError: the store is packed, and blocks cannot be written one by one.
+    """
+    group = open_group(path, "r+")
+    stored: Any = group["labels/status/0"]
+    status = np.asarray(stored[:])
+    if not (status == Status.UNREADABLE).any():
+        return
+    if stored.shards is not None:
+        raise StoreError(f"{path} is packed and cannot be changed: score into another --out")
+    metadata = _read_metadata(path)
+    # First: a run that is killed from here on has left a heatmap that is to be finished.
+    group.attrs["histoslide"] = metadata | {"complete": False, "counts": None}
+    stored[...] = reopened(status, metadata["grid"]["block_cells"])
 
 
 def _choose_target(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, *, overwrite: bool) -> Path:

@@ -10,6 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 import zarr
+from fakes import FakeSlide
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -22,9 +23,10 @@ from ome_zarr_models.v05.image_label import ImageLabel as ImageLabelV05
 
 import histoslide.store as store_module
 from histoslide.errors import SettingsDifferError, StoreError
+from histoslide.geometry import Box, Mpp
 from histoslide.heatmap import LazyHeatmap, make_heatmap
 from histoslide.scoring import Status
-from histoslide.slide import OpenSlideSlide
+from histoslide.slide import OpenSlideSlide, Slide
 from histoslide.store import (
     BlockTarget,
     NgffVersion,
@@ -48,13 +50,13 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> OpenSlideSlide:
     )
 
 
-def half_tissue(slide: OpenSlideSlide) -> TissueMask:
+def half_tissue(slide: Slide) -> TissueMask:
     mask = np.zeros((43, 65), dtype=bool)
     mask[:, 20:] = True
     return TissueMask(mask=mask, method="file", settings={"file": "half.png"})
 
 
-def lazy_heatmap(slide: OpenSlideSlide, **options: Any) -> LazyHeatmap:
+def lazy_heatmap(slide: Slide, **options: Any) -> LazyHeatmap:
     settings: dict[str, Any] = {"tissue": half_tissue(slide), "block_cells": 4} | options
     return make_heatmap(slide, colour_model(), **settings)
 
@@ -211,6 +213,49 @@ def test_other_settings_are_refused_by_name(
     with pytest.raises(SettingsDifferError, match=named):
         store_heatmap(lazy_heatmap(slide, **change), path)
     assert all_bytes(path) == before
+
+
+def test_unreadable_cells_are_tried_again_when_asked(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(60, 200, (420, 640, 3), np.uint8)
+
+    def lazy(rotten: Box | None) -> LazyHeatmap:
+        slide = FakeSlide([pixels], mpp=Mpp(value=0.972, source="test"), rotten=rotten)
+        everywhere = TissueMask(mask=np.ones((4, 4), dtype=bool), method="none", settings={})
+        return lazy_heatmap(slide, tissue=everywhere)
+
+    def done_blocks(rotten: Box | None, *, retry: bool = True) -> list[int]:
+        done: list[int] = []
+        heat = store_heatmap(
+            lazy(rotten), path, retry_unreadable=retry, on_block=lambda n, *_: done.append(n)
+        )
+        assert heat.complete
+        return done
+
+    whole = store_heatmap(lazy(None), tmp_path / "whole.zarr")
+    path, rotten = tmp_path / "h.zarr", Box(300, 200, 90, 20)
+    assert store_heatmap(lazy(rotten), path).metadata["counts"]["unreadable"] > 0
+    assert done_blocks(None, retry=False) == []  # complete is complete, unless asked
+    before = all_bytes(path)
+    down, across = whole.grid.block_shape
+    again = done_blocks(rotten)
+    assert 1 < len(again) < down * across / 2  # the blocks around the hole, and no others
+    assert all_bytes(path) == before
+
+    def kill(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store_heatmap(lazy(None), path, retry_unreadable=True, on_block=kill)
+    assert not open_heatmap(path, allow_incomplete=True).complete
+    assert len(done_blocks(None)) < len(again)
+    assert all_bytes(path) == all_bytes(whole.path)
+    assert done_blocks(None) == []
+
+    holed = store_heatmap(lazy(rotten), tmp_path / "holed.zarr")
+    packed = convert_heatmap(holed, tmp_path / "packed.zarr", ngff="0.5", packed=True)
+    with pytest.raises(StoreError, match="is packed and cannot be changed"):
+        store_heatmap(lazy(None), packed.path, retry_unreadable=True)
+    assert open_heatmap(packed.path).metadata["counts"]["unreadable"] > 0
 
 
 def test_another_model_is_refused(tmp_path: Path, slide: OpenSlideSlide) -> None:

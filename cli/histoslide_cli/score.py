@@ -104,6 +104,11 @@ def add_parser(
         "--mask-png", action="store_true", help="also draw mask and grid, before scoring"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing heatmaps")
+    parser.add_argument(
+        "--retry-unreadable",
+        action="store_true",
+        help="of heatmaps that are there, score the blocks again in which cells could not be read",
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     _add_run_options(parser)
     add_cache_options(parser)
@@ -199,6 +204,7 @@ def _options(arguments: argparse.Namespace) -> ScoreOptions:
         lesions=None if arguments.no_lesions else LesionSettings(),
         mask_png=arguments.mask_png,
         overwrite=arguments.overwrite,
+        retry_unreadable=arguments.retry_unreadable,
         cache=slide_cache(arguments),
         command=scrubbed_command(sys.argv[1:]),
         timeout_s=arguments.timeout,
