@@ -1,9 +1,9 @@
-"""Peak resident memory of scoring a slide and one of four times its area.
+"""Peak resident memory of scoring slides, each of four times the area of the one before.
 
     python benchmarks/memory.py
 
 Each slide is scored in a process of its own with a small network, so that what is measured is
-reading, cutting, storing and the pyramid. Linux only. Prints the two peaks and their ratio.
+reading, cutting, storing and the pyramid. Linux only. Prints the peaks and their ratios.
 """
 
 import multiprocessing
@@ -20,8 +20,8 @@ from histoslide.slide import open_slide
 from histoslide.store import store_heatmap
 from histoslide.synthetic import scene, write_slide
 
-SIDES = (6144, 12288)
-"""Level-0 sides of the two slides, at 0.243 µm/px."""
+SIDES = (6144, 12288, 24576)
+"""Level-0 sides of the slides, at 0.243 µm/px."""
 
 
 class MeanColour(nn.Module):
@@ -47,10 +47,10 @@ def score(side: int, folder: str, queue: "multiprocessing.Queue[tuple[int, int]]
 
 
 def main() -> None:
-    """Make the slides, score each in its own process, print peaks and ratio."""
+    """Make the slides, score each in its own process, print peaks and ratios."""
     context = multiprocessing.get_context("spawn")
     tile = scene(1024, 1024, mpp=0.243, seed=1).pixels
-    peaks = []
+    peaks: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         for side in SIDES:
             pixels = np.tile(tile, (side // 1024, side // 1024, 1))
@@ -61,9 +61,11 @@ def main() -> None:
             process.start()
             cells, peak = queue.get()
             process.join()
+            text = f"{side}×{side} px, {cells:,} cells scored: peak {peak / 1024:.0f} MiB"
+            if peaks:
+                text += f", {peak / peaks[-1]:.2f} times that of a quarter of the area"
             peaks.append(peak)
-            print(f"{side}×{side} px, {cells:,} cells scored: peak {peak / 1024:.0f} MiB")
-    print(f"ratio for four times the area: {peaks[1] / peaks[0]:.2f}")
+            print(text)
 
 
 if __name__ == "__main__":

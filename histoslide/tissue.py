@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from skimage.color import rgb2gray, rgb2hed, rgb2hsv
+from skimage.color import rgb2gray, rgb2hed
 from skimage.filters import gaussian, threshold_otsu
 from skimage.filters.rank import entropy
 from skimage.morphology import closing, disk, remove_small_objects
@@ -24,6 +24,7 @@ from histoslide.annotations import rasterise, read_geojson
 from histoslide.errors import MaskError
 from histoslide.geometry import Size
 from histoslide.grid import TileGrid
+from histoslide.hsv import Hsv
 from histoslide.slide import Slide, require_mpp
 from histoslide.tiles import read_overview
 
@@ -65,6 +66,9 @@ _NOT_HE = (
     "this does not look like H&E: {}; probabilities from an H&E model mean nothing on other stains"
 )
 
+_BAND_ROWS = 256
+"""Rows whose stains are separated at once: in float64, a whole overview would need gigabytes."""
+
 PIXEL_AREA_TOLERANCE = 1e-6
 """Slack in pixels when areas are compared, for float rounding."""
 
@@ -93,7 +97,7 @@ class SaturationOtsu:
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Map RGB of shape (h, w, 3) to a mask of shape (h, w)."""
-        saturation = gaussian(_hsv(rgb)[..., 1], sigma=1)
+        saturation = gaussian(Hsv.of(rgb).saturation, sigma=1)
         return saturation > _limited_otsu(saturation, SATURATION_LIMITS)
 
 
@@ -108,8 +112,11 @@ class StainDensity:
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Map RGB of shape (h, w, 3) to a mask of shape (h, w)."""
-        hed = rgb2hed(rgb)
-        density = gaussian(np.clip(hed[..., 0], 0, None) + np.clip(hed[..., 1], 0, None), sigma=1)
+        density = np.empty(rgb.shape[:2], dtype=np.float32)
+        for start in range(0, len(rgb), _BAND_ROWS):
+            rows = slice(start, start + _BAND_ROWS)
+            density[rows] = np.clip(rgb2hed(rgb[rows])[..., :2], 0, None).sum(axis=2)
+        density = gaussian(density, sigma=1)
         return density > _limited_otsu(density, HED_LIMITS)
 
 
@@ -227,7 +234,7 @@ def find_tissue(slide: Slide, method: TissueMethod) -> TissueMask:
     if method.name == Everything.name:
         mask = method(rgb)
     else:
-        hsv = _hsv(rgb)
+        hsv = Hsv.of(rgb)
         mask = clean(method(rgb), hsv, um_per_px)
         warnings = stain_warnings(hsv, mask)
     for warning in warnings:
@@ -274,49 +281,51 @@ def _marked(image: Image.Image) -> NDArray[np.bool_]:
     return (rgba[..., :3] > 0).any(axis=2) & (rgba[..., 3] > 0)
 
 
-def clean(mask: NDArray[np.bool_], hsv: NDArray[np.float32], um_per_px: float) -> NDArray[np.bool_]:
+def pen_ink(hsv: Hsv) -> NDArray[np.bool_]:
+    """Which pixels have the colours of marker pens, which stain does not."""
+    coloured = hsv.saturation > PEN_SATURATION
+    found: NDArray[np.bool_] = (hsv.hue > PEN_HUES[0]) & (hsv.hue < PEN_HUES[1]) & coloured
+    return found
+
+
+def clean(mask: NDArray[np.bool_], hsv: Hsv, um_per_px: float) -> NDArray[np.bool_]:
     """Remove pen, dark artefacts and specks from a mask and close its pinholes.
 
     Args:
         mask: stained pixels, shape (h, w).
-        hsv: the overview in hue, saturation and value, 0-1, shape (h, w, 3).
+        hsv: colours of the overview.
         um_per_px: of the overview.
     """
-    ink = (hsv[..., 0] > PEN_HUES[0]) & (hsv[..., 0] < PEN_HUES[1]) & (hsv[..., 1] > PEN_SATURATION)
-    kept = mask & ~ink & (hsv[..., 2] > DARK_VALUE)
+    ink = pen_ink(hsv)
+    kept = mask & ~ink & (hsv.value > DARK_VALUE)
     closed = closing(np.pad(kept, 2), disk(2))[2:-2, 2:-2] & ~ink
     smallest = max(1, round(MIN_SPECK_UM2 / um_per_px**2))
     cleaned: NDArray[np.bool_] = remove_small_objects(closed, max_size=smallest)
     return cleaned
 
 
-def stain_warnings(hsv: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[str, ...]:
+def stain_warnings(hsv: Hsv, mask: NDArray[np.bool_]) -> tuple[str, ...]:
     """Reasons to doubt that an overview shows an H&E slide; empty when there are none.
 
     Args:
-        hsv: the overview in hue, saturation and value, 0-1, shape (h, w, 3).
+        hsv: colours of the overview.
         mask: its tissue, shape (h, w).
     """
-    dark = float((hsv[..., 2] < DARK_VALUE).mean())
+    dark = float((hsv.value < DARK_VALUE).mean())
     if dark > 0.5:
         reason = f"{dark:.0%} of the slide is dark, as in fluorescence"
         return (_NOT_HE.format(reason),)
     if not mask.any():
-        grey = float((hsv[..., 2] < _GREY_VALUE).mean())
+        grey = float((hsv.value < _GREY_VALUE).mean())
         if grey > 0.05:
             return (_NOT_HE.format(f"no colour, but {grey:.0%} of the slide is not glass either"),)
         return ()
-    hue, saturation = hsv[mask][:, 0], hsv[mask][:, 1]
+    hue, saturation = hsv.hue[mask], hsv.saturation[mask]
     pink_to_violet = (hue > PEN_HUES[1]) | (hue < 0.08)
     share = float((pink_to_violet & (saturation > SATURATION_LIMITS[0])).mean())
     if share < 0.5:
         return (_NOT_HE.format(f"only {share:.0%} of the tissue is pink to violet"),)
     return ()
-
-
-def _hsv(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    # In float32: a large overview in float64 would need gigabytes.
-    return np.asarray(rgb2hsv(rgb.astype(np.float32) / 255), dtype=np.float32)
 
 
 def _limited_otsu(values: NDArray[np.float64], limits: tuple[float, float]) -> float:

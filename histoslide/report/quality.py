@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from skimage.color import rgb2hsv
 
 from histoslide.errors import SlideReadError
 from histoslide.geometry import CellRange
+from histoslide.hsv import Hsv
 from histoslide.scoring import Status
 from histoslide.slide import Slide
 from histoslide.store import Heatmap
 from histoslide.tiles import fit_size, read_overview, read_window
-from histoslide.tissue import PEN_HUES, PEN_SATURATION
+from histoslide.tissue import pen_ink
 
 OVERVIEW_PX = 1000
 """Longest side of the overview that is looked at for pen."""
@@ -80,10 +80,7 @@ def pen_share(overview: NDArray[np.uint8]) -> float:
     Args:
         overview: RGB, shape (h, w, 3).
     """
-    hsv = rgb2hsv(overview.astype(np.float32) / 255)
-    hue, saturation = hsv[..., 0], hsv[..., 1]
-    ink = (hue > PEN_HUES[0]) & (hue < PEN_HUES[1]) & (saturation > PEN_SATURATION)
-    return float(ink.mean())
+    return float(pen_ink(Hsv.of(overview)).mean())
 
 
 def sharpness(tile: NDArray[np.uint8]) -> float:
