@@ -23,13 +23,11 @@ import torch
 from dask.delayed import Delayed
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
 from numpy.typing import NDArray
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from histoslide.errors import HistoslideError
-from histoslide.model import Model, ModelSpec, default_bundle, load_bundle, make_model, pick_device
+from histoslide.model import Model, ModelSpec, default_bundle, load_bundle, load_model, pick_device
 from histoslide.model.backends import BackendName, Precision
-from histoslide.model.fast_paths import FastPaths, choose_path, read_fast_paths
+from histoslide.model.fast_paths import FastPaths, choose_path, fast_paths_file, read_fast_paths
 from histoslide.model.prediction import file_sha256
 from histoslide.runners import BlockIndex
 from histoslide.slide import Slide
@@ -61,24 +59,35 @@ _LOCAL_THREADS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Weights:
-    """A model as it travels to workers."""
+class _Bundle:
+    """A model as it travels to workers: its files."""
 
-    spec_json: str
-    tensors: bytes
-    sha256: str
-    fast_paths: FastPaths | None
+    bundle: bytes
+    fast_paths: bytes | None
     backend: BackendName
     precision: Precision
     device: str
 
-    def load(self, worker_name: object) -> Model:
-        return make_model(
-            ModelSpec.from_json(self.spec_json),
-            load_tensors(self.tensors),
-            sha256=self.sha256,
-            device=worker_device(self.device, worker_name),
-            fast_paths=self.fast_paths,
+    @classmethod
+    def of(cls, path: Path, *, backend: BackendName, precision: Precision, device: str) -> _Bundle:
+        record = fast_paths_file(path)
+        return cls(
+            bundle=path.read_bytes(),
+            fast_paths=record.read_bytes() if record.exists() else None,
+            backend=backend,
+            precision=precision,
+            device=device,
+        )
+
+    def load(self, worker: Worker) -> Model:
+        """Load it from the worker's own folder, where it stays as long as the worker."""
+        path = Path(worker.local_directory) / f"histoslide-{uuid.uuid4().hex}.safetensors"
+        path.write_bytes(self.bundle)
+        if self.fast_paths is not None:
+            fast_paths_file(path).write_bytes(self.fast_paths)
+        return load_model(
+            path,
+            device=worker_device(self.device, worker.name),
             backend=self.backend,
             precision=self.precision,
         )
@@ -87,13 +96,13 @@ class _Weights:
 class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
     """Keeps a model and open slides in a worker."""
 
-    def __init__(self, name: str, weights: _Weights, *, torch_threads: int | None) -> None:
+    def __init__(self, name: str, model: _Bundle, *, torch_threads: int | None) -> None:
         self.name = name
-        self._weights, self._torch_threads = weights, torch_threads
+        self._bundle, self._torch_threads = model, torch_threads
 
     def setup(self, worker: Worker) -> None:
         """Called by distributed in each worker, also in those that join late."""
-        self._worker_name = worker.name
+        self._worker = worker
         self._lock = threading.Lock()
         self._model: Model | None = None
         self._slides: OrderedDict[str, Slide] = OrderedDict()
@@ -105,7 +114,7 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         """The model, loaded when the first block needs it."""
         with self._lock:
             if self._model is None:
-                self._model = self._weights.load(self._worker_name)
+                self._model = self._bundle.load(self._worker)
             return self._model
 
     def slide(self, key: str, packed: bytes) -> Slide:
@@ -260,7 +269,7 @@ class Cluster:
             HistoslideError: the bundle cannot be read, no worker comes, or one cannot compute so.
         """
         path = default_bundle() if path is None else path
-        spec, state = load_bundle(path)
+        spec, _ = load_bundle(path)  # refuses here what no worker could use
         sha256 = file_sha256(path)
         paths = read_fast_paths(path, sha256=sha256)
         try:
@@ -273,18 +282,10 @@ class Cluster:
         if len(chosen) == 1:
             engine = chosen.pop()
         devices = sorted({answer[0] for answer in answers.values()})
-        weights = _Weights(
-            spec_json=spec.to_json(),
-            tensors=save_tensors({k: v.contiguous() for k, v in state.items()}),
-            sha256=sha256,
-            fast_paths=paths,
-            backend=engine[0],
-            precision=engine[1],
-            device=device,
-        )
+        model = _Bundle.of(path, backend=engine[0], precision=engine[1], device=device)
         name = f"histoslide-{uuid.uuid4().hex}"
         self._client.register_plugin(
-            ModelPlugin(name, weights, torch_threads=self._torch_threads), name=name
+            ModelPlugin(name, model, torch_threads=self._torch_threads), name=name
         )
         return ClusterModel(
             spec=spec,
