@@ -35,6 +35,9 @@ AREA_PX = 512
 """Longest side of what an area's cells cover, in model pixels: activations of one area then stay
 near 100 MB for ResNet50, and little is computed twice where areas meet."""
 
+_AREAS_A_BATCH = 2
+"""At least: a backend that computes parts of a batch side by side then has two."""
+
 _PIXELS_A_TILE = 96 * 96
 """Of the tile that the batch sizes are meant for."""
 
@@ -161,7 +164,7 @@ class Model:
 
     def _areas_a_batch(self, stride_px: int) -> int:
         side = self.area_cells(stride_px) * stride_px
-        return max(1, self.batch_size * _PIXELS_A_TILE // side**2)
+        return max(_AREAS_A_BATCH, self.batch_size * _PIXELS_A_TILE // side**2)
 
     def _calibrated(self, logits: Tensor) -> Tensor:
         return functional.softmax(logits / self.spec.temperature, dim=-1)
@@ -196,8 +199,7 @@ class Model:
                 return TileGraph(spec, self._network())
             return AreaGraph(spec, self._network(), stride_px=stride_px)
 
-        name = f"{kind}-{count}x{side}"
-        self._logits[stride_px] = self._backend.compile(graph, (count, 3, side, side), name=name)
+        self._logits[stride_px] = self._backend.compile(graph, (count, 3, side, side), name=kind)
         return self._logits[stride_px]
 
     def _network(self) -> nn.Module:
