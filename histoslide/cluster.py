@@ -7,6 +7,7 @@ keeps the model, which it gets when it joins, also late, and the slides that it 
 from __future__ import annotations
 
 import itertools
+import logging
 import pickle
 import threading
 import uuid
@@ -240,6 +241,8 @@ class Cluster:
     ) -> None:
         self._client.close()
         if self._local is not None:
+            # Workers of a busy machine may end too slowly for its patience; nothing is lost then.
+            logging.getLogger("distributed.nanny").setLevel(logging.ERROR)
             self._local.close()
 
     @property
