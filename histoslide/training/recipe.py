@@ -189,7 +189,12 @@ class Recipe:
     batch_size: int = 64
     """Patches a step of the optimiser."""
     weight_decay: float = 0.01
-    """Decoupled weight decay (AdamW) of all parameters."""
+    """Decoupled weight decay (AdamW)."""
+    decay_norms: bool = True
+    """Whether it also shrinks batch norms and biases. fastai 1.0 does so (its ``bn_wd``), fastai 2
+    spares them (its ``wd_bn_bias``)."""
+    epsilon: float = 1e-5
+    """What Adam adds to the root of the squared gradients; fastai 1.0 takes torch's 1e-8."""
     label_smoothing: float = 0.0
     """Part of the target spread over all classes."""
     mixup: float = 0.0
@@ -234,6 +239,7 @@ class Recipe:
             _require(0 <= getattr(self, name) < 1, name, "in 0-1 and below 1", self)
         for name in ("weight_decay", "mixup"):
             _require(0 <= getattr(self, name) < math.inf, name, "0 or more", self)
+        _require(0 < self.epsilon < math.inf, "epsilon", "above 0", self)
         _require(0 < self.valid_fraction < 1, "valid_fraction", "in 0-1", self)
         _require(self.batch_size >= 2, "batch_size", "at least 2", self)
         _require(self.precision in PRECISIONS, "precision", f"one of {PRECISIONS}", self)
@@ -336,8 +342,8 @@ def fine_tune_stages(
 RECIPES: Mapping[str, Recipe] = {
     "pcam": Recipe(
         name="pcam",
-        # pct_start, the final rate and 3e-3 with a tenth for the body are the defaults of fastai
-        # 1.0, which this recipe was first run with.
+        # pct_start, the final rate and 3e-3 with a tenth for the body, epsilon, and that one of the
+        # eight symmetries is always drawn: the defaults of fastai 1.0, which the notebook ran with.
         stages=(
             Stage(
                 epochs=5,
@@ -348,10 +354,12 @@ RECIPES: Mapping[str, Recipe] = {
             ),
             Stage(epochs=2, lr=(1e-6, 1e-5), pct_start=0.3, div_final=2.5e5),
         ),
+        epsilon=1e-8,
         network_px=224,
         augmentation=Augmentation(
             flip=True,
             flip_vert=True,
+            p_flip=1.0,
             max_rotate=45,
             max_zoom=1.15,
             p_affine=0.5,
@@ -366,6 +374,7 @@ RECIPES: Mapping[str, Recipe] = {
             Stage(epochs=5, lr=(1e-5, 1e-3)),
         ),
         valid_fraction=0.2,
+        decay_norms=False,
         precision="mixed",
         monitor="accuracy",
         presize_px=460,
@@ -385,6 +394,7 @@ RECIPES: Mapping[str, Recipe] = {
     "fine-tune": Recipe(
         name="fine-tune",
         stages=fine_tune_stages(5),
+        decay_norms=False,
         precision="mixed",
         augmentation=Augmentation(
             flip=True,
