@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from histoslide.errors import BundleError, DataError
-from histoslide.model import load_model, read_spec
+from histoslide.model import load_model, pick_device, read_spec
 from histoslide.model.architectures import build_network
 from histoslide.patch_evaluation.figures import fit_temperature
 from histoslide.training.averaging import WeightAveraging
@@ -37,6 +37,7 @@ from histoslide.training.learner import (
     DevicePrecision,
     class_weights,
     fit_stage,
+    loss_function,
     make_learner,
     parameter_groups,
 )
@@ -383,6 +384,25 @@ def test_fewer_patches_than_a_batch_are_still_trained_on() -> None:
     assert [len(labels) for _, labels in loaders.train] == [6]
 
 
+def test_a_notebook_needs_say_no_more_than_data_and_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert make_loaders(DATA, QUICK).device == pick_device()
+    crops = Stage(epochs=1, crop_px=32)
+    staged = dataclasses.replace(QUICK, stages=(crops, *QUICK.stages), batch_size=8)
+    for stage, side_px in ((None, SIDE_PX), (crops, 32)):
+        images, _ = make_loaders(DATA, staged, stage).one_batch()
+        assert images.shape == (8, 3, side_px, side_px)
+    trained = train(DATA, QUICK)
+    assert trained.spec.name == "quick"
+    assert trained.learner.dls.device == pick_device()
+
+
+def test_no_folder_of_a_split_file_is_recorded(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(QUICK, split=str(tmp_path / "split.csv"))
+    facts = train(DATA, recipe).spec.training
+    assert facts["recipe"]["split"] == "split.csv"
+    assert str(tmp_path) not in json.dumps(facts)
+
+
 def test_a_learner_measures_accuracy_and_auc() -> None:
     learner = make_learner(DATA, QUICK, QUICK.stages[0], build_network("tiny", 2), device=CPU)
     assert [metric.name for metric in learner.metrics] == ["accuracy", "roc_auc_score"]
@@ -600,6 +620,10 @@ def test_balanced_weights_make_classes_count_alike() -> None:
     given = dataclasses.replace(QUICK, class_weights=(1.0, 3.0))
     assert class_weights(data, given) == [1.0, 3.0]
     assert class_weights(data, QUICK) is None
+    loss = loss_function(data, balanced, CPU)
+    expected = (np.log(2) * weights[0] + 2 * np.log(2) * weights[1]) / (weights[0] + 2 * weights[1])
+    assert float(loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]))) == pytest.approx(expected)
+    assert np.isfinite(train(data, balanced, name="x", device=CPU).history.loss).all()
     learner = make_learner(data, given, given.stages[0], build_network("tiny", 2), device=CPU)
     logits, targets = torch.zeros(2, 2), torch.tensor([0, 1])
     each = learner.loss_func.func.weight

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from histoslide.datasets import PatchData, PatchSet
 from histoslide.errors import DataError
 from histoslide.model.bundle import save_bundle
-from histoslide.model.prediction import Model
+from histoslide.model.prediction import Model, pick_device
 from histoslide.model.spec import ModelSpec
 from histoslide.patch_evaluation.figures import Figures, fit_temperature, judge
 from histoslide.patch_evaluation.history import History, RateSearch
@@ -97,7 +97,7 @@ class TrainedModel:
             spec=self.spec,
             history=self.history,
             title=self.spec.name,
-            data=f"{len(patches)} validation patches",
+            data="its validation set",
             overwrite=overwrite,
         )
 
@@ -111,8 +111,8 @@ def train(
     data: PatchData,
     recipe: Recipe,
     *,
-    name: str,
-    device: torch.device,
+    name: str | None = None,
+    device: torch.device | None = None,
     seed: int = 42,
     workers: int = 0,
     licence: str = "unspecified",
@@ -129,8 +129,8 @@ def train(
     Args:
         data: training and validation patches.
         recipe: how.
-        name: the model's name in its spec.
-        device: where.
+        name: the model's name in its spec; None takes that of the recipe.
+        device: where; None picks as ``histoslide.model.pick_device``.
         seed: of weights, order and augmentation.
         workers: processes that decode patches.
         licence: of the weights, for the spec.
@@ -148,6 +148,8 @@ def train(
         OutputExistsError: the folder holds a run with other settings.
         WeightsUnavailableError: ImageNet weights are asked for and cannot be had.
     """
+    device = pick_device() if device is None else device
+    name = recipe.name if name is None else name
     network = start_network(data, recipe, device=device, seed=seed, initial=initial)
     spec = _uncalibrated_spec(data, recipe, name=name, licence=licence, tumour=tumour)
     settings = run_settings(data, recipe, seed=seed, initial=initial is not None)
@@ -271,7 +273,7 @@ def _training_facts(
             "valid_classes": _counts(data, data.valid),
             "left_out": dict(Counter(data.left_out.values())),
         },
-        "recipe": recipe.as_dict(),
+        "recipe": recipe.as_dict() | {"split": Path(recipe.split).name},  # no folders of ours
         "seed": seed,
         "epochs": [dataclasses.asdict(record) for record in run.records],
         "versions": {p: version(p) for p in ("torch", "torchvision", "fastai")},

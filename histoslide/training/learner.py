@@ -108,7 +108,7 @@ def loss_function(data: PatchData, recipe: Recipe, device: torch.device) -> Cros
         DataError: not as many weights as classes.
     """
     weights = class_weights(data, recipe)
-    weight = None if weights is None else torch.tensor(weights, device=device)
+    weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
     return CrossEntropyLossFlat(weight=weight, label_smoothing=recipe.label_smoothing)
 
 
@@ -129,7 +129,8 @@ def class_weights(data: PatchData, recipe: Recipe) -> list[float] | None:
         return None
     counts = np.bincount(data.train.labels, minlength=len(data.classes))
     # A class that does not occur weighs nothing, whatever its weight.
-    return list((counts.sum() / len(counts) / np.maximum(counts, 1)).astype(float))
+    weights: list[float] = (counts.sum() / len(counts) / np.maximum(counts, 1)).tolist()
+    return weights
 
 
 def amp_mode(precision: str, device: torch.device) -> AMPMode | None:

@@ -16,6 +16,7 @@ from fasttransform import DisplayedTransform
 
 from histoslide.datasets import ImageFiles, Joined, PatchData, PatchSet
 from histoslide.errors import DataError
+from histoslide.model.prediction import pick_device
 from histoslide.training.recipe import Recipe, Stage
 from histoslide.training.transforms import batch_transforms, item_transforms
 
@@ -66,9 +67,9 @@ class ReadLabel(DisplayedTransform):
 def make_loaders(
     data: PatchData,
     recipe: Recipe,
-    stage: Stage,
+    stage: Stage | None = None,
     *,
-    device: torch.device,
+    device: torch.device | None = None,
     workers: int = 0,
     batch_size: int | None = None,
 ) -> DataLoaders:
@@ -77,11 +78,13 @@ def make_loaders(
     Args:
         data: what to train and validate on.
         recipe: batch size, augmentation and normalisation.
-        stage: centre crop and network size.
-        device: where batches are moved before they are augmented.
+        stage: centre crop and network size; None for the last one.
+        device: where batches are moved before they are augmented; None picks as
+            ``histoslide.model.pick_device``.
         workers: processes that decode; 0 decodes in this one.
         batch_size: patches a batch; None as the recipe says.
     """
+    device = pick_device() if device is None else device
     patches = Joined((data.train, data.valid))
     cut, count = len(data.train), len(patches)
     size = recipe.batch_size if batch_size is None else batch_size
@@ -101,7 +104,7 @@ def make_loaders(
         persistent_workers=workers > 0,
         drop_last=cut > size,
         after_item=item_transforms(recipe),
-        after_batch=batch_transforms(recipe, stage),
+        after_batch=batch_transforms(recipe, recipe.stages[-1] if stage is None else stage),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from histoslide.datasets import Split
 from histoslide.errors import DataError
 from histoslide.model.spec import (
     IMAGENET_MEAN,
@@ -183,7 +184,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     """One-cycle runs, in order."""
     split: str = "auto"
-    """How validation is held back: a kind of ``histoslide.datasets.Split``."""
+    """How validation is held back: a kind of ``histoslide.datasets.Split``, or a CSV file."""
     valid_fraction: float = 0.05
     """Part held back, where the data bring no validation set of their own."""
     batch_size: int = 64
@@ -246,9 +247,19 @@ class Recipe:
         _require(self.keep in {"best", "last"}, "keep", "best or last", self)
         _require(self.monitor in MONITORS, "monitor", f"one of {MONITORS}", self)
         _require(self.patience is None or self.patience >= 1, "patience", "at least 1", self)
+        self._check_sizes()
         self._check_weights()
         self._check_crops()
         self._check_footprint()
+
+    def _check_sizes(self) -> None:
+        _require(0 < self.mpp < math.inf, "mpp", "a positive number", self)
+        _require(self.input_px >= 1, "input_px", "at least 1", self)
+        for name in ("network_px", "presize_px"):
+            side = getattr(self, name)
+            _require(side is None or side >= 1, name, "at least 1", self)
+        inside = 1 <= self.label_px <= self.input_px
+        _require(inside, "label_px", f"1 to {self.input_px}, the side of the patches", self)
 
     def _check_weights(self) -> None:
         weights = self.class_weights
@@ -321,6 +332,14 @@ class Recipe:
         first, *others = self.stages
         thawed = dataclasses.replace(first, trainable_groups=None)
         return dataclasses.replace(self, imagenet=False, stages=(thawed, *others))
+
+    def division(self, *, seed: int = 42) -> Split:
+        """How patches are held back, for ``open_patches``.
+
+        Raises:
+            DataError: ``split`` is neither a kind nor a file.
+        """
+        return Split.parse(self.split, fraction=self.valid_fraction, seed=seed)
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON-ready values."""
