@@ -396,6 +396,24 @@ def test_a_notebook_needs_say_no_more_than_data_and_recipe(monkeypatch: pytest.M
     assert trained.learner.dls.device == pick_device()
 
 
+def test_who_goes_on_by_hand_gets_other_batches() -> None:
+    """What seeds the epochs of a run, and keeps its books, does not stay with its Learner."""
+    recipe = dataclasses.replace(QUICK, ema_decay=0.5)
+    seen: list[tuple[float, ...]] = []
+
+    class Batches(Callback):  # type: ignore[misc]
+        def after_batch(self) -> None:
+            if self.training:
+                seen.append(tuple(self.xb[0].flatten(1).sum(dim=1).tolist()))
+
+    trained = train(DATA, recipe, callbacks=[Batches()])
+    assert [type(cb) for cb in trained.learner.cbs if "histoslide" in type(cb).__module__] == []
+    trained.learner.add_cb(Batches())
+    with trained.learner.no_bar(), trained.learner.no_logging():
+        trained.learner.fit(1, 1e-4)
+    assert len(set(seen)) == len(seen) == 8
+
+
 def test_no_folder_of_a_split_file_is_recorded(tmp_path: Path) -> None:
     recipe = dataclasses.replace(QUICK, split=str(tmp_path / "split.csv"))
     facts = train(DATA, recipe).spec.training
@@ -508,14 +526,12 @@ def test_two_stages_end_with_the_weights_of_a_notebook(monkeypatch: pytest.Monke
         lr = slice(*stage.lr) if isinstance(stage.lr, tuple) else stage.lr
         with theirs.no_bar(), theirs.no_logging():
             theirs.fit_one_cycle(stage.epochs, lr)
-    moved = 0.0
     for (name, mine), his in zip(
         network.state_dict().items(), theirs.model.state_dict().values(), strict=True
     ):
-        torch.testing.assert_close(mine, his, rtol=1e-3, atol=2e-5, msg=name)
-        if mine.is_floating_point() and mine.ndim > 1:
-            moved = max(moved, float((mine - start[name]).abs().max()))
-    assert moved > 1e-3  # what was trained is not what was started from
+        moved = (his - start[name]).double().norm()
+        assert moved > 0, name
+        assert (mine - his).double().norm() < 0.03 * moved, name
 
 
 @pytest.mark.parametrize("lr", [1e-3, (1e-5, 1e-3)])

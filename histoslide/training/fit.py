@@ -221,10 +221,10 @@ def _run_stage(
 ) -> None:
     """Run the stage that ``run`` is in, from where it is, to its end."""
     stage, first = recipe.stages[run.stage], len(run.records) - run.epochs_of_stage
-    nonsense = StopAtNonsense(first)
-    learner.add_cbs([SeedEpochs(seed, first), GoOn(run), nonsense, *callbacks])
+    ours = [SeedEpochs(seed, first), GoOn(run), StopAtNonsense(first), *callbacks]
     if recipe.ema_decay:
-        learner.add_cb(WeightAveraging(recipe.ema_decay, run.average))
+        ours.append(WeightAveraging(recipe.ema_decay, run.average))
+    learner.add_cbs(ours)
     if is_distributed():
         train_together(learner)
     index = run.stage
@@ -238,7 +238,8 @@ def _run_stage(
         if getattr(callback, "failure", None) is not None:
             raise callback.failure
     assert run.stage == index + 1, "a stage that ends without failure is done"
-    learner.remove_cbs([cb for cb in callbacks if cb in learner.cbs])
+    # All of them: who goes on with the Learner by hand must not get the same epochs once more.
+    learner.remove_cbs([cb for cb in ours if cb in learner.cbs])
 
 
 def _uncalibrated_spec(
