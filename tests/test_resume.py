@@ -11,7 +11,7 @@ from patches import DATA, QUICK, centre_patches
 from torch import Tensor
 
 from histoslide.errors import HistoslideError, OutputExistsError
-from histoslide.training.checkpoint import FILE_NAME
+from histoslide.training.checkpoint import FILE_NAME, why_unwritten
 from histoslide.training.fit import LOG_NAME, TrainedModel, train
 from histoslide.training.recipe import Augmentation, Recipe, Stage
 from histoslide.training.records import EpochRecord
@@ -179,6 +179,14 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"not a checkpoint")
     with pytest.raises(HistoslideError, match=r"^.*checkpoint\.pt cannot be read: .*--overwrite"):
         train(DATA, LONG, name="x", device=CPU, folder=tmp_path)
+
+
+def test_what_torch_says_of_a_full_disk_is_understood() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here, a disk that is always full")
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        torch.save(torch.zeros(10_000), "/dev/full")
+    assert why_unwritten(caught.value).lower().startswith("no space left")
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(

@@ -321,6 +321,7 @@ def test_options_change_the_recipe() -> None:
         (["--set", "augmentation.max_shift=0.2"], "would move the centre 32 px"),
         (["--set", "augmentation.min_scale=0.5"], "would move the centre 32 px"),
         (["--out", "model.pt"], "must end in .safetensors"),
+        (["--verify"], "--verify is a part of --check: pass both"),
         (["--workers", "-1"], "--workers must be 0 or more"),
         (["--precision", "fp16"], "fp16 trains on CUDA only"),
         (["--patch-size", "64"], r"is 96×96 px, not 64×64 (the first of 48.*--patch-size 96 and"),

@@ -26,6 +26,7 @@ from patches import DATA, QUICK, SIDE_PX, Memory, centre_patches
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from histoslide.datasets import ImageFiles
 from histoslide.errors import BundleError, DataError
 from histoslide.model import load_model, pick_device, read_spec
 from histoslide.model.architectures import build_network
@@ -190,6 +191,19 @@ def test_a_patch_of_another_size_is_named() -> None:
         DataError, match=r"^patch patch-\d+ is 40×40 px, the recipe expects 48×48: "
     ):
         train(DATA, recipe, name="x", device=CPU)
+
+
+def test_a_patch_that_cannot_be_read_is_named_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "bad.png"
+    path.write_bytes(b"no image")
+    bad = ImageFiles((path,) * 20, np.arange(20) % 2, given_names=tuple(map(str, range(20))))
+    data = dataclasses.replace(DATA, train=bad)
+    for workers in (0, 1):
+        with pytest.raises(DataError) as caught:
+            train(data, QUICK, workers=workers)
+        assert str(caught.value).startswith(f"{path} cannot be read as an image")
+        assert str(caught.value).endswith(": pass --skip-bad to leave such patches out")
+        assert "\n" not in str(caught.value)
 
 
 def test_a_resnet_trains_and_its_bundle_predicts_the_same(tmp_path: Path) -> None:
@@ -384,7 +398,7 @@ def test_fewer_patches_than_a_batch_are_still_trained_on() -> None:
     assert [len(labels) for _, labels in loaders.train] == [6]
 
 
-def test_a_notebook_needs_say_no_more_than_data_and_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_needs_say_no_more_than_data_and_recipe() -> None:
     assert make_loaders(DATA, QUICK).device == pick_device()
     crops = Stage(epochs=1, crop_px=32)
     staged = dataclasses.replace(QUICK, stages=(crops, *QUICK.stages), batch_size=8)
@@ -495,7 +509,7 @@ def test_what_has_one_dimension_is_what_fastai_does_not_decay(architecture: str)
     assert spared == {id(p) for p in network.parameters() if p.ndim <= 1}
 
 
-def test_two_stages_end_with_the_weights_of_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_stages_end_with_the_weights_of_a_notebook() -> None:
     """The calls of the second notebook, on fastai's own Learner and on ours: equal weights.
 
     The weight decay is a hundred times the notebook's, so that a few steps show it.
@@ -510,6 +524,7 @@ def test_two_stages_end_with_the_weights_of_a_notebook(monkeypatch: pytest.Monke
         architecture="resnet18", stages=stages, weight_decay=1.0, batch_size=16,
         precision="fp32", input_px=SIDE_PX, label_px=SIDE_PX, presize_px=64, network_px=32,
     )  # fmt: skip
+    torch.manual_seed(0)
     network = build_network("resnet18", 2)
     start = {name: value.clone() for name, value in network.state_dict().items()}
     for stage in stages:
@@ -531,7 +546,9 @@ def test_two_stages_end_with_the_weights_of_a_notebook(monkeypatch: pytest.Monke
     ):
         moved = (his - start[name]).double().norm()
         assert moved > 0, name
-        assert (mine - his).double().norm() < 0.03 * moved, name
+        # Adam makes a step of what is left of a gradient of zero, so rounding shows here and
+        # there; batch norms that decay where they should not are 20 times off.
+        assert (mine - his).double().norm() < 0.1 * moved, name
 
 
 @pytest.mark.parametrize("lr", [1e-3, (1e-5, 1e-3)])

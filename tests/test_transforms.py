@@ -1,7 +1,7 @@
 """Transforms are those of fastai for the notebooks' calls; the others keep the centre in place."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -60,7 +60,7 @@ def pcam_transforms() -> list[Any]:
     return list(transforms)
 
 
-NOTEBOOKS = {
+NOTEBOOKS: dict[str, Callable[[], Sequence[Any]]] = {
     "pcam": pcam_transforms,
     "colorectal": partial(aug_transforms, size=224, min_scale=0.75),
 }

@@ -56,6 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     if not is_first():  # the first speaks for all
         logging.getLogger("histoslide").setLevel(logging.ERROR)
+    if arguments.verify and not arguments.check:
+        from histoslide.errors import DataError
+
+        raise DataError("--verify is a part of --check: pass both, and train afterwards")
     recipe = choose_recipe(arguments)
     return _check(arguments, recipe) if arguments.check else _train(arguments, recipe)
 

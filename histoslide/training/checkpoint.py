@@ -78,7 +78,7 @@ class Checkpoint:
             ) from error
 
 
-def why_unwritten(error: OSError | RuntimeError) -> str:
+def why_unwritten(error: Exception) -> str:
     """Why ``torch.save`` failed, in one line.
 
     torch reports a full disk as a RuntimeError that speaks of positions in its file.

@@ -42,12 +42,15 @@ class ReadPatch(DisplayedTransform):
         Raises:
             DataError: it cannot be read or has another size than the recipe's.
         """
-        pixels = self.patches.read(index)
+        try:
+            pixels = self.patches.read(index)
+        except DataError as error:
+            raise DataError(f"{error}: pass --skip-bad to leave such patches out") from error
         if pixels.shape != (self.side_px, self.side_px, 3):
             raise DataError(
                 f"patch {self.patches.names[index]} is {pixels.shape[1]}×{pixels.shape[0]} px, "
                 f"the recipe expects {self.side_px}×{self.side_px}: pass --patch-size and --mpp as "
-                "the patches are"
+                "the patches are, or --skip-bad to leave out such as this one"
             )
         return PILImage.create(pixels)
 

@@ -21,7 +21,7 @@ class SparingAdamW(torch.optim.AdamW):
     They keep the parameter group they are in, so that fastai's freezing and rates still apply.
     """
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step, as ``torch.optim.AdamW.step``."""
         groups = self.param_groups
         self.param_groups = [part for group in groups for part in _decayed_and_not(group)]
