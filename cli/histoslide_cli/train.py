@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from histoslide_cli.console import EXIT_DONE, EXIT_USAGE, Progress
 from histoslide_cli.model_choice import is_pickle, read_weights
 from histoslide_cli.train_options import FIND, add_options, choose_recipe
+from histoslide_cli.train_progress import TrainProgress
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from histoslide.patch_evaluation.history import RateSearch
     from histoslide.training.fit import TrainedModel
     from histoslide.training.recipe import Recipe
-    from histoslide.training.records import EpochRecord
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -361,44 +361,3 @@ def _write_results(
         f"{figures.patches} validation patches"
     )
     print(f"{page}: curves, figures and the patches it is most wrong about")  # noqa: T201
-
-
-class TrainProgress:
-    """A bar an epoch with the running loss and the last figures; one line when it is done."""
-
-    def __init__(self, recipe: Recipe, *, quiet: bool) -> None:
-        self._recipe, self._quiet = recipe, quiet
-        self._bar: Progress | None = None
-        self._last = ""
-
-    def __enter__(self) -> TrainProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def step(self, epoch: int, done: int, total: int, loss: float) -> None:
-        """A training step is done."""
-        if self._bar is None:
-            label = f"epoch {epoch}/{self._recipe.epochs}"
-            self._bar = Progress(label, unit="step", quiet=self._quiet)
-        self._bar.update(done, total, f"train loss {loss:.4f}{self._last}")
-
-    def finish_epoch(self, record: EpochRecord) -> None:
-        """An epoch is validated."""
-        self._close()
-        figures = (
-            f"valid loss {record.valid_loss:.4f}, accuracy {record.accuracy:.4f}, "
-            f"AUC {record.auc:.4f}"
-        )
-        self._last = f", {figures}"
-        if not self._quiet:
-            logger.info(
-                "epoch %d/%d: train loss %.4f, %s, %.0f s",
-                record.epoch, self._recipe.epochs, record.train_loss, figures, record.seconds,
-            )  # fmt: skip
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.__exit__()
-            self._bar = None
