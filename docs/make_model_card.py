@@ -112,7 +112,7 @@ calibration figures are a little better than on new ones, and epochs were not ch
 | mean log loss | {after["loss"]:.4f} |
 
 For comparison: the notebook that histoslide replaces reached an AUC of 0.9955 and an accuracy of
-97.5 % on a random 5 % of the 220,025 Kaggle patches, from ImageNet weights at 224 px. A random
+97.5 % on the last 5 % of the 220,025 Kaggle patches, from ImageNet weights at 224 px. Such a
 split shares slides between training and validation; the official one used here does not.
 
 ## How it was trained

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from histoslide.datasets import Split, open_patches
-from histoslide.model import pick_device
+from histoslide.datasets import open_patches
 from histoslide.training.fit import train
 from histoslide.training.rates import find_rate, scale_rates
 from histoslide.training.recipe import RECIPES, Recipe
@@ -24,15 +23,13 @@ TISSUES = ("TUMOR", "STROMA", "COMPLEX", "LYMPHO", "DEBRIS", "MUCOSA", "ADIPOSE"
 
 def main(data_path: Path, out: Path, recipe: Recipe) -> None:
     """Train on one folder a tissue."""
-    data = open_patches(data_path, split=Split(kind="random", fraction=0.2, seed=42))
-    device, run = pick_device(), out.with_suffix(".run")
-    search = find_rate(data, recipe, device=device)
+    data = open_patches(data_path, split=recipe.division(seed=42))  # random 20 %
+    run = out.with_suffix(".run")
+    search = find_rate(data, recipe)
     print(f"suggested learning rate: {search.suggestion:.2g}")
     if search.suggestion is not None:
         recipe = scale_rates(recipe, search.suggestion)
-    model = train(
-        data, recipe, name=out.stem, device=device, folder=run, finder=search, on_epoch=print
-    )
+    model = train(data, recipe, name=out.stem, folder=run, finder=search, on_epoch=print)
     model.save(out)
     print(f"accuracy {model.figures.accuracy:.3f} over {len(data.classes)} tissues")
     print(f"loss plot, finder, confusion matrix, top losses: {model.report(run, data.valid)}")
@@ -56,11 +53,10 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         main(Path(sys.argv[1]), Path(sys.argv[2]), RECIPES["colorectal"])
     else:
-        colorectal = RECIPES["colorectal"]
+        colorectal = RECIPES["colorectal"].from_random_weights()
         quick = dataclasses.replace(
             colorectal,
             architecture="resnet18",
-            imagenet=False,
             presize_px=64,
             network_px=48,
             batch_size=16,

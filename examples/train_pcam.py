@@ -14,16 +14,15 @@ import numpy as np
 from PIL import Image
 
 from histoslide.datasets import open_patches
-from histoslide.model import pick_device
 from histoslide.training.fit import train
 from histoslide.training.recipe import RECIPES, Recipe
 
 
 def main(data_path: Path, out: Path, recipe: Recipe) -> None:
     """Train on any layout that histoslide recognises."""
-    data = open_patches(data_path)
+    data = open_patches(data_path, split=recipe.division())
     run = out.with_suffix(".run")
-    model = train(data, recipe, name=out.stem, device=pick_device(), folder=run, on_epoch=print)
+    model = train(data, recipe, name=out.stem, folder=run, on_epoch=print)
     model.save(out, half=True)
     print(f"accuracy {model.figures.accuracy:.4f}, AUC {model.figures.auc:.4f}")
     print(f"curves, ROC, confusion matrix, top losses: {model.report(run, data.valid)}")
@@ -47,11 +46,10 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         main(Path(sys.argv[1]), Path(sys.argv[2]), RECIPES["pcam"])
     else:
-        pcam = RECIPES["pcam"]
+        pcam = RECIPES["pcam"].from_random_weights()
         quick = dataclasses.replace(
             pcam,
             architecture="resnet18",
-            imagenet=False,
             network_px=64,
             batch_size=16,
             valid_fraction=0.2,

@@ -194,8 +194,12 @@ def test_patches_of_another_size_and_damaged_ones_are_named(
     (tmp_path / "broken" / "1" / "1-0-0.png").write_text("not a picture")
     out = tmp_path / "out"
     assert evaluate(tmp_path / "broken", small_bundle, "--out", str(out)) == 2
-    assert "1-0-0.png" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "1-0-0.png" in err
+    assert "--skip-bad leaves such patches out" in err
     assert not out.exists()
+    assert evaluate(tmp_path / "broken", small_bundle, "--skip-bad", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["figures"]["patches"] == 7
     assert evaluate(tmp_path / "absent", small_bundle) == 2
 
 

@@ -559,6 +559,22 @@ def test_text_is_never_a_formula() -> None:
     assert Image.open(io.BytesIO(png)).format == "PNG"
 
 
+@pytest.mark.parametrize("classes", [3, 8])
+def test_a_legend_of_several_curves_hides_none_of_them(classes: int) -> None:
+    found = assess(made_up(200, classes, seed=3), temperature=1, resamples=2)
+    for draw in (plots.roc_curves, plots.precision_recall_curves):
+        figure = draw(found)
+        plots.to_png(figure)  # lays it out
+        (legend,), (axes,) = figure.legends, figure.axes
+        renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+        shown = axes.get_tightbbox(renderer)
+        assert shown is not None
+        assert legend.get_window_extent(renderer).y1 <= shown.y0
+        assert figure.bbox.y0 <= shown.y0
+        assert shown.y1 <= figure.bbox.y1
+        assert len(legend.get_texts()) >= classes
+
+
 def test_a_long_name_is_cut_in_the_middle() -> None:
     assert plots.plain("abcdefghij", 5) == "ab…ij"
     assert plots.plain("abcde", 5) == "abcde"

@@ -11,6 +11,7 @@ from fastai.optimizer import SGD
 from patches import QUICK
 from torch import nn
 
+from histoslide.datasets import Split
 from histoslide.errors import DataError
 from histoslide.training.rates import scale_rates
 from histoslide.training.recipe import (
@@ -154,6 +155,13 @@ def test_an_impossible_stage_is_refused(changes: dict[str, Any], said: str) -> N
     [
         ({"stages": ()}, "'quick' has no stage"),
         ({"batch_size": 1}, "batch_size must be at least 2, not 1"),
+        ({"mpp": 0.0}, "mpp must be a positive number, not 0.0"),
+        ({"epsilon": 0.0}, "epsilon must be above 0, not 0.0"),
+        ({"input_px": 0}, "input_px must be at least 1, not 0"),
+        ({"network_px": 0}, "network_px must be at least 1, not 0"),
+        ({"presize_px": 0}, "presize_px must be at least 1, not 0"),
+        ({"label_px": 0}, "label_px must be 1 to 40, the side of the patches, not 0"),
+        ({"label_px": 41}, "label_px must be 1 to 40, the side of the patches, not 41"),
         ({"label_smoothing": 1.0}, "label_smoothing must be in 0-1 and below 1, not 1.0"),
         ({"weight_decay": -1}, "weight_decay must be 0 or more, not -1"),
         ({"precision": "fp8"}, "'fp8'"),
@@ -273,6 +281,14 @@ def test_settings_are_toml_with_dots() -> None:
 def test_a_setting_that_is_none_is_refused(setting: str) -> None:
     with pytest.raises(DataError, match="is not KEY=VALUE"):
         parse_settings([setting])
+
+
+def test_a_recipe_says_how_to_divide(tmp_path: Path) -> None:
+    assert RECIPES["colorectal"].division(seed=7) == Split(kind="auto", fraction=0.2, seed=7)
+    path = tmp_path / "split.csv"
+    path.write_text("name,part\n")
+    recipe = dataclasses.replace(QUICK, split=str(path))
+    assert recipe.division() == Split(kind="file", file=path)
 
 
 def test_scaled_rates_keep_their_proportions() -> None:

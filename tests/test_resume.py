@@ -11,10 +11,11 @@ from patches import DATA, QUICK, centre_patches
 from torch import Tensor
 
 from histoslide.errors import HistoslideError, OutputExistsError
-from histoslide.training.checkpoint import FILE_NAME
+from histoslide.training.checkpoint import FILE_NAME, why_unwritten
 from histoslide.training.fit import LOG_NAME, TrainedModel, train
 from histoslide.training.recipe import Augmentation, Recipe, Stage
 from histoslide.training.records import EpochRecord
+from histoslide.training.tensorboard import TensorBoard
 
 CPU = torch.device("cpu")
 
@@ -43,18 +44,26 @@ def weights(trained: TrainedModel) -> dict[str, Tensor]:
     return dict(trained.learner.model.state_dict())
 
 
-def run_and_kill(recipe: Recipe, folder: Path, *, epoch: int, step: int, workers: int = 0) -> None:
+def run_and_kill(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    epoch: int,
+    step: int,
+    workers: int = 0,
+    board: Path | None = None,
+) -> None:
     """Train until some steps into an epoch (counted from 1), then die."""
-    seen: list[EpochRecord] = []
 
-    def die(done: int, of: int, loss: float) -> None:
-        if len(seen) + 1 == epoch and done == step:
+    def die(now: int, done: int, of: int, loss: float) -> None:
+        if now == epoch and done == step:
             raise KilledError("killed")
 
+    callbacks = [] if board is None else [TensorBoard(board, DATA, recipe)]
     with pytest.raises(KilledError):
         train(
-            DATA, recipe, name="x", device=CPU, folder=folder, workers=workers,
-            on_epoch=seen.append, on_batch=die,
+            DATA, recipe, name="x", device=CPU, folder=folder, workers=workers, on_batch=die,
+            callbacks=callbacks,
         )  # fmt: skip
 
 
@@ -89,13 +98,42 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
 
 def test_a_run_killed_twice_and_again_at_its_end(whole: TrainedModel, tmp_path: Path) -> None:
     run_and_kill(LONG, tmp_path, epoch=2, step=3)
-    run_and_kill(LONG, tmp_path, epoch=3, step=1)  # goes on in epoch 2, dies in what is the third
+    run_and_kill(LONG, tmp_path, epoch=4, step=1)  # goes on in epoch 2
     train(DATA, LONG, name="x", device=CPU, folder=tmp_path)
     seen: list[EpochRecord] = []
     again = train(DATA, LONG, name="x", device=CPU, folder=tmp_path, on_epoch=seen.append)
     assert not seen
     for name, value in weights(again).items():
         torch.testing.assert_close(value, weights(whole)[name], rtol=1e-4, atol=1e-6)
+
+
+def test_tensorboard_counts_on_where_a_killed_run_was(tmp_path: Path) -> None:
+    """Every step and epoch is there once; what was written after the last whole epoch is not."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    values: list[dict[str, list[tuple[int, float]]]] = []
+    for name, kills in (("whole", []), ("killed", [(2, 3), (4, 2)])):
+        board, folder = tmp_path / name / "board", tmp_path / name / "run"
+        for epoch, step in kills:
+            run_and_kill(LONG, folder, epoch=epoch, step=step, board=board)
+        writer = TensorBoard(board, DATA, LONG)
+        trained = train(DATA, LONG, name="x", device=CPU, folder=folder, callbacks=[writer])
+        writer.embed(trained.learner)
+        events = EventAccumulator(str(board))
+        events.Reload()
+        values.append(
+            {
+                tag: [(e.step, e.value) for e in events.Scalars(tag)]
+                for tag in events.Tags()["scalars"]
+            }
+        )
+    whole, killed = values
+    assert [step for step, _ in whole["loss/step"]] == list(range(1, 21))
+    assert [step for step, _ in whole["validation/AUC"]] == list(range(1, 6))
+    assert whole.keys() == killed.keys()
+    for tag, expected in whole.items():
+        assert [step for step, _ in killed[tag]] == [step for step, _ in expected]
+        assert [v for _, v in killed[tag]] == pytest.approx([v for _, v in expected], rel=1e-3)
 
 
 def test_patience_ends_a_stage_and_a_resumed_run_knows_it(tmp_path: Path) -> None:
@@ -141,6 +179,14 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"not a checkpoint")
     with pytest.raises(HistoslideError, match=r"^.*checkpoint\.pt cannot be read: .*--overwrite"):
         train(DATA, LONG, name="x", device=CPU, folder=tmp_path)
+
+
+def test_what_torch_says_of_a_full_disk_is_understood() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here, a disk that is always full")
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        torch.save(torch.zeros(10_000), "/dev/full")
+    assert why_unwritten(caught.value).lower().startswith("no space left")
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(

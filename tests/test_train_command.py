@@ -19,7 +19,9 @@ from histoslide_cli.main import build_parser, main
 from histoslide_cli.train_options import choose_recipe
 from PIL import Image
 
+from histoslide.errors import HistoslideError
 from histoslide.model import load_model, read_spec
+from histoslide.training.fit import TrainedModel
 from histoslide.training.recipe import RECIPES
 
 CLASSES = ("TUMOR", "STROMA", "COMPLEX", "LYMPHO", "DEBRIS", "MUCOSA", "ADIPOSE", "EMPTY")
@@ -212,6 +214,61 @@ def test_check_reports_and_does_not_train(
     assert any("a-0.png" in problem for problem in report["problems"])
 
 
+def test_check_says_when_the_recipe_wants_another_size(
+    pcam: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--check", "--valid-fraction", "0.2", "--recipe", "colorectal"]
+    assert main(["train", str(pcam), *options]) == 2
+    told = capsys.readouterr()
+    assert "problems: none" in told.out
+    assert (
+        "patches are 96×96 px, recipe colorectal trains on 150×150: pass --patch-size" in told.err
+    )
+    assert main(["train", str(pcam), *options, "--patch-size", "96", "--label-size", "96"]) == 0
+
+
+def test_patches_of_another_size_are_counted_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_patches(tmp_path / "data", ("0", "1"), 8, 96)
+    for name in ("0/0-1", "1/1-5"):
+        Image.new("RGB", (96, 95)).save(data / f"{name}.png")
+    out = tmp_path / "m.safetensors"
+    command = ["train", str(data), *SMALL, "--valid-fraction", "0.4", "--out", str(out)]
+    assert main([*command, "--epochs", "1", "--freeze-epochs", "0"]) == 2
+    err = capsys.readouterr().err
+    assert "patch 0-1 is 96×95 px, not 96×96 (the first of 2 such patches): pass --skip-bad" in err
+    assert not list((tmp_path / "m.run").iterdir())  # nothing has begun
+    assert main([*command, "--epochs", "1", "--freeze-epochs", "0", "--skip-bad"]) == 0
+    assert read_spec(out).training["data"]["left_out"] == {"unreadable": 2}
+
+
+def test_a_run_without_room_for_its_results_need_not_train_again(
+    pcam: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, export = tmp_path / "m.safetensors", tmp_path / "m.pkl"
+    command = ["train", str(pcam), *SMALL, "--valid-fraction", "0.3", "--epochs", "1"]
+    command += ["--freeze-epochs", "0", "--out", str(out), "--export-pkl", str(export)]
+
+    def full(*_: object, **__: object) -> None:
+        raise HistoslideError("no space left")
+
+    for method in ("report", "save"):
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainedModel, method, full)
+            assert main(command) == 2
+        assert not out.exists()
+    trained = read_log(tmp_path / "m.run")
+    capsys.readouterr()
+    assert main(command) == 0
+    assert read_log(tmp_path / "m.run") == trained  # the seconds too: nothing was trained anew
+    assert out.exists()
+    assert export.exists()
+    assert not (tmp_path / "m.run" / "checkpoint.pt").exists()
+    assert main(command) == 2  # now it is done, and not replaced unasked
+    assert "--overwrite" in capsys.readouterr().err
+
+
 # --- options --------------------------------------------------------------------------------------
 
 
@@ -264,11 +321,14 @@ def test_options_change_the_recipe() -> None:
         (["--set", "augmentation.max_shift=0.2"], "would move the centre 32 px"),
         (["--set", "augmentation.min_scale=0.5"], "would move the centre 32 px"),
         (["--out", "model.pt"], "must end in .safetensors"),
+        (["--verify"], "--verify is a part of --check: pass both"),
         (["--workers", "-1"], "--workers must be 0 or more"),
         (["--precision", "fp16"], "fp16 trains on CUDA only"),
-        (["--patch-size", "64"], "are 96×96 px|is 96×96 px"),
+        (["--patch-size", "64"], r"is 96×96 px, not 64×64 (the first of 48.*--patch-size 96 and"),
+        (["--size", "0"], "network_px must be at least 1, not 0"),
+        (["--label-size", "97"], "label_px must be 1 to 96, the side of the patches, not 97"),
         (["--class-names", "a"], "gives 1 names"),
-        (["--pretrained", "nothing.safetensors"], "nothing.safetensors does not exist"),
+        (["--pretrained", "nothing.safetensors"], "does not exist: pass imagenet, none, or a"),
         (["--pretrained", "x.pkl"], "pass --trust-pickle"),
         (["--pretrained", "imagenet"], "ImageNet weights"),
     ],

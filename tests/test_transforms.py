@@ -1,7 +1,7 @@
 """Transforms are those of fastai for the notebooks' calls; the others keep the centre in place."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from fastai.data.core import Datasets
 from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
-from fastai.vision.augment import Resize, aug_transforms
+from fastai.vision.augment import Resize, aug_transforms, dihedral_mat
 from fastai.vision.core import PILImage, TensorImage, imagenet_stats
 from torch import Tensor
 
@@ -26,9 +26,24 @@ from histoslide.training.transforms import (
     recompress,
 )
 
-NOTEBOOKS = {
-    "pcam": partial(
-        aug_transforms,
+FASTAI_1 = {
+    "rotate": ({"degrees": (-45, 45)}, 0.5),
+    "zoom": ({"scale": (1.0, 1.15), "row_pct": (0, 1), "col_pct": (0, 1)}, 0.5),
+    "brightness": ({"change": (0.25, 0.75)}, 0.5),
+    "contrast": ({"scale": (0.5, 2.0)}, 0.5),
+    "dihedral_affine": ({}, 1.0),
+}
+"""Arguments and probability of every change that ``get_transforms`` of fastai 1.0.61 makes of the
+first notebook's call, besides crops that leave square patches whole. fastai 2 applies the same
+functions: given the same draws, the pixels of both agree to 1e-5."""
+
+
+def pcam_transforms() -> list[Any]:
+    """The call of the first notebook; fastai 1 always draws a symmetry, fastai 2 every second time.
+
+    Every other argument means in both what ``FASTAI_1`` says.
+    """
+    transforms = aug_transforms(
         do_flip=True,
         flip_vert=True,
         max_rotate=45,
@@ -38,7 +53,15 @@ NOTEBOOKS = {
         p_affine=0.5,
         p_lighting=0.5,
         size=224,
-    ),
+    )
+    symmetry = transforms[0].aff_fs[0]
+    assert (symmetry.func, symmetry.keywords["p"]) == (dihedral_mat, 0.5)
+    symmetry.keywords["p"] = FASTAI_1["dihedral_affine"][1]
+    return list(transforms)
+
+
+NOTEBOOKS: dict[str, Callable[[], Sequence[Any]]] = {
+    "pcam": pcam_transforms,
     "colorectal": partial(aug_transforms, size=224, min_scale=0.75),
 }
 
@@ -108,6 +131,51 @@ def test_augmentations_are_those_that_fastai_builds(name: str) -> None:
         for (_, a), (_, b) in zip(mine[3], his[3], strict=True):
             for key in a.keys() | b.keys():
                 assert a.get(key) == b.get(key) or (not a.get(key) and not b.get(key))
+
+
+def test_the_pcam_recipe_changes_patches_as_fastai_1_did() -> None:
+    change = RECIPES["pcam"].augmentation
+    lighting = change.max_lighting
+    ours = {
+        "rotate": ({"degrees": (-change.max_rotate, change.max_rotate)}, change.p_affine),
+        "zoom": (
+            {"scale": (1.0, change.max_zoom), "row_pct": (0, 1), "col_pct": (0, 1)},
+            change.p_affine,
+        ),
+        "brightness": (
+            {"change": (0.5 * (1 - lighting), 0.5 * (1 + lighting))},
+            change.p_lighting,
+        ),
+        "contrast": ({"scale": (1 - lighting, 1 / (1 - lighting))}, change.p_lighting),
+        "dihedral_affine": ({}, change.p_flip),
+    }
+    assert ours == FASTAI_1
+    kinds = [change.flip, change.flip_vert, change.zoom_centred, change.min_zoom]
+    assert kinds == [True, True, False, 1]
+    others = [change.max_warp, change.max_shift, change.stain, change.sharpness, change.jpeg]
+    assert others == [0] * 5
+    assert change.min_scale == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "neutral", "low", "high"),
+    [("_BrightnessLogit", 0, -np.log(3), np.log(3)), ("_ContrastLogit", 1, 0.5, 2)],
+)
+def test_lighting_is_drawn_from_the_range_of_fastai_1(
+    name: str, neutral: float, low: float, high: float
+) -> None:
+    """``brightness`` adds the logit of 0.25 to 0.75, ``contrast`` multiplies logits by 0.5 to 2."""
+    lighting = augmentations(RECIPES["pcam"].augmentation, None)[-1]
+    lighting.fs = [change for change in lighting.fs if type(change).__name__ == name]
+    assert len(lighting.fs) == 1
+    before, after = 0.6, apply([lighting], torch.full((4000, 3, 1, 1), 0.6))[:, 0, 0, 0]
+    start, logits = np.log(before / (1 - before)), torch.logit(after)
+    drawn = logits / start if neutral else logits - start
+    assert float(torch.isclose(drawn, torch.tensor(neutral).float(), atol=1e-4).float().mean()) == (
+        pytest.approx(0.5, abs=0.05)
+    )
+    assert float(drawn.min()) == pytest.approx(low, abs=0.02)
+    assert float(drawn.max()) == pytest.approx(high, abs=0.02)
 
 
 @pytest.mark.parametrize("split", [0, 1])

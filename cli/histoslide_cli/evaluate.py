@@ -190,6 +190,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _judge(arguments: argparse.Namespace) -> int:
     """Compare predictions with labels; print the figures and write the report."""
     from histoslide.datasets import Split, open_part
+    from histoslide.errors import DataError
     from histoslide.model import pick_device
     from histoslide.patch_evaluation.assessment import assess, check_threshold
     from histoslide.patch_evaluation.classes import match_classes
@@ -215,7 +216,10 @@ def _judge(arguments: argparse.Namespace) -> int:
     if any(name != called for name, called in pairs):
         said = ", ".join(f"{name} as {called}" for name, called in pairs)
         logger.info("classes of the data are taken %s", said)
-    predictions = _run_model(arguments, model, patches, class_map)
+    try:
+        predictions = _run_model(arguments, model, patches, class_map)
+    except DataError as error:
+        raise DataError(f"{error}; --skip-bad leaves such patches out") from error
     assessment = assess(predictions, temperature=spec.temperature, threshold=arguments.threshold)
     page = None
     if arguments.out is not None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoslide_cli.console import EXIT_DONE, EXIT_USAGE, Progress
-from histoslide_cli.model_choice import read_weights
+from histoslide_cli.model_choice import is_pickle, read_weights
 from histoslide_cli.train_options import FIND, add_options, choose_recipe
+from histoslide_cli.train_progress import TrainProgress
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from histoslide.patch_evaluation.history import RateSearch
     from histoslide.training.fit import TrainedModel
     from histoslide.training.recipe import Recipe
-    from histoslide.training.records import EpochRecord
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -56,20 +56,23 @@ def run(arguments: argparse.Namespace) -> int:
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     if not is_first():  # the first speaks for all
         logging.getLogger("histoslide").setLevel(logging.ERROR)
+    if arguments.verify and not arguments.check:
+        from histoslide.errors import DataError
+
+        raise DataError("--verify is a part of --check: pass both, and train afterwards")
     recipe = choose_recipe(arguments)
     return _check(arguments, recipe) if arguments.check else _train(arguments, recipe)
 
 
 def _check(arguments: argparse.Namespace, recipe: Recipe) -> int:
-    from histoslide.datasets import Split, check_patches
+    from histoslide.datasets import check_patches
 
-    split = Split.parse(recipe.split, fraction=recipe.valid_fraction, seed=arguments.seed)
     with Progress("reading", unit="patch", quiet=arguments.quiet) as progress:
         report = check_patches(
             arguments.data,
             layout=arguments.layout,
             extra=tuple(arguments.extra),
-            split=split,
+            split=recipe.division(seed=arguments.seed),
             slides=arguments.slides,
             patch_px=arguments.patch_size,
             verify=arguments.verify,
@@ -78,7 +81,16 @@ def _check(arguments: argparse.Namespace, recipe: Recipe) -> int:
         )
     shown = json.dumps(report.as_dict(), indent=2) if arguments.json else str(report)
     print(shown)  # noqa: T201
-    return EXIT_USAGE if report.problems else EXIT_DONE
+    wanted = (recipe.input_px, recipe.input_px)
+    fits = report.expected_px in (None, wanted)
+    if not fits and report.expected_px is not None:
+        height, width = report.expected_px
+        logger.error(
+            "the patches are %d×%d px, recipe %s trains on %d×%d: pass --patch-size and --mpp as "
+            "the patches are, or another --recipe",
+            width, height, recipe.name, *wanted,
+        )  # fmt: skip
+    return EXIT_DONE if fits and not report.problems else EXIT_USAGE
 
 
 def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
@@ -143,9 +155,12 @@ def _prepare_outputs(arguments: argparse.Namespace) -> Path:
         raise HistoslideError(f"--out {out} must end in .safetensors")
     folder: Path = arguments.run_folder or out.with_suffix(".run")
     refuse_existing(out, overwrite=arguments.overwrite)
-    if arguments.export_pkl is not None:
+    trained = (folder / FILE_NAME).exists()  # perhaps to its end, with no room for the results
+    unfinished = (folder / RECIPE_NAME).exists() and (
+        trained or not (folder / REPORT_NAME).exists()
+    )
+    if arguments.export_pkl is not None and not (unfinished and trained):
         refuse_existing(arguments.export_pkl, overwrite=arguments.overwrite)
-    unfinished = (folder / RECIPE_NAME).exists() and not (folder / REPORT_NAME).exists()
     if folder.exists() and not unfinished and any(folder.iterdir()):
         refuse_existing(folder, overwrite=arguments.overwrite)
     try:
@@ -158,19 +173,18 @@ def _prepare_outputs(arguments: argparse.Namespace) -> Path:
 
 
 def _open_data(arguments: argparse.Namespace, recipe: Recipe) -> PatchData:
-    from histoslide.datasets import Split, open_patches
+    from histoslide.datasets import open_patches
 
-    split = Split.parse(recipe.split, fraction=recipe.valid_fraction, seed=arguments.seed)
     with Progress("reading", unit="patch", quiet=arguments.quiet) as progress:
         data = open_patches(
             arguments.data,
             layout=arguments.layout,
             extra=tuple(arguments.extra),
-            split=split,
+            split=recipe.division(seed=arguments.seed),
             slides=arguments.slides,
             duplicates=arguments.duplicates,
             skip_bad=arguments.skip_bad,
-            patch_px=recipe.input_px if arguments.skip_bad else None,
+            patch_px=recipe.input_px,
             cache=arguments.cache,
             on_patches=progress.update,
         )
@@ -193,12 +207,17 @@ def name_classes(data: PatchData, names: list[str] | None) -> PatchData:
 
 
 def _initial_weights(arguments: argparse.Namespace) -> dict[str, Tensor] | None:
+    from histoslide.errors import DataError
+
     if arguments.pretrained in (None, "imagenet", "none"):
         return None
+    path = Path(arguments.pretrained)
+    if not is_pickle(path) and not path.is_file():
+        raise DataError(
+            f"--pretrained {path} does not exist: pass imagenet, none, or a .safetensors bundle"
+        )
     facts = {"mpp": arguments.mpp, "input_px": arguments.patch_size}
-    _, state = read_weights(
-        Path(arguments.pretrained), trust_pickle=arguments.trust_pickle, facts=facts
-    )
+    _, state = read_weights(path, trust_pickle=arguments.trust_pickle, facts=facts)
     return state
 
 
@@ -321,10 +340,11 @@ def _write_results(
     from histoslide.training.fastai_export import write_export
 
     out: Path = arguments.out
-    model.save(out, half=arguments.half, overwrite=arguments.overwrite)
+    if arguments.export_pkl is not None:  # nothing stood there, or an attempt of this very run
+        write_export(model.learner, arguments.export_pkl, model.spec, overwrite=True)
     page = model.report(folder, data.valid, overwrite=True)
-    if arguments.export_pkl is not None:
-        write_export(model.learner, arguments.export_pkl, model.spec, overwrite=arguments.overwrite)
+    # The bundle last: while it is missing, the same command goes on from the checkpoint.
+    model.save(out, half=arguments.half, overwrite=arguments.overwrite)
     (folder / FILE_NAME).unlink(missing_ok=True)  # it has served, and is large
     figures = model.figures
     if arguments.json:
@@ -341,46 +361,3 @@ def _write_results(
         f"{figures.patches} validation patches"
     )
     print(f"{page}: curves, figures and the patches it is most wrong about")  # noqa: T201
-
-
-class TrainProgress:
-    """A bar an epoch with the running loss and the last figures; one line when it is done."""
-
-    def __init__(self, recipe: Recipe, *, quiet: bool) -> None:
-        self._recipe, self._quiet = recipe, quiet
-        self._bar: Progress | None = None
-        self._epoch = 1
-        self._last = ""
-
-    def __enter__(self) -> TrainProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def step(self, done: int, total: int, loss: float) -> None:
-        """A training step is done."""
-        if self._bar is None:
-            label = f"epoch {self._epoch}/{self._recipe.epochs}"
-            self._bar = Progress(label, unit="step", quiet=self._quiet)
-        self._bar.update(done, total, f"train loss {loss:.4f}{self._last}")
-
-    def finish_epoch(self, record: EpochRecord) -> None:
-        """An epoch is validated."""
-        self._close()
-        self._epoch = record.epoch + 1
-        figures = (
-            f"valid loss {record.valid_loss:.4f}, accuracy {record.accuracy:.4f}, "
-            f"AUC {record.auc:.4f}"
-        )
-        self._last = f", {figures}"
-        if not self._quiet:
-            logger.info(
-                "epoch %d/%d: train loss %.4f, %s, %.0f s",
-                record.epoch, self._recipe.epochs, record.train_loss, figures, record.seconds,
-            )  # fmt: skip
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.__exit__()
-            self._bar = None

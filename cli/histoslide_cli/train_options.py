@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from histoslide_cli.model_choice import add_trust_option
 
 if TYPE_CHECKING:
     from histoslide.training.recipe import Recipe, Stage
+
+logger = logging.getLogger("histoslide.cli")
 
 FIND = "find"
 """The value of ``--lr`` that asks for the learning-rate finder."""
@@ -262,9 +265,14 @@ def choose_recipe(arguments: argparse.Namespace) -> Recipe:
     recipe = _change_epochs(recipe, arguments.epochs, arguments.freeze_epochs)
     if arguments.pretrained == "none":
         asked = arguments.freeze_epochs is not None
-        recipe = (
-            dataclasses.replace(recipe, imagenet=False) if asked else recipe.from_random_weights()
-        )
+        thawed = recipe.from_random_weights()
+        if not asked and thawed.stages != recipe.stages:
+            logger.info(
+                "nothing is pretrained: the %d epochs that recipe %s gives to the head train the "
+                "whole network; --freeze-epochs 0 leaves them out",
+                thawed.stages[0].epochs, recipe.name,
+            )  # fmt: skip
+        recipe = dataclasses.replace(recipe, imagenet=False) if asked else thawed
     if arguments.lr not in (None, FIND):
         recipe = scale_rates(recipe, _rate(arguments.lr))
     return recipe

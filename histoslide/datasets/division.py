@@ -186,8 +186,9 @@ def _leave_out_bad(
         first = _say(patches, names, scan, int(found[0]), patch_px)
         more = f" (the first of {len(found)} such patches)" if len(found) > 1 else ""
         side = scan.sizes_px[found[0]]
-        fits = f"pass --patch-size {side[0]}, or " if side[0] and side[0] == side[1] else ""
-        raise DataError(f"{first}{more}: {fits}pass --skip-bad to leave them out")
+        if len(found) == len(part) and side[0] and side[0] == side[1]:
+            raise DataError(f"{first}{more}: pass --patch-size {side[0]} and --mpp as they are")
+        raise DataError(f"{first}{more}: pass --skip-bad to leave them out")
     part[bad] = "unreadable"
     for index in found[:_NAMED_MOST].tolist():
         logger.warning("left out: %s", _say(patches, names, scan, index, patch_px))
@@ -216,7 +217,8 @@ def _check_first(patches: PatchSet, part: NDArray[np.str_], patch_px: int) -> No
         if (height, width) != (patch_px, patch_px):
             raise DataError(
                 f"patch {patches.names[first]} is {width}×{height} px, not {patch_px}×{patch_px}: "
-                "pass --patch-size, or --skip-bad to leave such patches out"
+                "pass --patch-size and --mpp as the patches are, or --skip-bad to leave out such "
+                "as this one"
             )
 
 

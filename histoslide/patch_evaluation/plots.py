@@ -145,7 +145,7 @@ def roc_curves(assessment: Assessment) -> Figure:
         axes.plot(*point, "o", color="black", markersize=7, label=label)
     axes.set(xlabel="false positive rate (1 − specificity)", title="ROC curve")
     axes.set_ylabel("true positive rate (sensitivity)")
-    _finish(axes, loc="lower right")
+    _finish_curves(figure, axes, len(assessment.curves), loc="lower right")
     return figure
 
 
@@ -167,7 +167,7 @@ def precision_recall_curves(assessment: Assessment) -> Figure:
         _mark_precision(axes, assessment, assessment.curves[0])
     axes.set(xlabel="recall (sensitivity)", ylabel="precision (positive predictive value)")
     axes.set_title("Precision–recall curve")
-    _finish(axes, loc="lower left")
+    _finish_curves(figure, axes, len(assessment.curves), loc="lower left")
     return figure
 
 
@@ -364,6 +364,17 @@ def _finish(axes: Axes, *, legend: bool = True, loc: _Place = "best") -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(loc=loc, fontsize=8.5, framealpha=0.9)
+
+
+def _finish_curves(figure: Figure, axes: Axes, count: int, *, loc: _Place) -> None:
+    """A legend of several curves goes below: wherever it lay, it would hide some of them."""
+    if count == 1:
+        _finish(axes, loc=loc)
+        return
+    _finish(axes, legend=False)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.25 * (count // 2 + 1) + 0.4)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8.5)
 
 
 def _smooth(values: NDArray[np.float64], weight: float = 0.98) -> NDArray[np.float64]:

@@ -19,8 +19,9 @@ from histoslide.training.recipe import Recipe
 from histoslide.training.records import EpochRecord, best_record, out_of_patience
 
 OnEpoch = Callable[[EpochRecord], None]
-OnBatch = Callable[[int, int, float], None]
-"""Called with steps done in this epoch, steps of an epoch, and the running training loss."""
+OnBatch = Callable[[int, int, int, float], None]
+"""Called with the epoch, counted from 1 through all stages, steps done in it, steps of an epoch,
+and the running training loss."""
 
 
 def was_skipped(learner: Learner) -> bool:
@@ -84,10 +85,11 @@ class StopAtNonsense(Callback):
     def after_loss(self) -> None:
         """Look at the loss of a training step."""
         if self.training and not torch.isfinite(self.learn.loss_grad):
+            epoch = self._first + self.learn.epoch + 1
+            kept = "; the state after the epoch before is kept" if epoch > 1 else ""
             self.failure = DataError(
-                f"the loss became {self.learn.loss_grad.item()} in epoch "
-                f"{self._first + self.learn.epoch + 1}: lower the learning rate with --lr; the "
-                "state after the epoch before is kept"
+                f"the loss became {self.learn.loss_grad.item()} in epoch {epoch}: lower the "
+                f"learning rate with --lr{kept}"
             )
             raise CancelFitException
 
@@ -109,6 +111,16 @@ class Report(Callback):
         self._run, self._recipe = run, recipe
         self._on_epoch, self._on_batch = on_epoch, on_batch
 
+    @property
+    def steps(self) -> int:
+        """Training steps of all stages so far, those before an interruption too."""
+        return len(self._run.losses)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages so far, likewise."""
+        return len(self._run.records)
+
     def before_epoch(self) -> None:
         """Start the clock."""
         self._start = time.monotonic()
@@ -121,7 +133,8 @@ class Report(Callback):
         self._run.rates.append([float(h["lr"]) for h in self.learn.opt.hypers])
         if self._on_batch is not None:
             loss = float(self.learn.recorder.smooth_loss.value)
-            self._on_batch(self.learn.iter + 1, self.learn.n_iter, loss)
+            epoch = len(self._run.records) + 1
+            self._on_batch(epoch, self.learn.iter + 1, self.learn.n_iter, loss)
 
     def after_epoch(self) -> None:
         """Record the epoch."""

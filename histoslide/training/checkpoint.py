@@ -71,12 +71,21 @@ class Checkpoint:
         try:
             with whole_file(path) as partial:
                 torch.save(values, partial)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            reason = str(error).splitlines()[0]
+        except (OSError, RuntimeError) as error:
             raise HistoslideError(
-                f"{path} cannot be written ({reason}): make room and run the same command again, "
-                "it goes on from the last epoch that was saved"
+                f"{path} cannot be written ({why_unwritten(error)}): make room and run the same "
+                "command again, it goes on from the last epoch that was saved"
             ) from error
+
+
+def why_unwritten(error: Exception) -> str:
+    """Why ``torch.save`` failed, in one line.
+
+    torch reports a full disk as a RuntimeError that speaks of positions in its file.
+    """
+    if "unexpected pos" in str(error):
+        return "no space left"
+    return str(error).splitlines()[0]
 
 
 def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:

@@ -33,6 +33,7 @@ from histoslide.model.graphs import TileGraph
 from histoslide.model.prediction import file_sha256
 from histoslide.model.spec import ModelSpec
 from histoslide.outputs import refuse_existing, whole_file
+from histoslide.training.checkpoint import why_unwritten
 from histoslide.training.fit import tumour_class
 from histoslide.training.loaders import without_patches
 
@@ -93,8 +94,8 @@ def write_export(
     try:
         with whole_file(path) as partial, _travelling(learner, spec), without_patches(learner.dls):
             learner.export(partial.absolute())
-    except OSError as error:
-        raise BundleError(f"{path} cannot be written: {error}") from error
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{path} cannot be written: {why_unwritten(error)}") from error
 
 
 def read_export(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from histoslide.datasets import PatchData, PatchSet
 from histoslide.errors import DataError
 from histoslide.model.bundle import save_bundle
-from histoslide.model.prediction import Model
+from histoslide.model.prediction import Model, pick_device
 from histoslide.model.spec import ModelSpec
 from histoslide.patch_evaluation.figures import Figures, fit_temperature, judge
 from histoslide.patch_evaluation.history import History, RateSearch
@@ -97,7 +97,7 @@ class TrainedModel:
             spec=self.spec,
             history=self.history,
             title=self.spec.name,
-            data=f"{len(patches)} validation patches",
+            data="its validation set",
             overwrite=overwrite,
         )
 
@@ -111,8 +111,8 @@ def train(
     data: PatchData,
     recipe: Recipe,
     *,
-    name: str,
-    device: torch.device,
+    name: str | None = None,
+    device: torch.device | None = None,
     seed: int = 42,
     workers: int = 0,
     licence: str = "unspecified",
@@ -129,8 +129,8 @@ def train(
     Args:
         data: training and validation patches.
         recipe: how.
-        name: the model's name in its spec.
-        device: where.
+        name: the model's name in its spec; None takes that of the recipe.
+        device: where; None picks as ``histoslide.model.pick_device``.
         seed: of weights, order and augmentation.
         workers: processes that decode patches.
         licence: of the weights, for the spec.
@@ -148,6 +148,8 @@ def train(
         OutputExistsError: the folder holds a run with other settings.
         WeightsUnavailableError: ImageNet weights are asked for and cannot be had.
     """
+    device = pick_device() if device is None else device
+    name = recipe.name if name is None else name
     network = start_network(data, recipe, device=device, seed=seed, initial=initial)
     spec = _uncalibrated_spec(data, recipe, name=name, licence=licence, tumour=tumour)
     settings = run_settings(data, recipe, seed=seed, initial=initial is not None)
@@ -219,10 +221,10 @@ def _run_stage(
 ) -> None:
     """Run the stage that ``run`` is in, from where it is, to its end."""
     stage, first = recipe.stages[run.stage], len(run.records) - run.epochs_of_stage
-    nonsense = StopAtNonsense(first)
-    learner.add_cbs([SeedEpochs(seed, first), GoOn(run), nonsense, *callbacks])
+    ours = [SeedEpochs(seed, first), GoOn(run), StopAtNonsense(first), *callbacks]
     if recipe.ema_decay:
-        learner.add_cb(WeightAveraging(recipe.ema_decay, run.average))
+        ours.append(WeightAveraging(recipe.ema_decay, run.average))
+    learner.add_cbs(ours)
     if is_distributed():
         train_together(learner)
     index = run.stage
@@ -236,7 +238,8 @@ def _run_stage(
         if getattr(callback, "failure", None) is not None:
             raise callback.failure
     assert run.stage == index + 1, "a stage that ends without failure is done"
-    learner.remove_cbs([cb for cb in callbacks if cb in learner.cbs])
+    # All of them: who goes on with the Learner by hand must not get the same epochs once more.
+    learner.remove_cbs([cb for cb in ours if cb in learner.cbs])
 
 
 def _uncalibrated_spec(
@@ -271,7 +274,7 @@ def _training_facts(
             "valid_classes": _counts(data, data.valid),
             "left_out": dict(Counter(data.left_out.values())),
         },
-        "recipe": recipe.as_dict(),
+        "recipe": recipe.as_dict() | {"split": Path(recipe.split).name},  # no folders of ours
         "seed": seed,
         "epochs": [dataclasses.asdict(record) for record in run.records],
         "versions": {p: version(p) for p in ("torch", "torchvision", "fastai")},

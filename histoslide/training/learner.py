@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import RocAuc, RocAucBinary, accuracy
-from fastai.optimizer import OptimWrapper
 from fastai.torch_core import params
 from torch import nn
 from torch.amp.autocast_mode import autocast
@@ -23,15 +21,10 @@ from histoslide.datasets import PatchData
 from histoslide.errors import DataError
 from histoslide.model.architectures import BODY_SPLIT
 from histoslide.training.loaders import make_loaders
+from histoslide.training.optimiser import optimiser
 from histoslide.training.recipe import Recipe, Stage
 
 logger = logging.getLogger(__name__)
-
-SQUARED_MOMENTUM = 0.99
-"""Decay of the squared gradients in fastai's Adam."""
-
-EPSILON = 1e-5
-"""What fastai's Adam adds to the root of the squared gradients."""
 
 
 def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
@@ -72,11 +65,7 @@ def make_learner(
         loaders,
         network,
         loss_func=loss_function(data, recipe, device),
-        # The same as fastai's Adam, in one fused kernel instead of dozens for every parameter.
-        opt_func=partial(
-            OptimWrapper,
-            opt=partial(torch.optim.AdamW, betas=(0.9, SQUARED_MOMENTUM), eps=EPSILON, fused=True),
-        ),
+        opt_func=optimiser(recipe),
         splitter=parameter_groups,
         wd=recipe.weight_decay,
         train_bn=stage.train_frozen_norms,
@@ -119,7 +108,7 @@ def loss_function(data: PatchData, recipe: Recipe, device: torch.device) -> Cros
         DataError: not as many weights as classes.
     """
     weights = class_weights(data, recipe)
-    weight = None if weights is None else torch.tensor(weights, device=device)
+    weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
     return CrossEntropyLossFlat(weight=weight, label_smoothing=recipe.label_smoothing)
 
 
@@ -140,7 +129,8 @@ def class_weights(data: PatchData, recipe: Recipe) -> list[float] | None:
         return None
     counts = np.bincount(data.train.labels, minlength=len(data.classes))
     # A class that does not occur weighs nothing, whatever its weight.
-    return list((counts.sum() / len(counts) / np.maximum(counts, 1)).astype(float))
+    weights: list[float] = (counts.sum() / len(counts) / np.maximum(counts, 1)).tolist()
+    return weights
 
 
 def amp_mode(precision: str, device: torch.device) -> AMPMode | None:

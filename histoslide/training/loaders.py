@@ -16,6 +16,7 @@ from fasttransform import DisplayedTransform
 
 from histoslide.datasets import ImageFiles, Joined, PatchData, PatchSet
 from histoslide.errors import DataError
+from histoslide.model.prediction import pick_device
 from histoslide.training.recipe import Recipe, Stage
 from histoslide.training.transforms import batch_transforms, item_transforms
 
@@ -41,12 +42,15 @@ class ReadPatch(DisplayedTransform):
         Raises:
             DataError: it cannot be read or has another size than the recipe's.
         """
-        pixels = self.patches.read(index)
+        try:
+            pixels = self.patches.read(index)
+        except DataError as error:
+            raise DataError(f"{error}: pass --skip-bad to leave such patches out") from error
         if pixels.shape != (self.side_px, self.side_px, 3):
             raise DataError(
                 f"patch {self.patches.names[index]} is {pixels.shape[1]}×{pixels.shape[0]} px, "
                 f"the recipe expects {self.side_px}×{self.side_px}: pass --patch-size and --mpp as "
-                "the patches are"
+                "the patches are, or --skip-bad to leave out such as this one"
             )
         return PILImage.create(pixels)
 
@@ -66,9 +70,9 @@ class ReadLabel(DisplayedTransform):
 def make_loaders(
     data: PatchData,
     recipe: Recipe,
-    stage: Stage,
+    stage: Stage | None = None,
     *,
-    device: torch.device,
+    device: torch.device | None = None,
     workers: int = 0,
     batch_size: int | None = None,
 ) -> DataLoaders:
@@ -77,11 +81,13 @@ def make_loaders(
     Args:
         data: what to train and validate on.
         recipe: batch size, augmentation and normalisation.
-        stage: centre crop and network size.
-        device: where batches are moved before they are augmented.
+        stage: centre crop and network size; None for the last one.
+        device: where batches are moved before they are augmented; None picks as
+            ``histoslide.model.pick_device``.
         workers: processes that decode; 0 decodes in this one.
         batch_size: patches a batch; None as the recipe says.
     """
+    device = pick_device() if device is None else device
     patches = Joined((data.train, data.valid))
     cut, count = len(data.train), len(patches)
     size = recipe.batch_size if batch_size is None else batch_size
@@ -101,7 +107,7 @@ def make_loaders(
         persistent_workers=workers > 0,
         drop_last=cut > size,
         after_item=item_transforms(recipe),
-        after_batch=batch_transforms(recipe, stage),
+        after_batch=batch_transforms(recipe, recipe.stages[-1] if stage is None else stage),
     )
 
 

@@ -11,6 +11,7 @@ from fastai.learner import Learner
 
 from histoslide.datasets import PatchData
 from histoslide.errors import DataError
+from histoslide.model.prediction import pick_device
 from histoslide.patch_evaluation.history import RateSearch
 from histoslide.training.checkpoint import seed_epoch
 from histoslide.training.learner import make_learner
@@ -27,7 +28,7 @@ def find_rate(
     data: PatchData,
     recipe: Recipe,
     *,
-    device: torch.device,
+    device: torch.device | None = None,
     seed: int = 42,
     workers: int = 0,
     initial: dict[str, torch.Tensor] | None = None,
@@ -39,7 +40,7 @@ def find_rate(
     Args:
         data: what to train on.
         recipe: whose first stage is tried.
-        device: where.
+        device: where; None picks as ``histoslide.model.pick_device``.
         seed: of weights, order and augmentation.
         workers: processes that decode patches.
         initial: state dict to start from instead of ImageNet or random weights.
@@ -47,6 +48,7 @@ def find_rate(
     Raises:
         DataError: the loss has no valley, or a patch cannot be read.
     """
+    device = pick_device() if device is None else device
     network = start_network(data, recipe, device=device, seed=seed, initial=initial)
     stage = recipe.stages[0]
     size = fitting_batch_size(

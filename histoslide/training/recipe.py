@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from histoslide.datasets import Split
 from histoslide.errors import DataError
 from histoslide.model.spec import (
     IMAGENET_MEAN,
@@ -183,13 +184,18 @@ class Recipe:
     stages: tuple[Stage, ...]
     """One-cycle runs, in order."""
     split: str = "auto"
-    """How validation is held back: a kind of ``histoslide.datasets.Split``."""
+    """How validation is held back: a kind of ``histoslide.datasets.Split``, or a CSV file."""
     valid_fraction: float = 0.05
     """Part held back, where the data bring no validation set of their own."""
     batch_size: int = 64
     """Patches a step of the optimiser."""
     weight_decay: float = 0.01
-    """Decoupled weight decay (AdamW) of all parameters."""
+    """Decoupled weight decay (AdamW)."""
+    decay_norms: bool = True
+    """Whether it also shrinks batch norms and biases. fastai 1.0 does so (its ``bn_wd``), fastai 2
+    spares them (its ``wd_bn_bias``)."""
+    epsilon: float = 1e-5
+    """What Adam adds to the root of the squared gradients; fastai 1.0 takes torch's 1e-8."""
     label_smoothing: float = 0.0
     """Part of the target spread over all classes."""
     mixup: float = 0.0
@@ -234,15 +240,26 @@ class Recipe:
             _require(0 <= getattr(self, name) < 1, name, "in 0-1 and below 1", self)
         for name in ("weight_decay", "mixup"):
             _require(0 <= getattr(self, name) < math.inf, name, "0 or more", self)
+        _require(0 < self.epsilon < math.inf, "epsilon", "above 0", self)
         _require(0 < self.valid_fraction < 1, "valid_fraction", "in 0-1", self)
         _require(self.batch_size >= 2, "batch_size", "at least 2", self)
         _require(self.precision in PRECISIONS, "precision", f"one of {PRECISIONS}", self)
         _require(self.keep in {"best", "last"}, "keep", "best or last", self)
         _require(self.monitor in MONITORS, "monitor", f"one of {MONITORS}", self)
         _require(self.patience is None or self.patience >= 1, "patience", "at least 1", self)
+        self._check_sizes()
         self._check_weights()
         self._check_crops()
         self._check_footprint()
+
+    def _check_sizes(self) -> None:
+        _require(0 < self.mpp < math.inf, "mpp", "a positive number", self)
+        _require(self.input_px >= 1, "input_px", "at least 1", self)
+        for name in ("network_px", "presize_px"):
+            side = getattr(self, name)
+            _require(side is None or side >= 1, name, "at least 1", self)
+        inside = 1 <= self.label_px <= self.input_px
+        _require(inside, "label_px", f"1 to {self.input_px}, the side of the patches", self)
 
     def _check_weights(self) -> None:
         weights = self.class_weights
@@ -316,6 +333,14 @@ class Recipe:
         thawed = dataclasses.replace(first, trainable_groups=None)
         return dataclasses.replace(self, imagenet=False, stages=(thawed, *others))
 
+    def division(self, *, seed: int = 42) -> Split:
+        """How patches are held back, for ``open_patches``.
+
+        Raises:
+            DataError: ``split`` is neither a kind nor a file.
+        """
+        return Split.parse(self.split, fraction=self.valid_fraction, seed=seed)
+
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON-ready values."""
         return dataclasses.asdict(self)
@@ -336,8 +361,8 @@ def fine_tune_stages(
 RECIPES: Mapping[str, Recipe] = {
     "pcam": Recipe(
         name="pcam",
-        # pct_start, the final rate and 3e-3 with a tenth for the body are the defaults of fastai
-        # 1.0, which this recipe was first run with.
+        # pct_start, the final rate and 3e-3 with a tenth for the body, epsilon, and that one of the
+        # eight symmetries is always drawn: the defaults of fastai 1.0, which the notebook ran with.
         stages=(
             Stage(
                 epochs=5,
@@ -348,10 +373,12 @@ RECIPES: Mapping[str, Recipe] = {
             ),
             Stage(epochs=2, lr=(1e-6, 1e-5), pct_start=0.3, div_final=2.5e5),
         ),
+        epsilon=1e-8,
         network_px=224,
         augmentation=Augmentation(
             flip=True,
             flip_vert=True,
+            p_flip=1.0,
             max_rotate=45,
             max_zoom=1.15,
             p_affine=0.5,
@@ -366,6 +393,7 @@ RECIPES: Mapping[str, Recipe] = {
             Stage(epochs=5, lr=(1e-5, 1e-3)),
         ),
         valid_fraction=0.2,
+        decay_norms=False,
         precision="mixed",
         monitor="accuracy",
         presize_px=460,
@@ -385,6 +413,7 @@ RECIPES: Mapping[str, Recipe] = {
     "fine-tune": Recipe(
         name="fine-tune",
         stages=fine_tune_stages(5),
+        decay_norms=False,
         precision="mixed",
         augmentation=Augmentation(
             flip=True,

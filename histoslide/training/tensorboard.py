@@ -19,7 +19,7 @@ from torch.nn import functional
 from histoslide.datasets import PatchData
 from histoslide.errors import HistoslideError
 from histoslide.training.averaging import plain_network
-from histoslide.training.callbacks import was_skipped
+from histoslide.training.callbacks import Report, was_skipped
 from histoslide.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -47,38 +47,54 @@ class TensorBoard(Callback):
             HistoslideError: tensorboard is not installed.
         """
         try:
-            from torch.utils.tensorboard.writer import SummaryWriter  # noqa: PLC0415
+            import torch.utils.tensorboard  # noqa: F401, PLC0415
         except ImportError as error:
             raise HistoslideError(
                 "--tensorboard needs tensorboard: pip install histoslide[tensorboard]"
             ) from error
-        self._data, self._recipe = data, recipe
-        self._writer: SummaryWriter = SummaryWriter(str(folder))
-        self._steps_seen = self._epochs_seen = 0
+        self._folder, self._data, self._recipe = folder, data, recipe
+        self._made: SummaryWriter | None = None
+        self._now = 0
+
+    @property
+    def _writer(self) -> SummaryWriter:
+        """Where to write, from the present step on.
+
+        A run that goes on takes back what it had written after its last whole epoch.
+        """
+        if self._made is None:
+            from torch.utils.tensorboard.writer import SummaryWriter  # noqa: PLC0415
+
+            self._made = SummaryWriter(str(self._folder), purge_step=self._now or None)
+        return self._made
+
+    @property
+    def _run(self) -> Report:
+        """What counts steps and epochs through all stages."""
+        report = next(callback for callback in self.learn.cbs if isinstance(callback, Report))
+        assert isinstance(report, Report)
+        return report
 
     def after_batch(self) -> None:
         """Loss and rates of a training step."""
         if not self.training:
             return
         learn = self.learn
-        self._steps_seen += 1
-        self._writer.add_scalar("loss/step", float(learn.loss.detach()), self._steps_seen)
+        self._now = step = self._run.steps
+        self._writer.add_scalar("loss/step", float(learn.loss.detach()), step)
         for group, hypers in enumerate(learn.opt.hypers):
-            self._writer.add_scalar(
-                f"rate/group {group + 1}", float(hypers["lr"]), self._steps_seen
-            )
+            self._writer.add_scalar(f"rate/group {group + 1}", float(hypers["lr"]), step)
         if learn.iter == 0:
-            self._writer.add_images("training patches", self._shown(learn.xb[0]), self._steps_seen)
+            self._writer.add_images("training patches", self._shown(learn.xb[0]), step)
 
     def after_epoch(self) -> None:
         """Figures of an epoch."""
         if was_skipped(self.learn):
             return
         values = self.learn.recorder.values[-1]
-        self._epochs_seen += 1
         names = ("loss/training", "loss/validation", "validation/accuracy", "validation/AUC")
         for name, value in zip(names, values, strict=True):
-            self._writer.add_scalar(name, float(value), self._epochs_seen)
+            self._writer.add_scalar(name, float(value), self._run.epochs)
         self._writer.flush()
 
     def embed(self, learner: Learner) -> None:
@@ -105,7 +121,7 @@ class TensorBoard(Callback):
             torch.cat(features)[keep],
             metadata=labels[keep],
             label_img=torch.cat(patches)[keep],
-            global_step=self._steps_seen,
+            global_step=self._now,
         )
         self._writer.close()
 
