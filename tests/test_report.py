@@ -104,6 +104,8 @@ def test_it_says_what_is_known(scored: Path, tmp_path: Path) -> None:
         "0.972 µm/px, from slide metadata",
         "Cells unreadable 0",
         "colour-0",
+        "one every 32 px (31.1 µm), where tissue makes up 0% or more",
+        "torch fp32 on cpu, mode exact",
         "histoslide 0.1",
         "The highest probabilities",
         "The most doubtful",
@@ -172,6 +174,12 @@ def test_foci_lie_where_they_were_found(tmp_path: Path) -> None:
         [(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)", str(paths[1]))]
     ).bounds == (40 * side, 30 * side, 42 * side, 31 * side)
     assert svg_path(found[0]).count("M") == 2
+    numbers = [(float(str(a["x"])), float(str(a["y"]))) for tag, a in page.tags if tag == "text"]
+    assert len(numbers) == 2
+    for (x, y), lesion in zip(numbers, found, strict=True):  # above its focus, in the middle
+        box = lesion.box_l0
+        assert x == pytest.approx(box.x + box.width / 2, abs=1)
+        assert box.y - side < y < box.y
     rows = [a for tag, a in page.tags if tag == "tr" and "data-focus" in a]
     assert [row["id"] for row in rows] == ["s1-row-1", "s1-row-2"]
     values_ = json.loads(page.scripts["s1-values"])
