@@ -87,6 +87,8 @@ class SlideReport:
     """The lesions."""
     lesions: tuple[tuple[Lesion, str], ...]
     """Each with its outline as an SVG path in level-0 pixels."""
+    numbers: tuple[tuple[int, float, float], ...]
+    """Of the longest lesions: number, and a point (x, y) of the upper edge in level-0 pixels."""
     picture: str
     """The slide, data address."""
     thumbnail: str
@@ -147,6 +149,7 @@ def gather(
         warnings=tuple(warnings),
         report=report,
         lesions=tuple((lesion, svg_path(lesion)) for lesion in report.lesions[:MOST_LESIONS]),
+        numbers=tuple((it.number, *upper_edge(it)) for it in report.lesions[:MOST_NUMBERS]),
         picture=jpeg(picture),
         thumbnail=jpeg(blend(small, heat.grid, probability)),
         histogram=histogram(probability, (found.extend_probability, found.seed_probability)),
@@ -163,6 +166,16 @@ def svg_path(lesion: Lesion) -> str:
     return "".join(
         "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in ring.coords[:-1]) + "Z" for ring in rings
     )
+
+
+def upper_edge(lesion: Lesion) -> tuple[float, float]:
+    """The middle (x, y) of a lesion's highest edge, in level-0 pixels."""
+    parts = getattr(lesion.polygon_l0, "geoms", [lesion.polygon_l0])
+    ring = min((part.exterior for part in parts), key=lambda ring: ring.bounds[1])
+    points = np.asarray(ring.coords)
+    y = points[:, 1].min()
+    left, right = np.sort(np.unique(points[points[:, 1] == y, 0]))[:2]  # cells have flat tops
+    return float((left + right) / 2), float(y)
 
 
 def _tiles(

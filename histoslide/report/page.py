@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from histoslide.errors import HistoslideError, StoreError
 from histoslide.lesions import NOTICE, LesionSettings
 from histoslide.outputs import refuse_existing, whole_file
-from histoslide.report.contents import MOST_LESIONS, MOST_NUMBERS, SlideReport, gather
+from histoslide.report.contents import MOST_LESIONS, SlideReport, gather
 from histoslide.report.pictures import colours
 from histoslide.viewer.catalogue import Catalogue
 
@@ -119,7 +119,6 @@ def render(slides: Sequence[SlideReport], failed: Sequence[Failed]) -> str:
         failed=failed,
         notice=NOTICE,
         most_lesions=MOST_LESIONS,
-        most_numbers=MOST_NUMBERS,
         colours=colours(),
         version=version("histoslide"),
         style=folder.joinpath("report.css").read_text(encoding="utf-8"),
