@@ -17,6 +17,14 @@ STATUS_COLOURS = {
 }
 """RGBA in which viewers show each status: background clear, unreadable loud."""
 
+_TUMOUR_COLOUR = "FF0000"
+_CLASS_COLOURS = ("E69F00", "56B4E9", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7")
+"""Of the classes of a model that has more than two; they repeat where there are more of them.
+
+Viewers add the channels up, and the probabilities of a cell add up to one, so a cell that is sure
+of its class shows that class's colour. Source: Okabe and Ito, Color Universal Design (2008).
+"""
+
 
 def multiscale(
     name: str, um: float, levels: int, *, channels: bool, downscaling: str, version: str
@@ -73,15 +81,21 @@ def image_metadata(
             "channels": [
                 {
                     "label": channel,
-                    "color": "FF0000",
+                    "color": colour,
                     "active": True,
                     "window": {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0},
                 }
-                for channel in channels
+                for channel, colour in zip(channels, _colours(len(channels)), strict=True)
             ]
         },
     }
     return _wrap(body, version)
+
+
+def _colours(channels: int) -> list[str]:
+    if channels == 1:
+        return [_TUMOUR_COLOUR]
+    return [_CLASS_COLOURS[index % len(_CLASS_COLOURS)] for index in range(channels)]
 
 
 def label_metadata(

@@ -198,6 +198,16 @@ def test_ome_tiff(tmp_path: Path, classes: tuple[str, ...]) -> None:
         write_ome_tiff(heat, tmp_path / "a.tif")
 
 
+def test_classes_are_told_apart_by_their_colours(tmp_path: Path) -> None:
+    """Viewers add channels up: in one colour they would all look alike, and all of them sure."""
+    classes = ("normal", "mucus", "tumour")
+    heat = stored_heatmap(tmp_path / "h.zarr", np.full((5, 5, 3), 1 / 3), classes=classes)
+    attributes: Any = zarr.open_group(heat.path, mode="r").attrs["ome"]
+    channels = attributes["omero"]["channels"]
+    assert tuple(channel["label"] for channel in channels) == classes
+    assert len({channel["color"] for channel in channels}) == 3
+
+
 def test_ome_zarr(heat: Heatmap, tmp_path: Path) -> None:
     older = convert_heatmap(heat, tmp_path / "4.zarr", ngff="0.4")
     group = zarr.open_group(older.path, mode="r")

@@ -104,6 +104,8 @@ def test_it_says_what_is_known(scored: Path, tmp_path: Path) -> None:
         "0.972 µm/px, from slide metadata",
         "Cells unreadable 0",
         "colour-0",
+        "one every 32 px (31.1 µm), where tissue makes up 0% or more",
+        "torch fp32 on cpu, mode exact",
         "histoslide 0.1",
         "The highest probabilities",
         "The most doubtful",
@@ -152,6 +154,7 @@ def test_the_overlay_holds_every_value_or_the_maximum_of_several(tmp_path: Path)
 def test_foci_lie_where_they_were_found(tmp_path: Path) -> None:
     values = np.full((40, 60), 0.1, np.float32)
     values[5:9, 10:20] = 0.95
+    values[5, 10:12] = 0.1  # its upper edge is not in the middle
     values[6, 12] = 0.1  # a hole
     values[30:31, 40:42] = 0.95
     heat = stored_heatmap(tmp_path / "h.zarr", values)
@@ -172,10 +175,18 @@ def test_foci_lie_where_they_were_found(tmp_path: Path) -> None:
         [(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)", str(paths[1]))]
     ).bounds == (40 * side, 30 * side, 42 * side, 31 * side)
     assert svg_path(found[0]).count("M") == 2
+    numbers = [(float(str(a["x"])), float(str(a["y"]))) for tag, a in page.tags if tag == "text"]
+    assert len(numbers) == 2
+    for (x, y), lesion in zip(numbers, found, strict=True):  # above the middle of its upper edge
+        box = lesion.box_l0
+        assert x == pytest.approx(
+            box.x + box.width / 2 + (side if lesion.number == 1 else 0), abs=1
+        )
+        assert box.y - side < y < box.y
     rows = [a for tag, a in page.tags if tag == "tr" and "data-focus" in a]
     assert [row["id"] for row in rows] == ["s1-row-1", "s1-row-2"]
     values_ = json.loads(page.scripts["s1-values"])
-    assert decoded(values_)[5, 10] == pytest.approx(0.95, abs=2e-5)
+    assert decoded(values_)[5, 12] == pytest.approx(0.95, abs=2e-5)
 
 
 def test_tiles_are_the_highest_and_the_most_doubtful(scored: Path) -> None:

@@ -1,5 +1,6 @@
 """One focus, one place: table, overlay, GeoJSON, report and viewer are asked for the same one."""
 
+import base64
 import io
 import json
 import re
@@ -54,6 +55,11 @@ def test_everything_puts_a_focus_at_the_same_place(
     points = [tuple(map(float, point.split())) for point in drawn.split("L")]
     assert shapely.Polygon(points).symmetric_difference(truth).area < 1e-3 * truth.area
     assert f'viewBox="0 0 {size.width} {size.height}"' in page
+    (embedded,) = re.findall(r'id="s1-values">([^<]+)<', page)
+    coloured = json.loads(embedded)
+    numbers = np.frombuffer(base64.b64decode(coloured["values"]), "<u2")
+    hot = numbers.reshape(coloured["rows"], coloured["cols"]) / 65534 >= 0.9
+    assert edges(hot, coloured["cell_l0"]) == pytest.approx(truth.bounds)
 
     web = TestClient(create_app(Catalogue([path])), base_url="http://127.0.0.1")
     (focus,) = web.get("/api/heatmaps/h/foci/0").json()["lesions"]
@@ -62,12 +68,7 @@ def test_everything_puts_a_focus_at_the_same_place(
     facts = web.get("/api/heatmaps/h").json()
     cells = web.get("/api/heatmaps/h/cells/0/0/0/0").content
     served = np.frombuffer(cells, "<f4", 40 * 60).reshape(40, 60)
-    hot_rows, hot_cols = np.nonzero(served >= 0.9)
-    side = facts["grid"]["cell_l0"]
-    assert (hot_cols.min() * side, hot_rows.min() * side) == pytest.approx(truth.bounds[:2])
-    assert ((hot_cols.max() + 1) * side, (hot_rows.max() + 1) * side) == pytest.approx(
-        truth.bounds[2:]
-    )
+    assert edges(served >= 0.9, facts["grid"]["cell_l0"]) == pytest.approx(truth.bounds)
     with Image.open(io.BytesIO(web.get("/api/heatmaps/h/thumbnail").content)) as thumbnail:
         assert yellow(np.asarray(thumbnail)) == pytest.approx(
             [edge * thumbnail.width / size.width for edge in truth.bounds], abs=1.5
@@ -84,5 +85,11 @@ def test_everything_puts_a_focus_at_the_same_place(
 def yellow(picture: np.ndarray) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of what is coloured as highly probable."""
     red, _, blue = (picture[..., i].astype(int) for i in range(3))
-    rows, cols = np.nonzero(red - blue > 60)
-    return int(cols.min()), int(rows.min()), int(cols.max()) + 1, int(rows.max()) + 1
+    left, top, right, bottom = edges(red - blue > 60, 1)
+    return int(left), int(top), int(right), int(bottom)
+
+
+def edges(mask: np.ndarray, side: float) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of what is true, in units of which an element has `side`."""
+    rows, cols = np.nonzero(mask)
+    return cols.min() * side, rows.min() * side, (cols.max() + 1) * side, (rows.max() + 1) * side

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -421,6 +421,23 @@ def test_unreadable_cells_are_hatched_even_where_nothing_is_found(
         red = (drawn[..., 0].astype(int) - drawn[..., 1] > 80) & (drawn[..., 3] > 100)
         box = on_screen(page, (20, 20, 10, 20))
         assert extent(red) == pytest.approx(box, abs=3)
+
+
+def test_a_damaged_heatmap_is_announced_and_hatched(tmp_path: Path, browser: Any) -> None:
+    path = store(tmp_path)
+    (path / "0" / "c" / "1" / "1").unlink()
+    context = browser.new_context(viewport={"width": 1300, "height": 800})
+    with served(path) as address, closing(context):
+        page = context.new_page()
+        page.goto(f"{address}view#foci=0")
+        page.wait_for_selector("body[data-ready]")
+        page.wait_for_load_state("networkidle")
+        notice = page.locator("#notice")
+        assert notice.is_visible()
+        assert "1,024 cells that were scored but have no probability" in notice.inner_text()
+        drawn = overlay(page)
+        red = (drawn[..., 0].astype(int) - drawn[..., 1] > 80) & (drawn[..., 3] > 100)
+        assert extent(red) == pytest.approx(on_screen(page, (32, 32, 32, 32)), abs=3)
 
 
 def test_a_screenshot_is_what_is_seen(visit: Open, url: str) -> None:

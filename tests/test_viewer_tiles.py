@@ -2,9 +2,11 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from fakes import FakeSlide
 from heatmaps import stored_heatmap
 from hypothesis import given
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from models import colour_model, three_class_model
 from PIL import Image
 
+from histoslide.errors import StoreError
 from histoslide.geometry import Box, Mpp, Size
 from histoslide.heatmap import make_heatmap
 from histoslide.scoring import Status
@@ -22,6 +25,7 @@ from histoslide.tissue import METHODS, find_tissue
 from histoslide.viewer.cache import ByteCache
 from histoslide.viewer.cells import TILE_CELLS, CellSource
 from histoslide.viewer.deepzoom import DeepZoom, blank_tile, slide_tile
+from histoslide.viewer.facts import describe_foci
 
 
 @given(
@@ -147,6 +151,30 @@ def test_every_class_has_its_own_tiles(tmp_path: Path) -> None:
     for channel, share in enumerate((1 / 6, 2 / 6, 3 / 6)):
         values, _ = decode(source.tile(0, 0, 0, channel), heat.grid.shape)
         assert values[5, 5] == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize("damage", ["lost", "altered", "garbled"])
+def test_damage_never_looks_like_normal_tissue(tmp_path: Path, damage: str) -> None:
+    stored_heatmap(tmp_path / "h.zarr", np.full((150, 200), 0.25, np.float32))
+    chunk = tmp_path / "h.zarr" / "0" / "c" / "1" / "2"
+    if damage == "lost":
+        chunk.unlink()
+    elif damage == "garbled":
+        chunk.write_bytes(b"not what was written")
+    else:
+        values: Any = zarr.open_group(tmp_path / "h.zarr", mode="r+")["0"]
+        values[32:64, 64:96] = 7
+    source = CellSource(tmp_path / "h.zarr")
+    values, status = decode(source.tile(0, 0, 0), (TILE_CELLS, TILE_CELLS))
+    where = np.s_[:, :] if damage == "garbled" else np.s_[32:64, 64:96]  # or its whole tile
+    assert (status[where] == Status.UNREADABLE).all()
+    assert np.isnan(values[where]).all()
+    assert (status == Status.UNREADABLE).sum() == status[where].size
+    with pytest.raises(StoreError, match="is damaged"):
+        describe_foci(source.heat, 0)
+    values, status = decode(source.tile(0, 0, 1), (TILE_CELLS, 200 - TILE_CELLS))
+    assert (values == 0.25).all()
+    assert (status == Status.SCORED).all()
 
 
 def test_a_store_being_written_fills_in(tmp_path: Path) -> None:

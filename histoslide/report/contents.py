@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ TILES = 10
 
 MOST_LESIONS = 200
 """Lesions that are listed; the command ``lesions`` writes all of them."""
+
+MOST_NUMBERS = 20
+"""Lesions whose numbers stand in the picture, so that a print can be read."""
 
 _EMBEDDED_CELLS = 600
 """Cells along the longer side of the overlay."""
@@ -84,6 +87,8 @@ class SlideReport:
     """The lesions."""
     lesions: tuple[tuple[Lesion, str], ...]
     """Each with its outline as an SVG path in level-0 pixels."""
+    numbers: tuple[tuple[int, float, float], ...]
+    """Of the longest lesions: number, and a point (x, y) of the upper edge in level-0 pixels."""
     picture: str
     """The slide, data address."""
     thumbnail: str
@@ -144,6 +149,7 @@ def gather(
         warnings=tuple(warnings),
         report=report,
         lesions=tuple((lesion, svg_path(lesion)) for lesion in report.lesions[:MOST_LESIONS]),
+        numbers=tuple((it.number, *upper_edge(it)) for it in report.lesions[:MOST_NUMBERS]),
         picture=jpeg(picture),
         thumbnail=jpeg(blend(small, heat.grid, probability)),
         histogram=histogram(probability, (found.extend_probability, found.seed_probability)),
@@ -160,6 +166,16 @@ def svg_path(lesion: Lesion) -> str:
     return "".join(
         "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in ring.coords[:-1]) + "Z" for ring in rings
     )
+
+
+def upper_edge(lesion: Lesion) -> tuple[float, float]:
+    """The middle (x, y) of a lesion's highest edge, in level-0 pixels."""
+    parts = getattr(lesion.polygon_l0, "geoms", [lesion.polygon_l0])
+    ring = min((part.exterior for part in parts), key=lambda ring: ring.bounds[1])
+    points = np.asarray(ring.coords)
+    y = points[:, 1].min()
+    left, right = np.sort(np.unique(points[points[:, 1] == y, 0]))[:2]  # cells have flat tops
+    return float((left + right) / 2), float(y)
 
 
 def _tiles(
@@ -228,20 +244,45 @@ def _made(heat: Heatmap, report: LesionReport) -> tuple[Fact, ...]:
         "Classes": ", ".join(spec["classes"]),
         "Calibration temperature": f"{spec['temperature']:.3f}",
         "Weights' licence": spec.get("licence") or "not recorded",
+        "Tiles looked at": _looked_at(heat),
         "Foci": _settings(report.settings),
-        "Device": metadata["device"],
+        "Scored by": f"{metadata['engine']} on {metadata['device']}, {_mode(metadata['mode'])}",
         "Time": f"{metadata['seconds']:.0f} s",
         "Command": metadata["command"] or "not recorded",
         "Versions": ", ".join(f"{k} {v}" for k, v in metadata["versions"].items()),
         "Heatmap": f"{heat.path.name}, {heat.id}",
     }
-    validation = (spec.get("training") or {}).get("validation") or {}
+    rows |= _training(spec.get("training") or {})
+    return tuple(Fact(name=name, value=str(value)) for name, value in rows.items())
+
+
+def _looked_at(heat: Heatmap) -> str:
+    mask, grid = heat.metadata["mask"], heat.grid
+    roi = "" if mask["roi"] is None else ", inside the region of interest"
+    return (
+        f"one every {grid.stride_px} px ({grid.cell_um:.1f} µm), where tissue makes up "
+        f"{mask['threshold']:.0%} or more{roi}"
+    )
+
+
+def _mode(mode: Mapping[str, Any]) -> str:
+    again = ", from {cascade_threshold:g} on again as a tile" if mode["mode"] == "cascade" else ""
+    turned = ", mean of the eight turned and mirrored" if mode["tta"] else ""
+    return f"mode {mode['mode']}{again.format(**mode)}{turned}"
+
+
+def _training(training: Mapping[str, Any]) -> dict[str, str]:
+    """What a bundle says of how its model was made and how well it did."""
+    data, validation = training.get("data") or {}, training.get("validation") or {}
+    rows = {}
+    if isinstance(data.get("train_patches"), int):
+        rows["Trained on"] = f"{data['train_patches']:,} patches"
     figures = {k: v for k, v in validation.items() if isinstance(v, float)}
     if figures:
-        rows["On its validation patches"] = ", ".join(
-            f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items()
-        )
-    return tuple(Fact(name=name, value=str(value)) for name, value in rows.items())
+        patches = validation.get("patches")
+        name = f"On {patches:,} validation patches" if isinstance(patches, int) else "On validation"
+        rows[name] = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in figures.items())
+    return rows
 
 
 def _settings(settings: LesionSettings) -> str:

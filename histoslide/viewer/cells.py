@@ -6,14 +6,19 @@ levels are empty, so they are made here, from a copy in memory that takes in eac
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from histoslide.errors import StoreError
 from histoslide.grid import TileGrid
 from histoslide.place import file_system, is_remote, object_key, storage_errors
 from histoslide.scoring import Status
@@ -25,6 +30,8 @@ from histoslide.store import (
     level_shapes,
     open_heatmap,
 )
+
+logger = logging.getLogger(__name__)
 
 TILE_CELLS = 128
 """Side of a tile in cells: four chunks of the store."""
@@ -86,7 +93,8 @@ class CellSource:
         with self._lock:
             if self._known_highest is None and self._live is None:
                 # The coarsest level knows it, being made of maxima.
-                values = np.asarray(self._levels[-1].probability[:])
+                with readable(self._path):
+                    values = np.asarray(self._levels[-1].probability[:])
                 values = values if values.ndim == 2 else values[0]
                 found = values[np.isfinite(values)]
                 self._known_highest = float(found.max()) if found.size else None
@@ -107,6 +115,9 @@ class CellSource:
 
     def tile(self, level: int, row: int, col: int, channel: int = 0) -> bytes:
         """Probabilities as little-endian float32, then statuses as uint8, row by row.
+
+        A cell that was scored but whose probability was lost or cannot be one is unreadable, and
+        so are all cells of a tile that cannot be decoded: damage must not look like normal tissue.
 
         Args:
             level: of the store's pyramid, 0 is the finest.
@@ -130,11 +141,21 @@ class CellSource:
         if live is None:
             probability = levels[level].probability
             place = where if probability.ndim == 2 else (channel, *where)
-            values, status = np.asarray(probability[place]), np.asarray(levels[level].status[where])
+            try:
+                with readable(self._path):
+                    values = np.asarray(probability[place])
+                    status = np.asarray(levels[level].status[where])
+            except StoreError as error:
+                logger.warning("%s", error)
+                shape = (where[0].stop - top, where[1].stop - left)
+                values = np.full(shape, np.nan, dtype=np.float32)
+                status = np.full(shape, Status.UNREADABLE, dtype=np.uint8)
         else:
             made = live[level]
             place = where if made.probability.ndim == 2 else (channel, *where)
             values, status = made.probability[place], made.status[where]
+        lost = (status == Status.SCORED) & ~((values >= 0) & (values <= 1))
+        values, status = np.where(lost, np.nan, values), np.where(lost, Status.UNREADABLE, status)
         return (
             np.ascontiguousarray(values, dtype="<f4").tobytes()
             + np.ascontiguousarray(status, dtype=np.uint8).tobytes()
@@ -169,14 +190,15 @@ class CellSource:
         assert self._live is not None
         started = time.monotonic()
         before = self._live[0]
-        finest = _Arrays(before.probability.copy(), np.asarray(self._levels[0].status[:]))
-        for cells in self.grid.blocks():
-            where = cells.slices
-            new = (before.status[where] == Status.PENDING) & (finest.status[where] > 0)
-            if new.any():
-                everywhere = (slice(None),) * (finest.probability.ndim - 2)
-                place = (*everywhere, *where)
-                finest.probability[place] = np.asarray(self._levels[0].probability[place])
+        with readable(self._path):
+            finest = _Arrays(before.probability.copy(), np.asarray(self._levels[0].status[:]))
+            for cells in self.grid.blocks():
+                where = cells.slices
+                new = (before.status[where] == Status.PENDING) & (finest.status[where] > 0)
+                if new.any():
+                    everywhere = (slice(None),) * (finest.probability.ndim - 2)
+                    place = (*everywhere, *where)
+                    finest.probability[place] = np.asarray(self._levels[0].probability[place])
         live = [finest]
         for _ in level_shapes(self.grid.shape)[1:]:
             above = live[-1]
@@ -191,6 +213,21 @@ class CellSource:
         )
         now = time.monotonic()
         self._next_look = now + max(_LEAST_REST_S, _REST * (now - started))
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What goes wrong when chunks are read or decoded is the store's damage, not ours.
+
+    Raises:
+        StoreError: something did.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (RuntimeError, ValueError, zlib.error) as error:  # as the codecs have it
+        raise StoreError(f"{path} is damaged ({error}): score the slide again") from error
 
 
 def _stamp(path: Path) -> tuple[object, ...] | None:

@@ -19,7 +19,7 @@ from histoslide.slide import Slide
 from histoslide.store import Heatmap, level_shapes
 from histoslide.tiles import read_overview
 from histoslide.viewer.catalogue import Catalogue, Entry
-from histoslide.viewer.cells import TILE_CELLS, CellState
+from histoslide.viewer.cells import TILE_CELLS, CellState, readable
 from histoslide.viewer.deepzoom import DeepZoom
 
 COLOUR_MAPS = (COLOUR_MAP, "magma", "cividis", "turbo")
@@ -55,6 +55,7 @@ def _row(catalogue: Catalogue, entry: Entry, result: SlideResult | None) -> dict
     try:
         heat = catalogue.source(entry.key).heat
         state = catalogue.source(entry.key).state()
+        highest = catalogue.source(entry.key).highest()
     except HistoslideError as error:
         return row | {"slide": entry.path.stem, "state": "unreadable", "error": str(error)}
     counts = heat.metadata["counts"] or {}
@@ -64,7 +65,7 @@ def _row(catalogue: Catalogue, entry: Entry, result: SlideResult | None) -> dict
         "share_done": state.decided / state.cells,
         "model": heat.metadata["model"]["name"],
         "scored": counts.get("scored"),
-        "highest": catalogue.source(entry.key).highest(),
+        "highest": highest,
         "unreadable": counts.get("unreadable"),
         "warnings": list(heat.metadata["mask"]["warnings"]),
     }
@@ -146,7 +147,9 @@ def describe_foci(heat: Heatmap, channel: int) -> dict[str, Any]:
         IndexError: no such channel.
         StoreError: the heatmap cannot be read.
     """
-    report = find_lesions(heat, LesionSettings(class_name=heat.stored_classes[channel]))
+    settings = LesionSettings(class_name=heat.stored_classes[channel])
+    with readable(heat.path):
+        report = find_lesions(heat, settings)
     settings = report.settings
     hint = (
         f"Connected cells of {settings.extend_probability:g} or more, at least one of "
@@ -210,7 +213,9 @@ def thumbnail(heat: Heatmap, slide: Slide | None) -> bytes:
         scored = heat.status == Status.SCORED
         picture = np.where(scored[np.ix_(*cell_index(grid, size))], 225, 250).astype(np.uint8)
         picture = picture[..., None].repeat(3, axis=2)
-    blended = blend(picture, grid, heat.probability(heat.stored_classes[0]))
+    with readable(heat.path):
+        probability = heat.probability(heat.stored_classes[0])
+    blended = blend(picture, grid, probability)
     buffer = io.BytesIO()
     Image.fromarray(blended).save(buffer, "PNG")
     return buffer.getvalue()

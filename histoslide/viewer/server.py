@@ -107,7 +107,11 @@ def create_app(catalogue: Catalogue, *, token: str = "") -> Starlette:
             Middleware(_SafeHeaders),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False),
         ],
-        exception_handlers={HistoslideError: _say_error, HTTPException: _say_error},
+        exception_handlers={
+            HistoslideError: _say_error,
+            HTTPException: _say_error,
+            Exception: _say_bug,
+        },
         lifespan=lifespan,
     )
 
@@ -282,3 +286,8 @@ def _say_error(_: Request, error: Exception) -> Response:
         return JSONResponse({"error": error.detail}, status_code=error.status_code)
     logger.warning("%s", error)
     return JSONResponse({"error": str(error)}, status_code=503)
+
+
+def _say_bug(_: Request, error: Exception) -> Response:
+    """What the page shows of a bug; its traceback goes to the terminal."""
+    return JSONResponse({"error": f"unexpected: {type(error).__name__}"}, status_code=500)

@@ -191,9 +191,12 @@ class Page {
     const address = `${heatAddress(this.facts.key)}/foci/${Math.max(0, this.heat.channel)}`;
     try {
       this.foci.show(await getJson(address));
+      this.trouble = null;
     } catch (error) {
-      this.foci.show({ lesions: [], hint: error.message });
+      this.foci.show({ lesions: [], hint: "" });
+      this.trouble = error.message;
     }
+    this.#notice();
   }
 
   #describe() {
@@ -201,11 +204,18 @@ class Page {
     byId("title").textContent = this.facts.slide.name;
     byId("subtitle").textContent = `${this.facts.name} · ${this.facts.model}`;
     showFacts(byId("facts"), byId("warnings"), this.facts);
-    const notice = byId("notice");
-    const missing = "The slide is not at hand: the heatmap is shown alone. Pass --slide to see the tissue.";
-    notice.textContent = this.facts.slide.present ? (this.facts.slide.warning ?? "") : missing;
-    notice.hidden = !notice.textContent;
+    this.#notice();
     this.#showProgress(this.facts.state);
+  }
+
+  /** What must be known before the picture is believed. */
+  #notice() {
+    const { present, warning } = this.facts.slide;
+    const missing = "The slide is not at hand: the heatmap is shown alone. Pass --slide to see the tissue.";
+    const trouble = this.trouble && `The foci cannot be listed, and parts of the heatmap may be missing: ${this.trouble}.`;
+    const notice = byId("notice");
+    notice.textContent = [trouble, present ? warning : missing].filter(Boolean).join(" ");
+    notice.hidden = !notice.textContent;
   }
 
   #showProgress(state) {
