@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -130,7 +131,7 @@ class Heatmap:
     @property
     def status(self) -> NDArray[np.uint8]:
         """``histoslide.scoring.Status`` of every cell, shape ``grid.shape``."""
-        return np.asarray(self._level("labels/status/0")[:])
+        return self._read("labels/status/0", np.s_[:])
 
     @property
     def disagreement(self) -> NDArray[np.float32] | None:
@@ -205,16 +206,15 @@ class Heatmap:
             StoreError: no such class, or none was named and the model has no tumour class; or
                 what is stored cannot be what was written.
         """
-        level = self._level("0")
         name = class_name if class_name is not None else self.tumour_class
         if name is None or name not in self.classes:
             raise StoreError(
                 f"{self.path} has no class {name!r}: choose from {', '.join(self.classes)}"
             )
-        if level.ndim == 3:
-            values = np.asarray(level[self.classes.index(name)])
+        if len(self.shown_classes) > 1:
+            values = self._read("0", np.s_[self.classes.index(name)])
         else:
-            values = np.asarray(level[:])
+            values = self._read("0", np.s_[:])
             values = values if (name,) == self.shown_classes else 1 - values
         self._check(values)
         return values
@@ -247,6 +247,14 @@ class Heatmap:
             for level in range(count)
         )
 
+    def _read(self, name: str, where: Any) -> NDArray[Any]:
+        """A level in memory; what cannot be decoded is damage, whatever the codec calls it."""
+        level = self._level(name)
+        try:
+            return np.asarray(level[where])
+        except (RuntimeError, ValueError, zlib.error) as error:
+            raise StoreError(f"{self.path} is damaged ({error}): score the slide again") from error
+
     def _level(self, name: str) -> zarr.Array[Any]:
         with storage_errors(self.path):
             array = open_group(self.path, "r")[name]
@@ -268,20 +276,35 @@ def open_heatmap(path: Path, *, allow_incomplete: bool = False) -> Heatmap:
         metadata = _read_metadata(path)
     if not metadata["complete"] and not allow_incomplete:
         raise StoreError(f"{path} is incomplete: run the same score command again to finish it")
-    slide, grid, spec = metadata["slide"], metadata["grid"], metadata["model"]["spec"]
-    return Heatmap(
-        path=path,
-        metadata=metadata,
-        grid=TileGrid(
-            size_l0=Size(*slide["size_l0"]),
-            slide_mpp=Mpp(value=slide["mpp"], source=slide["mpp_source"]),
-            model_mpp=spec["mpp"],
-            input_px=spec["input_px"],
-            label_px=spec["label_px"],
-            stride_px=grid["stride_px"],
-            block_cells=grid["block_cells"],
-        ),
+    slide, stored, spec = metadata["slide"], metadata["grid"], metadata["model"]["spec"]
+    grid = TileGrid(
+        size_l0=Size(*slide["size_l0"]),
+        slide_mpp=Mpp(value=slide["mpp"], source=slide["mpp_source"]),
+        model_mpp=spec["mpp"],
+        input_px=spec["input_px"],
+        label_px=spec["label_px"],
+        stride_px=stored["stride_px"],
+        block_cells=stored["block_cells"],
     )
+    _refuse_contradictions(path, metadata, grid)
+    return Heatmap(path=path, metadata=metadata, grid=grid)
+
+
+def _refuse_contradictions(path: Path, metadata: Mapping[str, Any], grid: TileGrid) -> None:
+    """Make sure that no fact was altered since: places and sizes would silently be wrong."""
+    stored = metadata["grid"]
+    facts = {f"grid.{name}": stored[name] for name in ("stride_px", "block_cells")}
+    facts |= {f"slide.{name}": metadata["slide"][name] for name in ("size_l0", "quickhash", "mpp")}
+    facts |= {f"model.{name}": metadata["model"][name] for name in ("name", "sha256")}
+    expected = {name: metadata["fingerprint"].get(name) for name in facts}
+    for name in ("rows", "cols", "cell_um", "cell_l0"):
+        facts[f"grid.{name}"], expected[f"grid.{name}"] = stored[name], getattr(grid, name)
+    for name, value in facts.items():
+        if value != expected[name]:
+            raise StoreError(
+                f"{path} contradicts itself ({name} is {value}, not {expected[name]}): "
+                "score the slide again"
+            )
 
 
 def store_heatmap(

@@ -347,6 +347,36 @@ def test_altered_stores_are_refused(tmp_path: Path) -> None:
         find_lesions(heat)
 
 
+def test_stores_that_cannot_be_decoded_are_refused(tmp_path: Path) -> None:
+    heat = stored_heatmap(tmp_path / "h.zarr", empty())
+    for name in ("0/c/0/0", "labels/status/0/c/0/0"):
+        whole = (heat.path / name).read_bytes()
+        (heat.path / name).write_bytes(b"not what was written")
+        with pytest.raises(StoreError, match="is damaged"):
+            find_lesions(heat)
+        (heat.path / name).write_bytes(whole)
+    find_lesions(heat)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("grid", "cell_l0", 50.0), ("grid", "cell_um", 30.0), ("slide", "mpp", 0.2501),
+        ("slide", "quickhash", "another"), ("model", "sha256", "another"),
+    ],
+)  # fmt: skip
+def test_stores_whose_facts_were_altered_are_refused(
+    tmp_path: Path, part: str, name: str, value: object
+) -> None:
+    heat = stored_heatmap(tmp_path / "h.zarr", empty())
+    group = zarr.open_group(heat.path, mode="r+")
+    metadata: Any = group.attrs["histoslide"]
+    metadata[part][name] = value
+    group.attrs["histoslide"] = metadata
+    with pytest.raises(StoreError, match="contradicts itself"):
+        open_heatmap(heat.path)
+
+
 # ------------------------------------------------------------------------------ tables
 
 
