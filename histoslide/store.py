@@ -14,8 +14,8 @@ import json
 import math
 import time
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points, version
 from importlib.resources import files
@@ -141,7 +141,8 @@ class Heatmap:
         that was made without test-time augmentation.
         """
         stored = open_group(self.path, "r").get("disagreement/0")
-        return None if stored is None else np.asarray(stored[:])  # type: ignore[index]
+        with readable(self.path):
+            return None if stored is None else np.asarray(stored[:])  # type: ignore[index]
 
     @property
     def id(self) -> str:
@@ -248,18 +249,32 @@ class Heatmap:
         )
 
     def _read(self, name: str, where: Any) -> NDArray[Any]:
-        """A level in memory; what cannot be decoded is damage, whatever the codec calls it."""
+        """A level in memory."""
         level = self._level(name)
-        try:
+        with readable(self.path):
             return np.asarray(level[where])
-        except (RuntimeError, ValueError, zlib.error) as error:
-            raise StoreError(f"{self.path} is damaged ({error}): score the slide again") from error
 
     def _level(self, name: str) -> zarr.Array[Any]:
         with storage_errors(self.path):
             array = open_group(self.path, "r")[name]
         assert isinstance(array, zarr.Array)
         return array
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What goes wrong when chunks are read or decoded is the store's damage, not ours.
+
+    Raises:
+        StoreError: something did.
+    """
+    try:
+        with storage_errors(path):
+            yield
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (RuntimeError, ValueError, zlib.error) as error:  # as the codecs have it
+        raise StoreError(f"{path} is damaged ({error}): score the slide again") from error
 
 
 def open_heatmap(path: Path, *, allow_incomplete: bool = False) -> Heatmap:

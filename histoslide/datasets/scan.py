@@ -20,6 +20,7 @@ from histoslide.datasets.patches import ImageFiles, Joined, UnlabelledPatches
 from histoslide.datasets.pcam_hdf5 import Hdf5Patches, UnlabelledHdf5
 from histoslide.errors import DataError
 from histoslide.outputs import whole_file
+from histoslide.processors import usable_processors
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def _read(
         return len(task)
 
     tasks = [indices[i : i + _TASK_PATCHES] for i in range(0, len(indices), _TASK_PATCHES)]
-    pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(_MOST_THREADS, usable_processors()))
     done = len(patches) - len(indices)
     try:
         for count in pool.map(read, tasks):

@@ -249,9 +249,9 @@ def load_model(
         converted = ConvertedGraphs.of(weights_sha256=sha256, precision=chosen[1], ranges=ranges)
 
     def build() -> nn.Module:
-        spec, state = load_bundle(path)
+        _, state = load_bundle(path)
         try:
-            return _folded_network(spec, state)
+            return folded_network(spec, state)
         except BundleError as error:
             raise BundleError(f"{path}: {error}") from None
 
@@ -291,7 +291,7 @@ def make_model(
         BundleError: the weights do not fit the architecture.
         HistoslideError: the backend or the precision cannot be had here.
     """
-    network = _folded_network(spec, state)
+    network = folded_network(spec, state)
     device = pick_device() if device is None else device
     chosen = choose_path(device, fast_paths, backend=backend, precision=precision)
     return Model(
@@ -329,7 +329,12 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def _folded_network(spec: ModelSpec, state: Mapping[str, Tensor]) -> nn.Module:
+def folded_network(spec: ModelSpec, state: Mapping[str, Tensor]) -> nn.Sequential:
+    """The network of a spec with its weights, batch norms folded, in evaluation mode.
+
+    Raises:
+        BundleError: the weights do not fit the architecture.
+    """
     return fold_batch_norm(load_network(spec.architecture, len(spec.classes), state))
 
 

@@ -14,12 +14,11 @@ from sklearn.metrics import roc_auc_score
 from histoslide.datasets.patches import PatchSet, Subset
 from histoslide.errors import DataError
 from histoslide.model import Model, load_bundle
-from histoslide.model.architectures import load_network
 from histoslide.model.backends import Precision, has_cpu_bf16, has_openvino
 from histoslide.model.fast_paths import FastPaths, Gate
 from histoslide.model.graphs import TileGraph
 from histoslide.model.int8 import activation_ranges
-from histoslide.model.prediction import file_sha256, fold_batch_norm, make_model
+from histoslide.model.prediction import file_sha256, folded_network, make_model
 from histoslide.patch_evaluation.predictions import predict_patches, read_batches
 
 DEFAULT_RANGE_PATCHES = 512
@@ -66,7 +65,7 @@ def measure_fast_paths(
         Subset(patches, np.sort(part)) for part in np.split(order, [range_patches])
     )
     cpu, sha256 = torch.device("cpu"), file_sha256(bundle)
-    network = fold_batch_norm(load_network(spec.architecture, len(spec.classes), state))
+    network = folded_network(spec, state)
     reference = Model(spec, network, device=cpu, sha256=sha256)
     prepare = TileGraph(spec, network).prepare
     batches = read_batches(for_ranges, reference)

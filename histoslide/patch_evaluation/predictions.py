@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from histoslide.errors import DataError
 from histoslide.model import Model
 from histoslide.model.prediction import symmetries
 from histoslide.outputs import whole_file
+from histoslide.processors import usable_processors
 
 DEFAULT_THRESHOLD = 0.5
 """Calibrated probability of tumour from which a patch is called tumour."""
@@ -274,7 +274,7 @@ def read_batches(patches: Patches, model: Model, workers: int | None = None) -> 
     Raises:
         DataError: a patch cannot be read, or is of another size.
     """
-    workers = workers or min(8, os.cpu_count() or 1)
+    workers = workers or min(8, usable_processors())
     size = model.batch_size
     starts = range(0, len(patches), size)
 

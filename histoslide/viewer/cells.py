@@ -9,9 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +26,7 @@ from histoslide.store import (
     halve_status,
     level_shapes,
     open_heatmap,
+    readable,
 )
 
 logger = logging.getLogger(__name__)
@@ -213,21 +211,6 @@ class CellSource:
         )
         now = time.monotonic()
         self._next_look = now + max(_LEAST_REST_S, _REST * (now - started))
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """What goes wrong when chunks are read or decoded is the store's damage, not ours.
-
-    Raises:
-        StoreError: something did.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (RuntimeError, ValueError, zlib.error) as error:  # as the codecs have it
-        raise StoreError(f"{path} is damaged ({error}): score the slide again") from error
 
 
 def _stamp(path: Path) -> tuple[object, ...] | None:

@@ -19,7 +19,7 @@ from histoslide.slide import Slide
 from histoslide.store import Heatmap, level_shapes
 from histoslide.tiles import read_overview
 from histoslide.viewer.catalogue import Catalogue, Entry
-from histoslide.viewer.cells import TILE_CELLS, CellState, readable
+from histoslide.viewer.cells import TILE_CELLS, CellState
 from histoslide.viewer.deepzoom import DeepZoom
 
 COLOUR_MAPS = (COLOUR_MAP, "magma", "cividis", "turbo")
@@ -147,9 +147,7 @@ def describe_foci(heat: Heatmap, channel: int) -> dict[str, Any]:
         IndexError: no such channel.
         StoreError: the heatmap cannot be read.
     """
-    settings = LesionSettings(class_name=heat.stored_classes[channel])
-    with readable(heat.path):
-        report = find_lesions(heat, settings)
+    report = find_lesions(heat, LesionSettings(class_name=heat.stored_classes[channel]))
     settings = report.settings
     hint = (
         f"Connected cells of {settings.extend_probability:g} or more, at least one of "
@@ -213,9 +211,7 @@ def thumbnail(heat: Heatmap, slide: Slide | None) -> bytes:
         scored = heat.status == Status.SCORED
         picture = np.where(scored[np.ix_(*cell_index(grid, size))], 225, 250).astype(np.uint8)
         picture = picture[..., None].repeat(3, axis=2)
-    with readable(heat.path):
-        probability = heat.probability(heat.stored_classes[0])
-    blended = blend(picture, grid, probability)
+    blended = blend(picture, grid, heat.probability(heat.stored_classes[0]))
     buffer = io.BytesIO()
     Image.fromarray(blended).save(buffer, "PNG")
     return buffer.getvalue()
