@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ FOCI = {1: (40, 50, 6, 12), 2: (10, 20, 4, 3)}
 """Row, column, rows, columns of the two foci, the longer first."""
 
 Open = Callable[..., Any]
+Serve = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +58,19 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Open]:
-    """Open a page; at the end nothing may have gone wrong in it or asked another machine."""
+def serve() -> Iterator[Serve]:
+    """Start servers that run until the test is over."""
+    with ExitStack() as running:
+        yield lambda *paths, **options: running.enter_context(served(*paths, **options))
+
+
+@pytest.fixture
+def visit(browser: Any, serve: Serve) -> Iterator[Open]:
+    """Open a page; at the end nothing may have gone wrong in it or asked another machine.
+
+    It takes `serve` so that pages are closed before their servers: one that still asks what is
+    new would complain of a refused connection.
+    """
     wrong: list[str] = []
     contexts: list[Any] = []
 
@@ -339,34 +351,34 @@ def test_nonsense_in_a_link_does_no_harm(visit: Open, url: str) -> None:
 
 
 def test_two_heatmaps_are_compared_across_a_border(
-    visit: Open, tmp_path: Path, browser: Any
+    visit: Open, serve: Serve, tmp_path: Path
 ) -> None:
     store(tmp_path)
     store(tmp_path, "none", values=np.full((ROWS, COLS), 0.05, np.float32))
-    with served(tmp_path) as address:
-        page = visit(f"{address}view#heat=heat&with=none&foci=0&opacity=1&split=0.5")
-        left, top, right, bottom = (int(v) for v in on_screen(page, FOCI[1]))
-        width = overlay(page).shape[1]
-        assert left < width < right * 2, "the border runs through or near the focus"
-        curtain = page.get_by_role("slider", name="Border between the two heatmaps")
-        for keys, all_of_it in (("ArrowRight", True), ("ArrowLeft", False)):
-            for _ in range(25):
+    address = serve(tmp_path)
+    page = visit(f"{address}view#heat=heat&with=none&foci=0&opacity=1&split=0.5")
+    left, top, right, bottom = (int(v) for v in on_screen(page, FOCI[1]))
+    width = overlay(page).shape[1]
+    assert left < width < right * 2, "the border runs through or near the focus"
+    curtain = page.get_by_role("slider", name="Border between the two heatmaps")
+    for keys, all_of_it in (("ArrowRight", True), ("ArrowLeft", False)):
+        for _ in range(25):
+            curtain.press(keys)
+            if all_of_it is False:
                 curtain.press(keys)
-                if all_of_it is False:
-                    curtain.press(keys)
-            inside = overlay(page)[top + 2 : bottom - 2, left + 2 : right - 2, 3] > 0
-            assert inside.all() if all_of_it else not inside.any()
-        box = curtain.bounding_box()
-        page.mouse.move(box["x"] + 8, 300)
-        page.mouse.down()
-        page.mouse.move(900, 300)
-        page.mouse.up()
-        assert curtain.bounding_box()["x"] == pytest.approx(892, abs=3)
-        where(page)
-        assert re.search(r"split=0\.\d+", page.url)
+        inside = overlay(page)[top + 2 : bottom - 2, left + 2 : right - 2, 3] > 0
+        assert inside.all() if all_of_it else not inside.any()
+    box = curtain.bounding_box()
+    page.mouse.move(box["x"] + 8, 300)
+    page.mouse.down()
+    page.mouse.move(900, 300)
+    page.mouse.up()
+    assert curtain.bounding_box()["x"] == pytest.approx(892, abs=3)
+    where(page)
+    assert re.search(r"split=0\.\d+", page.url)
 
 
-def test_a_heatmap_being_written_fills_in(visit: Open, tmp_path: Path, browser: Any) -> None:
+def test_a_heatmap_being_written_fills_in(visit: Open, serve: Serve, tmp_path: Path) -> None:
     path = store(tmp_path)
     finished = truth()
     group: Any = zarr.open_group(path, mode="r+")
@@ -375,25 +387,23 @@ def test_a_heatmap_being_written_fills_in(visit: Open, tmp_path: Path, browser: 
     group["labels/status/0"][late] = Status.PENDING
     group["0"][late] = np.nan
     group.attrs["histoslide"] = {**group.attrs["histoslide"], "complete": False, "counts": None}
-    with served(path) as address:
-        page = visit(f"{address}view#foci=0&opacity=1")
-        assert page.locator("#progress").is_visible()
-        assert page.locator("#foci button").count() == 1
-        box = tuple(int(v) for v in on_screen(page, FOCI[1]))
-        middle = (box[1] + box[3]) // 2, (box[0] + box[2]) // 2
-        veil = overlay(page)[middle]
-        assert tuple(veil[:3]) == pytest.approx((96, 96, 110), abs=3), (
-            "not as tissue without tumour"
-        )
-        group["0"][late] = finished[late]
-        group["labels/status/0"][late] = status[late]
-        wait_until(lambda: tuple(overlay(page)[middle][:3]) == pytest.approx((223, 227, 24), abs=4))
-        playwright.expect(page.locator("#foci button")).to_have_count(2)
-        assert page.locator("#progress-text").inner_text().startswith("100 %")
-        heat = open_heatmap(path, allow_incomplete=True)
-        counts = dict.fromkeys(("pending", "background", "scored", "unreadable", "excluded"), 1)
-        group.attrs["histoslide"] = {**heat.metadata, "complete": True, "counts": counts}
-        playwright.expect(page.locator("#progress")).to_be_hidden(timeout=30_000)
+    address = serve(path)
+    page = visit(f"{address}view#foci=0&opacity=1")
+    assert page.locator("#progress").is_visible()
+    assert page.locator("#foci button").count() == 1
+    box = tuple(int(v) for v in on_screen(page, FOCI[1]))
+    middle = (box[1] + box[3]) // 2, (box[0] + box[2]) // 2
+    veil = overlay(page)[middle]
+    assert tuple(veil[:3]) == pytest.approx((96, 96, 110), abs=3), "not as tissue without tumour"
+    group["0"][late] = finished[late]
+    group["labels/status/0"][late] = status[late]
+    wait_until(lambda: tuple(overlay(page)[middle][:3]) == pytest.approx((223, 227, 24), abs=4))
+    playwright.expect(page.locator("#foci button")).to_have_count(2)
+    assert page.locator("#progress-text").inner_text().startswith("100 %")
+    heat = open_heatmap(path, allow_incomplete=True)
+    counts = dict.fromkeys(("pending", "background", "scored", "unreadable", "excluded"), 1)
+    group.attrs["histoslide"] = {**heat.metadata, "complete": True, "counts": counts}
+    playwright.expect(page.locator("#progress")).to_be_hidden(timeout=30_000)
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
@@ -404,7 +414,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def test_unreadable_cells_are_hatched_even_where_nothing_is_found(
-    visit: Open, tmp_path: Path, browser: Any
+    visit: Open, serve: Serve, tmp_path: Path
 ) -> None:
     values = np.full((ROWS, COLS), 0.05, np.float32)
     status = np.full((ROWS, COLS), Status.SCORED, np.uint8)
@@ -413,14 +423,14 @@ def test_unreadable_cells_are_hatched_even_where_nothing_is_found(
         tmp_path / "h.zarr", values, status=status, mpp=1.0, stride_px=32,
         size_l0=Size(WIDTH, HEIGHT), name='<img src=x onerror="alert(1)">.tif',
     )  # fmt: skip
-    with served(tmp_path / "h.zarr") as address:
-        page = visit(f"{address}view")
-        assert page.locator("h1").inner_text() == '<img src=x onerror="alert(1)">.tif'
-        assert page.locator("#notice").inner_text().startswith("The slide is not at hand")
-        drawn = overlay(page)
-        red = (drawn[..., 0].astype(int) - drawn[..., 1] > 80) & (drawn[..., 3] > 100)
-        box = on_screen(page, (20, 20, 10, 20))
-        assert extent(red) == pytest.approx(box, abs=3)
+    address = serve(tmp_path / "h.zarr")
+    page = visit(f"{address}view")
+    assert page.locator("h1").inner_text() == '<img src=x onerror="alert(1)">.tif'
+    assert page.locator("#notice").inner_text().startswith("The slide is not at hand")
+    drawn = overlay(page)
+    red = (drawn[..., 0].astype(int) - drawn[..., 1] > 80) & (drawn[..., 3] > 100)
+    box = on_screen(page, (20, 20, 10, 20))
+    assert extent(red) == pytest.approx(box, abs=3)
 
 
 def test_a_damaged_heatmap_is_announced_and_hatched(tmp_path: Path, browser: Any) -> None:
@@ -505,31 +515,31 @@ def test_it_can_be_used_without_seeing_and_without_a_mouse(visit: Open, url: str
     assert where(page)[0] > x
 
 
-def test_the_overview_sorts_filters_and_opens(visit: Open, tmp_path: Path, browser: Any) -> None:
+def test_the_overview_sorts_filters_and_opens(visit: Open, serve: Serve, tmp_path: Path) -> None:
     for number, name in enumerate(("b10", "b9", "a1")):
         values = np.full((4, 5), 0.2 + number / 10, np.float32)
         stored_heatmap(tmp_path / f"{name}.zarr", values, name=f"{name}.tif", quickhash=name)
-    with served(tmp_path) as address:
-        page = visit(address)
-        links = page.locator("tbody a")
-        heading = page.get_by_role("button", name="Slide")
-        heading.click()
-        assert links.all_inner_texts() == ["a1.tif", "b9.tif", "b10.tif"]
-        page.get_by_role("button", name="Highest P").click()
-        assert links.all_inner_texts() == ["a1.tif", "b9.tif", "b10.tif"]
-        page.get_by_role("button", name="Highest P").click()
-        assert links.all_inner_texts() == ["b10.tif", "b9.tif", "a1.tif"]
-        column = page.get_by_role("columnheader", name="Highest P")
-        assert column.get_attribute("aria-sort") == "ascending"
-        page.get_by_label("Find").fill("b9")
-        assert links.all_inner_texts() == ["b9.tif"]
-        links.first.click()
-        page.wait_for_selector("#stage")
-        page.wait_for_selector("body[data-ready]")
-        assert page.locator("h1").inner_text() == "b9.tif"
-        page.get_by_role("link", name="All slides").click()
-        page.wait_for_selector("table")
-        page.wait_for_selector("body[data-ready]")
+    address = serve(tmp_path)
+    page = visit(address)
+    links = page.locator("tbody a")
+    heading = page.get_by_role("button", name="Slide")
+    heading.click()
+    assert links.all_inner_texts() == ["a1.tif", "b9.tif", "b10.tif"]
+    page.get_by_role("button", name="Highest P").click()
+    assert links.all_inner_texts() == ["a1.tif", "b9.tif", "b10.tif"]
+    page.get_by_role("button", name="Highest P").click()
+    assert links.all_inner_texts() == ["b10.tif", "b9.tif", "a1.tif"]
+    column = page.get_by_role("columnheader", name="Highest P")
+    assert column.get_attribute("aria-sort") == "ascending"
+    page.get_by_label("Find").fill("b9")
+    assert links.all_inner_texts() == ["b9.tif"]
+    links.first.click()
+    page.wait_for_selector("#stage")
+    page.wait_for_selector("body[data-ready]")
+    assert page.locator("h1").inner_text() == "b9.tif"
+    page.get_by_role("link", name="All slides").click()
+    page.wait_for_selector("table")
+    page.wait_for_selector("body[data-ready]")
 
 
 def test_the_report_puts_foci_where_the_viewer_does(
