@@ -375,7 +375,26 @@ def test_a_dry_run_counts_what_a_run_scores_and_writes_nothing(good: Path, tmp_p
     assert before.cells == sum(result.counts.values())
     after = plan_slides(jobs[:1], out, model, COARSE)[0]
     assert (after.state, after.tiles_left, after.tiles) == ("complete", 0, before.tiles)
-    assert tiles_per_second(model, ScoreOptions(), seconds=0.01) > 0
+
+
+class Clock:
+    """Each look at it finds a second gone."""
+
+    def __init__(self) -> None:
+        self.now = -1.0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def test_a_rate_is_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("histoslide.dry_run.time", Clock())
+    model = colour_model()
+    # Two batches to warm up; then the clock is looked at before the third batch, after it and the
+    # two that follow, and for the sum.
+    rate = tiles_per_second(model, ScoreOptions(), seconds=3)
+    assert rate == 3 * model.tile_batches().size / 4
 
 
 def test_the_command(

@@ -12,24 +12,26 @@ import torch
 from histoslide_cli.main import main
 from models import colour_model
 
-from histoslide import doctor
 from histoslide.doctor import (
     Diagnosis,
     Finding,
-    Rates,
+    examination,
+    examine,
+    machine,
+    measurements,
+    software,
+)
+from histoslide.doctor.findings import Check
+from histoslide.doctor.limits import memory_limit, usable_cores
+from histoslide.doctor.machine import (
     check_accelerators,
-    check_bundle,
-    check_extras,
     check_folders,
-    check_libraries,
     check_load,
     check_threads,
-    examine,
-    measure_rates,
-    memory_limit,
     read_processor,
-    usable_cores,
 )
+from histoslide.doctor.measurements import Rates, measure_rates
+from histoslide.doctor.software import check_bundle, check_extras, check_libraries
 from histoslide.model import default_bundle
 
 
@@ -48,8 +50,8 @@ def unimportable() -> Iterator[Finding]:
     raise ModuleNotFoundError("No module named 'torch'")
 
 
-def checks(monkeypatch: pytest.MonkeyPatch, *these: doctor.Check) -> None:
-    monkeypatch.setattr(doctor, "CHECKS", these)
+def checks(monkeypatch: pytest.MonkeyPatch, *these: Check) -> None:
+    monkeypatch.setattr(examination, "CHECKS", these)
 
 
 def test_problems_come_first_and_a_broken_check_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +82,7 @@ def test_nothing_is_measured_where_nothing_works(monkeypatch: pytest.MonkeyPatch
         measured.append(device)
         yield Finding(name="measured", state="ok", text="fast")
 
-    monkeypatch.setattr(doctor, "TESTS", (measure,))
+    monkeypatch.setattr(examination, "TESTS", (measure,))
     checks(monkeypatch, ill)
     assert not examine(device="cpu").works
     checks(monkeypatch, healthy)
@@ -149,7 +151,7 @@ def test_control_groups_of_version_1(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("cores", "state"), [(64.0, "warning"), (0.5, "warning"), (2.0, "ok")])
 def test_threads_that_do_not_fit(cores: float, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "usable_cores", lambda: cores)
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     (finding,) = check_threads()
     assert finding.state == state
@@ -179,8 +181,8 @@ def test_a_gpu_that_torch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_library_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "zarr" else there(name))
+    there = software._version
+    monkeypatch.setattr(software, "_version", lambda name: None if name == "zarr" else there(name))
     findings = list(check_libraries())
     (problem,) = (f for f in findings if f.state == "problem")
     assert (problem.name, problem.remedy) == ("zarr", "pip install zarr")
@@ -189,9 +191,9 @@ def test_a_missing_library_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_extras_come_from_our_own_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = doctor._version
+    there = software._version
     monkeypatch.setattr(
-        doctor, "_version", lambda name: None if name == "highdicom" else there(name)
+        software, "_version", lambda name: None if name == "highdicom" else there(name)
     )
     by_name = {finding.facts["extra"]: finding for finding in check_extras()}
     assert {"dicom", "cluster", "tensorboard"} <= set(by_name)
@@ -239,10 +241,8 @@ class Clock:
 
 
 def test_rates_are_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "time", Clock())
+    monkeypatch.setattr(measurements, "time", Clock())
     model = colour_model()
-    # The clock is looked at when starting, after batches 2, 3 and 4, and for the sum.
-    assert doctor._network_rate(model) == 4 * model.batch_size / 4
     monkeypatch.setattr("histoslide.model.load_model", lambda device: model)
     found = list(measure_rates("cpu"))
     rates = found[0].facts
@@ -265,7 +265,7 @@ def test_steps_add_up() -> None:
     ("minutes", "text"), [(0.001, "1 s"), (0.5, "30 s"), (3.4, "3 min"), (150, "2.5 h")]
 )
 def test_times_for_people(minutes: float, text: str) -> None:
-    assert doctor._minutes(minutes) == text
+    assert measurements._minutes(minutes) == text
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ class CellSource:
             level: of the store's pyramid, 0 is the finest.
             row: of the tile.
             col: of the tile.
-            channel: index into ``heat.stored_classes``.
+            channel: index into ``heat.shown_classes``.
 
         Raises:
             IndexError: there is no such tile or channel.
@@ -129,7 +129,7 @@ class CellSource:
         with self._lock:
             levels, live = self._levels, self._live
         shapes = level_shapes(self.grid.shape)
-        if not (0 <= level < len(shapes) and 0 <= channel < len(self._heat.stored_classes)):
+        if not (0 <= level < len(shapes) and 0 <= channel < len(self._heat.shown_classes)):
             raise IndexError(f"no level {level} of channel {channel}")
         top, left = row * TILE_CELLS, col * TILE_CELLS
         rows, cols = shapes[level]

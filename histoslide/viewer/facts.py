@@ -96,7 +96,7 @@ def describe_heatmap(catalogue: Catalogue, key: str) -> dict[str, Any]:
     return {
         "key": key,
         "name": heat.path.name,
-        "classes": list(heat.stored_classes),
+        "classes": list(heat.shown_classes),
         "tumour_class": heat.tumour_class,
         "model": metadata["model"]["name"],
         "model_sha256": metadata["model"]["sha256"],
@@ -147,7 +147,7 @@ def describe_foci(heat: Heatmap, channel: int) -> dict[str, Any]:
         IndexError: no such channel.
         StoreError: the heatmap cannot be read.
     """
-    report = find_lesions(heat, LesionSettings(class_name=heat.stored_classes[channel]))
+    report = find_lesions(heat, LesionSettings(class_name=heat.shown_classes[channel]))
     settings = report.settings
     hint = (
         f"Connected cells of {settings.extend_probability:g} or more, at least one of "
@@ -211,7 +211,7 @@ def thumbnail(heat: Heatmap, slide: Slide | None) -> bytes:
         scored = heat.status == Status.SCORED
         picture = np.where(scored[np.ix_(*cell_index(grid, size))], 225, 250).astype(np.uint8)
         picture = picture[..., None].repeat(3, axis=2)
-    blended = blend(picture, grid, heat.probability(heat.stored_classes[0]))
+    blended = blend(picture, grid, heat.probability(heat.shown_classes[0]))
     buffer = io.BytesIO()
     Image.fromarray(blended).save(buffer, "PNG")
     return buffer.getvalue()

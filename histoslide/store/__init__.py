@@ -1,0 +1,35 @@
+"""heat.zarr: writing a heatmap block by block, resuming it, completing it, reading it.
+
+Level 0 holds the probabilities, ``labels/status/0`` what happened to each cell. A block's
+probabilities are written before its status, so a block whose status is there is done, whatever
+moment a run was killed at. Pyramid levels and ``complete: true`` come last.
+
+``layout`` and ``pyramid`` know the arrays, ``metadata`` what is said of them, ``stored`` reads;
+``target`` chooses where to write, ``blocks`` runs and writes, ``writing`` tells the whole story of
+it, and ``conversion`` writes once more what is stored.
+"""
+
+from histoslide.store.blocks import BlockTarget, reopened
+from histoslide.store.conversion import convert_heatmap
+from histoslide.store.layout import NgffVersion
+from histoslide.store.metadata import metadata_schema, refuse_other_settings
+from histoslide.store.pyramid import halve_probability, halve_status, level_shapes
+from histoslide.store.stored import Heatmap, PyramidLevel, open_heatmap, readable
+from histoslide.store.writing import store_heatmap
+
+__all__ = [
+    "BlockTarget",
+    "Heatmap",
+    "NgffVersion",
+    "PyramidLevel",
+    "convert_heatmap",
+    "halve_probability",
+    "halve_status",
+    "level_shapes",
+    "metadata_schema",
+    "open_heatmap",
+    "readable",
+    "refuse_other_settings",
+    "reopened",
+    "store_heatmap",
+]

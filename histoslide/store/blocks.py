@@ -1,0 +1,149 @@
+"""Blocks of a heatmap on their way into its store: which are to be computed, and writing them."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
+
+from histoslide.errors import LockLostError
+from histoslide.geometry import CellRange
+from histoslide.heatmap import LazyHeatmap
+from histoslide.place import open_group
+from histoslide.runners import BlockIndex, Runner
+from histoslide.scoring import Status
+from histoslide.store.metadata import read_metadata
+
+
+class BlockTarget:
+    """What Dask stores blocks into: probabilities first, status last."""
+
+    def __init__(self, path: Path, tumour_index: int | None) -> None:
+        group = open_group(path, "r+")
+        self._probability: Any = group["0"]
+        self._status: Any = group["labels/status/0"]
+        self._disagreement: Any = group.get("disagreement/0")
+        # Two classes sum to one: the heatmap shows the tumour class, or else the second.
+        self._shown = 1 if tumour_index is None else tumour_index
+        self._opened = path, tumour_index
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return BlockTarget, self._opened
+
+    def __setitem__(self, where: tuple[slice, slice], block: NDArray[np.void]) -> None:
+        probability = block["probability"]
+        if self._probability.ndim == 2:
+            self._probability[where] = probability[..., self._shown]
+        else:
+            self._probability[(slice(None), *where)] = np.moveaxis(probability, -1, 0)
+        if self._disagreement is not None:
+            self._disagreement[where] = block["disagreement"]
+        self._status[where] = block["status"]
+
+
+def run_blocks(
+    lazy: LazyHeatmap,
+    path: Path,
+    on_block: Callable[[int, int, int], None],
+    runner: Runner,
+) -> None:
+    """Compute and write the blocks that an earlier run has left to do.
+
+    Args:
+        lazy: the heatmap.
+        path: of its store, laid out.
+        on_block: called after each block with (blocks done, blocks in all, cells scored so far).
+        runner: computes the blocks.
+
+    Raises:
+        LockLostError: ``on_block`` found that another run has taken the store.
+    """
+    group = open_group(path, "r+")
+    status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
+    _settle_untouched(lazy, group, status)
+    total, done = lazy.grid.block_shape[0] * lazy.grid.block_shape[1], 0
+    blocks: list[BlockIndex] = []
+    for block, cells in lazy.grid.numbered_blocks():
+        if (status[cells.slices] == Status.PENDING).any():
+            blocks.append(block)
+        else:
+            done += 1
+    if not blocks:
+        return
+    scored = int((status == Status.SCORED).sum())
+    target = BlockTarget(path, lazy.spec.tumour_index)
+
+    def task(block: BlockIndex) -> Delayed:
+        values = lazy.blocks.blocks[block].to_delayed().item()
+        return delayed(_write_block, pure=False)(target, lazy.grid.block(*block), values)
+
+    started, ours = time.monotonic(), True
+    try:
+        with closing(runner.run(blocks, task)) as results:
+            for result in results:
+                done, scored = done + 1, scored + result
+                on_block(done, total, scored)
+    except LockLostError:
+        ours = False
+        raise
+    finally:
+        if ours:
+            metadata = read_metadata(path)
+            metadata["seconds"] += time.monotonic() - started
+            group.attrs["histoslide"] = metadata
+
+
+def _settle_untouched(lazy: LazyHeatmap, group: zarr.Group, status: NDArray[np.uint8]) -> None:
+    """Write the status of blocks in which nothing is to be scored, many at a time.
+
+    Most of a slide is glass: a task for each of its blocks would cost more than all else.
+
+    Args:
+        lazy: the heatmap.
+        group: its store.
+        status: as stored; updated in place.
+    """
+    stored: Any = group["labels/status/0"]
+    side = lazy.grid.block_cells
+    for top in range(0, lazy.grid.rows, side):
+        band = np.s_[top : top + side]
+        lefts = range(0, lazy.grid.cols, side)
+        idle = [
+            (status[band, left : left + side] == Status.PENDING).any()
+            and (lazy.plan[band, left : left + side] != Status.PENDING).all()
+            for left in lefts
+        ]
+        for found, run in itertools.groupby(range(len(lefts)), key=idle.__getitem__):
+            if found:
+                columns = list(run)
+                where = np.s_[top : top + side, columns[0] * side : (columns[-1] + 1) * side]
+                status[where] = lazy.plan[where]
+                stored[where] = lazy.plan[where]
+
+
+def _write_block(target: BlockTarget, cells: CellRange, block: NDArray[np.void]) -> int:
+    """Write a block, and return how many of its cells were scored."""
+    target[cells.slices] = block
+    return int((block["status"] == Status.SCORED).sum())
+
+
+def reopened(status: NDArray[np.uint8], block_cells: int) -> NDArray[np.uint8]:
+    """Status of cells of which all blocks with unreadable ones are to be scored again.
+
+    Args:
+        status: of each cell, shape (rows, cols).
+        block_cells: cells along the side of a block.
+    """
+    status = status.copy()
+    unreadable = np.argwhere(status == Status.UNREADABLE) // block_cells * block_cells
+    for row, col in np.unique(unreadable, axis=0):
+        status[row : row + block_cells, col : col + block_cells] = Status.PENDING
+    return status

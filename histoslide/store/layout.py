@@ -1,0 +1,89 @@
+"""The arrays of a heat.zarr, and what OME-Zarr wants to know of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import zarr
+
+from histoslide.grid import TileGrid
+from histoslide.ngff import image_metadata, label_metadata
+from histoslide.scoring import Status
+from histoslide.store.pyramid import level_shapes
+
+NgffVersion = Literal["0.5", "0.4"]
+
+_PACKED_BLOCKS = 32
+"""Side in blocks of what a packed store keeps in one file: most slides have one or two a level."""
+
+
+def zarr_format(ngff: NgffVersion) -> Literal[2, 3]:
+    """The version of Zarr that a version of OME-Zarr is written in."""
+    return 3 if ngff == "0.5" else 2
+
+
+def stored_classes(classes: tuple[str, ...], tumour_class: str | None) -> tuple[str, ...]:
+    """The classes that are stored: the tumour class (or else the second) of two, else all."""
+    if len(classes) > 2:
+        return classes
+    return (tumour_class if tumour_class is not None else classes[1],)
+
+
+def lay_out(
+    root: zarr.Group,
+    grid: TileGrid,
+    channels: tuple[str, ...],
+    name: str,
+    ngff: NgffVersion,
+    *,
+    disagreement: bool,
+    packed: bool = False,
+) -> None:
+    """Make the arrays of a store, all pending, and what OME-Zarr wants to know of them."""
+    shapes = level_shapes(grid.shape)
+    for level, shape in enumerate(shapes):
+        lead = (len(channels),) if len(channels) > 1 else ()
+        _create_array(root, str(level), (*lead, *shape), grid.block_cells, math.nan, packed=packed)
+        status = f"labels/status/{level}"
+        _create_array(root, status, shape, grid.block_cells, int(Status.PENDING), packed=packed)
+    root.attrs.update(image_metadata(name, grid.cell_um, len(shapes), channels, ngff))
+    if disagreement:
+        _create_array(root, "disagreement/0", grid.shape, grid.block_cells, math.nan, packed=packed)
+        root["disagreement"].attrs.update(
+            image_metadata(f"{name} disagreement", grid.cell_um, 1, ("disagreement",), ngff)
+        )
+    labels = root["labels"]
+    labels.attrs.update(
+        {"ome": {"version": ngff, "labels": ["status"]}}
+        if ngff == "0.5"
+        else {"labels": ["status"]}
+    )
+    colours = {status.value: status.name.lower() for status in Status}
+    root["labels/status"].attrs.update(label_metadata(grid.cell_um, len(shapes), colours, ngff))
+
+
+def _create_array(
+    root: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    block_cells: int,
+    fill: float,
+    *,
+    packed: bool,
+) -> None:
+    """An array of one chunk a block: float32 where the fill is NaN, else uint8."""
+    packed_cells = block_cells * _PACKED_BLOCKS
+    v3 = root.metadata.zarr_format == 3
+    root.create_array(
+        name,
+        shape=shape,
+        chunks=(*shape[:-2], block_cells, block_cells),
+        shards=(*shape[:-2], packed_cells, packed_cells) if packed else None,
+        dtype="float32" if math.isnan(fill) else "uint8",
+        fill_value=fill,
+        dimension_names=["c", "y", "x"][-len(shape) :] if v3 else None,
+        chunk_key_encoding={"name": "default", "separator": "/"}
+        if v3
+        else {"name": "v2", "separator": "/"},
+    )

@@ -1,0 +1,168 @@
+"""``attributes.histoslide``: what a heat.zarr says of itself, and whether it can be believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import zarr.errors
+
+from histoslide.errors import SettingsDifferError, StoreError
+from histoslide.grid import TileGrid
+from histoslide.heatmap import LazyHeatmap
+from histoslide.outputs import named_difference
+from histoslide.place import is_remote, open_group
+from histoslide.store.layout import NgffVersion
+from histoslide.store_folder import is_there
+
+SCHEMA_VERSION = 1
+"""Version of ``attributes.histoslide``; described by ``histoslide/schemas/heatmap-1.json``."""
+
+_RECORDED_PACKAGES = (
+    "histoslide",
+    "torch",
+    "torchvision",
+    "numpy",
+    "zarr",
+    "dask",
+    "openslide-python",
+    "openslide-bin",
+)
+"""Distributions whose versions every heatmap records; OpenVINO's too where it computes."""
+
+
+def metadata_schema() -> dict[str, Any]:
+    """The JSON Schema of ``attributes.histoslide``."""
+    text = files("histoslide").joinpath(f"schemas/heatmap-{SCHEMA_VERSION}.json").read_text()
+    return dict(json.loads(text))
+
+
+def first_metadata(lazy: LazyHeatmap, ngff: NgffVersion, command: str | None) -> dict[str, Any]:
+    """What a store says of itself before anything is computed.
+
+    Args:
+        lazy: the heatmap.
+        ngff: OME-Zarr version of the store.
+        command: command line, without absolute paths.
+    """
+    computing = ("openvino",) if lazy.engine.startswith("openvino") else ()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "complete": False,
+        "fingerprint": lazy.fingerprint | {"ngff": ngff},
+        "slide": dict(lazy.slide),
+        "grid": {
+            "rows": lazy.grid.rows,
+            "cols": lazy.grid.cols,
+            "stride_px": lazy.grid.stride_px,
+            "block_cells": lazy.grid.block_cells,
+            "cell_um": lazy.grid.cell_um,
+            "cell_l0": lazy.grid.cell_l0,
+        },
+        "mask": dict(lazy.mask),
+        "model": dict(lazy.model),
+        "engine": lazy.engine,
+        "mode": lazy.mode.settings,
+        "device": lazy.device,
+        "command": command,
+        "versions": {name: version(name) for name in (*_RECORDED_PACKAGES, *computing)},
+        "counts": None,
+        "seconds": 0.0,
+    }
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The attribute, checked against its schema.
+
+    Raises:
+        StoreError: it is not a heatmap, is of another schema version, or what it says is damaged.
+    """
+    metadata = read_attribute(path)
+    if metadata.get("schema_version") != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has heatmap schema {metadata.get('schema_version')}, this histoslide reads "
+            f"{SCHEMA_VERSION}: score the slide again or use the release that wrote it"
+        )
+    try:
+        jsonschema.validate(metadata, metadata_schema())
+    except jsonschema.ValidationError as error:
+        raise StoreError(f"{path} has damaged metadata: {error.message}") from error
+    return metadata
+
+
+def read_attribute(path: Path) -> dict[str, Any]:
+    """The attribute as it lies there, of whatever version.
+
+    Raises:
+        StoreError: nothing is there, it cannot be read, or it is not a heatmap.
+    """
+    if not is_there(path):
+        raise StoreError(f"{path} does not exist")
+    try:
+        found = dict(open_group(path, "r").attrs)["histoslide"]
+    except FileNotFoundError:  # zarr's, where there is no group
+        found = None
+    except PermissionError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+    except OSError as error:
+        if is_remote(path):
+            raise StoreError(f"{path} cannot be read: {error}") from error
+        found = None
+    except (KeyError, TypeError, ValueError, AttributeError, zarr.errors.BaseZarrError):
+        found = None
+    if not isinstance(found, dict):
+        raise StoreError(f"{path} is not a heatmap made by histoslide")
+    return found
+
+
+def refuse_contradictions(path: Path, metadata: Mapping[str, Any], grid: TileGrid) -> None:
+    """Make sure that no fact was altered since: places and sizes would silently be wrong."""
+    stored = metadata["grid"]
+    facts = {f"grid.{name}": stored[name] for name in ("stride_px", "block_cells")}
+    facts |= {f"slide.{name}": metadata["slide"][name] for name in ("size_l0", "quickhash", "mpp")}
+    facts |= {f"model.{name}": metadata["model"][name] for name in ("name", "sha256")}
+    expected = {name: metadata["fingerprint"].get(name) for name in facts}
+    for name in ("rows", "cols", "cell_um", "cell_l0"):
+        facts[f"grid.{name}"], expected[f"grid.{name}"] = stored[name], getattr(grid, name)
+    for name, value in facts.items():
+        if value != expected[name]:
+            raise StoreError(
+                f"{path} contradicts itself ({name} is {value}, not {expected[name]}): "
+                "score the slide again"
+            )
+
+
+def refuse_other_settings(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> None:
+    """Make sure that a store, if there is one, was begun with the same settings.
+
+    Raises:
+        SettingsDifferError: it was begun with others, which are named.
+        StoreError: it is not a heatmap.
+    """
+    if is_there(path) and (found := difference(lazy, path, ngff)):
+        raise SettingsDifferError(
+            f"{path} was made with other settings ({found}): "
+            "choose another --out or pass --overwrite"
+        )
+
+
+def difference(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> str:
+    """The settings in which a store differs from what is asked for; empty if there are none."""
+    there = read_metadata(path)["fingerprint"]
+    here = lazy.fingerprint | {"ngff": ngff}
+    return named_difference(there, here)
+
+
+def is_ours(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> bool:
+    """Whether a store is what is asked for, whole or begun, so that it may be gone on with.
+
+    Raises:
+        StoreError: it is not a heatmap of any version, so it must not be overwritten.
+    """
+    same_schema = read_attribute(path).get("schema_version") == SCHEMA_VERSION
+    return same_schema and not difference(lazy, path, ngff)

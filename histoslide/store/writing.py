@@ -1,0 +1,179 @@
+"""Storing a heatmap: begun, gone on with after any interruption, and completed."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore, MemoryStore
+
+from histoslide.errors import LockedError, StoreError
+from histoslide.heatmap import LazyHeatmap
+from histoslide.lock import StoreLock, hold, lock_path
+from histoslide.outputs import swap_name
+from histoslide.place import is_remote, open_group, storage_errors
+from histoslide.runners import Runner, ThreadRunner
+from histoslide.scoring import Status
+from histoslide.store.blocks import reopened, run_blocks
+from histoslide.store.layout import NgffVersion, lay_out, stored_classes, zarr_format
+from histoslide.store.metadata import first_metadata, read_metadata, refuse_other_settings
+from histoslide.store.pyramid import halve_probability, halve_status, level_shapes
+from histoslide.store.stored import Heatmap, open_heatmap
+from histoslide.store.target import choose_target
+from histoslide.store_folder import is_there, put_in_place, remove, write_objects
+
+
+def store_heatmap(
+    lazy: LazyHeatmap,
+    path: Path,
+    *,
+    ngff: NgffVersion = "0.5",
+    overwrite: bool = False,
+    retry_unreadable: bool = False,
+    command: str | None = None,
+    on_block: Callable[[int, int, int], None] | None = None,
+    runner: Runner | None = None,
+) -> Heatmap:
+    """Compute a heatmap into a store, or finish one that was begun with the same settings.
+
+    A complete store of the same settings is returned as it is. With ``overwrite`` the new store
+    is built beside the old one, which is replaced only when the new one is whole.
+
+    Args:
+        lazy: from ``histoslide.heatmap.make_heatmap``.
+        path: of the store, conventionally ending in ``.zarr``.
+        ngff: OME-Zarr version; 0.5 is Zarr v3, 0.4 is Zarr v2.
+        overwrite: replace a store made with other settings.
+        retry_unreadable: score the blocks again in which cells could not be read.
+        command: command line for the metadata, without absolute paths.
+        on_block: called after each block with (blocks done, blocks in all, cells scored so far).
+        runner: computes the blocks; None for threads of this process.
+
+    Raises:
+        SettingsDifferError: the store was begun with other settings and ``overwrite`` is false.
+        LockedError: another run is writing it.
+        StoreError: ``path`` is something else, or cannot be written (read-only, disk full).
+    """
+    try:
+        with storage_errors(path):
+            heat = None if overwrite else _finished(lazy, path, ngff)
+        if heat is not None and not (retry_unreadable and heat.metadata["counts"]["unreadable"]):
+            return heat
+        with storage_errors(path), hold(path) as lock:
+            target = choose_target(lazy, path, ngff, overwrite=overwrite)
+            if not is_there(target):
+                _create(lazy, target, ngff, command)
+            elif retry_unreadable:
+                _reopen(target)
+            if not read_metadata(target)["complete"]:
+                chosen = runner or ThreadRunner.fitted(lazy.device)
+                run_blocks(lazy, target, _checking(lock, on_block), chosen)
+                lock.check()
+                _complete(lazy, target)
+            if target != path:
+                lock.check()
+                put_in_place(target, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        raise StoreError(
+            f"{path} cannot be written: {reason}; blocks already written are kept, run the same "
+            "command again when that is mended"
+        ) from error
+    return open_heatmap(path)
+
+
+def _finished(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> Heatmap | None:
+    """A store that needs nothing more; looked at without the lock, which needs leave to write."""
+    if not is_there(path) or swap_name(path, "old").exists():
+        return None
+    refuse_other_settings(lazy, path, ngff)
+    heat = open_heatmap(path, allow_incomplete=True)
+    if not heat.complete:
+        return None
+    if lock_path(path).exists():  # of a run killed at its very end, or of one that replaces this
+        with suppress(LockedError, OSError), hold(path):
+            pass
+    return heat
+
+
+def _reopen(path: Path) -> None:
+    """Make the blocks of a store pending that hold unreadable cells.
+
+    Raises:
+        StoreError: the store is packed, and blocks cannot be written one by one.
+    """
+    group = open_group(path, "r+")
+    stored: Any = group["labels/status/0"]
+    status = np.asarray(stored[:])
+    if not (status == Status.UNREADABLE).any():
+        return
+    if stored.shards is not None:
+        raise StoreError(f"{path} is packed and cannot be changed: score into another --out")
+    metadata = read_metadata(path)
+    # First: a run that is killed from here on has left a heatmap that is to be finished.
+    group.attrs["histoslide"] = metadata | {"complete": False, "counts": None}
+    stored[...] = reopened(status, metadata["grid"]["block_cells"])
+
+
+def _checking(
+    lock: StoreLock, on_block: Callable[[int, int, int], None] | None
+) -> Callable[[int, int, int], None]:
+    """Stop a run that has lost its lock after the block it was at."""
+
+    def report(done: int, total: int, scored: int) -> None:
+        lock.check()
+        if on_block is not None:
+            on_block(done, total, scored)
+
+    return report
+
+
+def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | None) -> None:
+    """Lay out an empty store; it appears under its name only once its metadata are whole."""
+    if is_remote(path):
+        objects: dict[str, Buffer] = {}
+        _begin(lazy, MemoryStore(objects), ngff, command)
+        write_objects(path, {key: value.to_bytes() for key, value in objects.items()})
+        return
+    partial = swap_name(path, "partial")
+    remove(partial)
+    _begin(lazy, LocalStore(partial), ngff, command)
+    partial.replace(path)
+
+
+def _begin(lazy: LazyHeatmap, store: Store, ngff: NgffVersion, command: str | None) -> None:
+    root = zarr.open_group(store, mode="w", zarr_format=zarr_format(ngff))
+    lay_out(
+        root,
+        lazy.grid,
+        stored_classes(lazy.spec.classes, lazy.spec.tumour_class),
+        lazy.slide["name"],
+        ngff,
+        disagreement=lazy.mode.tta,
+    )
+    root.attrs["histoslide"] = first_metadata(lazy, ngff, command)
+
+
+def _complete(lazy: LazyHeatmap, path: Path) -> None:
+    if not is_remote(path):
+        for partial in path.rglob("*.partial"):  # what a killed run was writing
+            partial.unlink(missing_ok=True)
+    group = open_group(path, "r+")
+    values = np.asarray(group["0"][:])  # type: ignore[index]
+    status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
+    counts = {s.name.lower(): int((status == s).sum()) for s in Status}
+    for level in range(1, len(level_shapes(lazy.grid.shape))):
+        values, status = halve_probability(values), halve_status(status)
+        group[str(level)][...] = values  # type: ignore[index]
+        group[f"labels/status/{level}"][...] = status  # type: ignore[index]
+    metadata = read_metadata(path)
+    group.attrs["histoslide"] = metadata | {"counts": counts, "complete": True}
