@@ -15,8 +15,11 @@ from patches import make_tiny
 from histoslide.model import ModelSpec, save_bundle
 from histoslide.model.architectures import ARCHITECTURES, build_network
 
-# Two processes of one thread each use two processors better than two threads of one process do.
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+# Two processes of one thread each use two processors better than two threads of one process do;
+# the programs that tests start inherit that.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 # A shell that starts a job in the background lets it ignore Ctrl-C, and what it starts inherits
 # that; the tests of Ctrl-C are about programs that hear it.

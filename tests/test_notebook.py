@@ -5,6 +5,7 @@ import io
 import json
 import re
 import runpy
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from heatmaps import stored_heatmap
 from PIL import Image
 
+from histoslide.errors import HistoslideError
 from histoslide.notebook import heatmap_html
 from histoslide.scoring import Status
 from histoslide.store import Heatmap
@@ -53,6 +55,14 @@ def test_xarray_of_more_classes(tmp_path: Path) -> None:
     assert array.dims == ("class", "y", "x")
     np.testing.assert_array_equal(array.sel({"class": "b"}).values, heat.probability("b"))
     assert "lesion" in heatmap_html(heat)  # of the last class, as nothing says which is tumour
+
+
+def test_without_xarray_the_way_out_is_named(
+    heat: Heatmap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(HistoslideError, match=r"pip install 'histoslide\[xarray\]'"):
+        heat.to_xarray()
 
 
 def test_a_heatmap_shows_itself(heat: Heatmap) -> None:

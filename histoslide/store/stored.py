@@ -17,7 +17,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from histoslide.errors import StoreError
+from histoslide.errors import HistoslideError, StoreError
 from histoslide.geometry import Mpp, Size
 from histoslide.grid import TileGrid
 from histoslide.place import open_group, storage_errors
@@ -108,8 +108,17 @@ class Heatmap:
         Returns:
             float32 with dimensions (y, x), or (class, y, x) for more than two classes; ``y`` and
             ``x`` are µm from the slide's upper left corner, ``status`` (y, x) is a coordinate too.
+
+        Raises:
+            HistoslideError: xarray is not installed.
         """
-        import xarray as xr  # noqa: PLC0415 - a second to import, and scoring does not need it
+        try:
+            # An extra, since Dask imports it wherever it is there: a second more for each command.
+            import xarray as xr  # noqa: PLC0415
+        except ImportError as error:
+            raise HistoslideError(
+                "to_xarray needs xarray: pip install 'histoslide[xarray]'"
+            ) from error
 
         um, grid = self.grid.cell_um, self.grid
         middle = {
