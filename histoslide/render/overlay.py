@@ -80,6 +80,7 @@ def draw_overlay(
 
 
 def _hatch(canvas: Canvas, grid: TileGrid, unreadable: NDArray[np.bool_]) -> None:
+    """Hatch cells that could not be read, and say so in a legend."""
     if not unreadable.any():
         return
     side = grid.cell_l0
@@ -98,6 +99,8 @@ def _hatch(canvas: Canvas, grid: TileGrid, unreadable: NDArray[np.bool_]) -> Non
             )
             canvas.axes.add_patch(box)
     patch = Patch(facecolor="white", edgecolor="#c01c28", hatch="////", label="could not be read")
+    if legend := canvas.axes.get_legend():
+        canvas.axes.add_artist(legend)  # the next one would take its place
     canvas.axes.legend(handles=[patch], loc="lower right", fontsize=canvas.points * 0.8)
 
 
