@@ -201,3 +201,21 @@ def test_lesions_are_outlined_and_numbered_where_they_are(tmp_path: Path) -> Non
         on_left = near[int(box.y) + 8 : int(box.bottom) - 8, int(box.x) - 2 : int(box.x) + 3]
         assert on_left.any(axis=1).all()
     assert len({it.kind for it in report.lesions}) == 2
+
+
+def test_unreadable_cells_leave_the_legend_of_lesions(tmp_path: Path) -> None:
+    p = np.full((20, 30), 0.1)
+    p[3:6, 4:11] = 0.95
+    status = np.full(p.shape, Status.SCORED, dtype=np.uint8)
+    status[18, 2:8] = Status.UNREADABLE
+    whole = stored_heatmap(tmp_path / "whole.zarr", p, mpp=1.0)
+    p[status == Status.UNREADABLE] = np.nan
+    holed = stored_heatmap(tmp_path / "holed.zarr", p, mpp=1.0, status=status)
+    expected, drawn = (
+        draw_overlay(heat, None, longest_px=960, lesions=find_lesions(heat))
+        for heat in (whole, holed)
+    )
+    legend = np.s_[drawn.top : drawn.top + 80, drawn.left + 640 : drawn.left + 960]
+    np.testing.assert_array_equal(drawn.image[legend], expected.image[legend])
+    said = np.s_[drawn.top + 560 : drawn.top + 640, drawn.left + 640 : drawn.left + 960]
+    assert (drawn.image[said] != expected.image[said]).any()  # that cells could not be read

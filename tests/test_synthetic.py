@@ -117,6 +117,12 @@ def test_refuses_to_overwrite_and_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_bytes() != b"precious"
 
 
+def test_others_may_read_a_slide_as_they_may_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "any").write_bytes(b"")
+    path = write_slide(tmp_path / "slide.tif", random_pixels(32, 32), mpp=1.0)
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_fiducial_boxes_decode_to_their_centre(tmp_path: Path, level: int) -> None:
     downsamples = (1.0, 1.95, 3.9)

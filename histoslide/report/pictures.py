@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from histoslide.geometry import CellRange, Size
+from histoslide.geometry import CellRange
 from histoslide.grid import TileGrid
-from histoslide.render import COLOUR_MAP, cell_index
-from histoslide.scoring import Status
+from histoslide.render import COLOUR_MAP, paper_picture, size_on_paper
 from histoslide.slide import Slide
 from histoslide.store import Heatmap, halve_probability
 from histoslide.tiles import read_overview, read_window
@@ -37,23 +36,14 @@ def jpeg(pixels: NDArray[np.uint8], quality: int = 88) -> str:
     return data_address(buffer.getvalue(), "image/jpeg")
 
 
-def fitting_size(size_l0: Size, longest_px: int) -> Size:
-    """A slide's size shrunk or enlarged to so many pixels on its longer side."""
-    factor = longest_px / max(size_l0.width, size_l0.height)
-    return Size(max(1, round(size_l0.width * factor)), max(1, round(size_l0.height * factor)))
-
-
 def slide_picture(heat: Heatmap, slide: Slide | None, longest_px: int) -> NDArray[np.uint8]:
     """The slide, or its scored cells in grey where it is not at hand; RGB, spans it exactly.
 
     Raises:
         SlideOpenError: the slide has gone.
     """
-    size = fitting_size(heat.grid.size_l0, longest_px)
-    if slide is not None:
-        return read_overview(slide, size)[0]
-    scored = (heat.status == Status.SCORED)[np.ix_(*cell_index(heat.grid, size))]
-    return np.where(scored[..., None], 225, 250).astype(np.uint8).repeat(3, axis=2)
+    size = size_on_paper(heat.grid.size_l0, longest_px)
+    return paper_picture(heat, size) if slide is None else read_overview(slide, size)[0]
 
 
 def tile_picture(slide: Slide, grid: TileGrid, row: int, col: int) -> str:

@@ -11,10 +11,8 @@ from PIL import Image
 
 from histoslide.cohort import SlideResult
 from histoslide.errors import HistoslideError
-from histoslide.geometry import Size
 from histoslide.lesions import Lesion, LesionSettings, find_lesions, lesion_row
-from histoslide.render import COLOUR_MAP, blend, cell_index
-from histoslide.scoring import Status
+from histoslide.render import COLOUR_MAP, blend, paper_picture, size_on_paper
 from histoslide.slide import Slide
 from histoslide.store import Heatmap, level_shapes
 from histoslide.tiles import read_overview
@@ -201,16 +199,8 @@ def thumbnail(heat: Heatmap, slide: Slide | None) -> bytes:
         SlideReadError: the slide cannot be read.
     """
     grid = heat.grid
-    factor = THUMBNAIL_PX / max(grid.size_l0.width, grid.size_l0.height)
-    size = Size(
-        max(1, round(grid.size_l0.width * factor)), max(1, round(grid.size_l0.height * factor))
-    )
-    if slide is not None:
-        picture, _ = read_overview(slide, size)
-    else:
-        scored = heat.status == Status.SCORED
-        picture = np.where(scored[np.ix_(*cell_index(grid, size))], 225, 250).astype(np.uint8)
-        picture = picture[..., None].repeat(3, axis=2)
+    size = size_on_paper(grid.size_l0, THUMBNAIL_PX)
+    picture = paper_picture(heat, size) if slide is None else read_overview(slide, size)[0]
     blended = blend(picture, grid, heat.probability(heat.shown_classes[0]))
     buffer = io.BytesIO()
     Image.fromarray(blended).save(buffer, "PNG")

@@ -1,0 +1,93 @@
+"""The lesions of a heatmap: found, joined, measured, the longest first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import shapely
+from scipy.ndimage import binary_dilation
+
+from histoslide.lesions.foci import cells_of_lesions, joined, label_foci, outlines_of, smoothed
+from histoslide.lesions.lesion import Lesion
+from histoslide.lesions.measures import measured
+from histoslide.lesions.settings import LesionSettings
+from histoslide.lesions.summary import LesionSummary, summary_of
+from histoslide.scoring import Status
+from histoslide.store import Heatmap
+
+
+@dataclass(frozen=True, kw_only=True)
+class LesionReport:
+    """The lesions of a heatmap and what they were found with."""
+
+    source: Mapping[str, Any]
+    """Slide, resolution, cell, heatmap and model, as recorded in the heatmap."""
+    settings: LesionSettings
+    """With ``class_name`` filled in."""
+    lesions: tuple[Lesion, ...]
+    """The longest first."""
+    summary: LesionSummary
+    """The slide in a few numbers."""
+
+
+def find_lesions(
+    heatmap: Heatmap,
+    settings: LesionSettings = LesionSettings(),  # noqa: B008 - frozen, so calls may share it
+) -> LesionReport:
+    """Find, join, measure and class the foci of a heatmap.
+
+    Cells from ``extend_probability`` on that touch, also at a corner, are a focus if one of them
+    reaches ``seed_probability`` (hysteresis, Canny 1986). Foci nearer than ``join_gap_um`` are
+    joined; the gap between them is not filled.
+
+    Args:
+        heatmap: stored; where it is incomplete, only what is there is seen.
+        settings: how.
+
+    Raises:
+        StoreError: no such class, or none was named and the model has no tumour class.
+    """
+    grid, name = heatmap.grid, settings.class_name or heatmap.tumour_class
+    probability, status = heatmap.probability(name), heatmap.status
+    foci = label_foci(smoothed(probability, settings.smoothing_um / grid.cell_um), settings)
+    outlines = outlines_of(foci)
+    lesion_of_focus = joined(outlines, settings.join_gap_um / grid.cell_um)
+    unknown = np.isin(status, (Status.PENDING, Status.UNREADABLE, Status.EXCLUDED))
+    beside_unknown = binary_dilation(
+        np.pad(unknown, 1, constant_values=True), np.ones((3, 3), np.bool_)
+    )
+    found = []
+    for part_of, cells in cells_of_lesions(foci, lesion_of_focus):
+        if len(cells) >= settings.min_cells:
+            outline = shapely.union_all([outlines[i] for i in part_of])
+            cut_off = bool(beside_unknown[1:-1, 1:-1][tuple(cells.T)].any())
+            found.append(measured(grid, outline, cells, probability, cut_off=cut_off))
+    found.sort(key=lambda it: (-it["longest_diameter_um"], -it["area_mm2"], *it["cells_rc"][0]))
+    lesions = tuple(Lesion(number=i, **it) for i, it in enumerate(found, start=1))
+    return LesionReport(
+        source=_source(heatmap),
+        settings=replace(settings, class_name=str(name)),
+        lesions=lesions,
+        summary=summary_of(heatmap, lesions, probability, status, settings),
+    )
+
+
+def _source(heatmap: Heatmap) -> dict[str, Any]:
+    slide, model, grid = heatmap.metadata["slide"], heatmap.metadata["model"], heatmap.grid
+    return {
+        "slide": slide["name"],
+        "quickhash": slide["quickhash"],
+        "size_l0": list(slide["size_l0"]),
+        "mpp": slide["mpp"],
+        "mpp_source": slide["mpp_source"],
+        "cell_um": grid.cell_um,
+        "cell_l0": grid.cell_l0,
+        "heatmap_id": heatmap.id,
+        "model": model["name"],
+        "model_sha256": model["sha256"],
+        "histoslide": version("histoslide"),
+    }

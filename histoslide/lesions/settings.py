@@ -1,0 +1,66 @@
+"""How lesions are found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from histoslide.errors import HistoslideError
+
+DEFAULT_SEED = 0.91
+"""Probability that at least one cell of a focus must reach: 98 % of the 1,500 tumour-free
+validation patches of the model that ships lie below it (36 % of the tumour patches lie above)."""
+
+DEFAULT_EXTEND = 0.72
+"""Probability from which a cell belongs to the focus that it touches: 90 % of those tumour-free
+patches lie below it (71 % of the tumour patches lie above)."""
+
+DEFAULT_GAP_UM = 75.0
+"""Foci nearer than this are one: five tumour cells, as in the evaluation of CAMELYON16."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LesionSettings:
+    """How foci are found.
+
+    Raises:
+        HistoslideError: a value is out of range.
+    """
+
+    class_name: str | None = None
+    """Class of the heatmap; None for its tumour class."""
+    seed_probability: float = DEFAULT_SEED
+    """A focus holds at least one cell at or above it."""
+    extend_probability: float = DEFAULT_EXTEND
+    """A focus consists of connected cells at or above it."""
+    smoothing_um: float = 0.0
+    """Standard deviation of the Gaussian that the heatmap is smoothed with before; 0 for none."""
+    join_gap_um: float = DEFAULT_GAP_UM
+    """Foci whose outlines are nearer than this are one lesion; 0 for none."""
+    min_cells: int = 1
+    """Lesions of fewer cells are left out."""
+    score_cells: int = 4
+    """Size of the group of cells that the slide score is taken from."""
+
+    def __post_init__(self) -> None:
+        for name in ("seed_probability", "extend_probability"):
+            if not 0 < getattr(self, name) <= 1:
+                raise HistoslideError(
+                    f"the {name.replace('_', ' ')} must be above 0 and at most 1, "
+                    f"not {getattr(self, name)}"
+                )
+        if self.extend_probability > self.seed_probability:
+            raise HistoslideError(
+                f"the extend probability {self.extend_probability:g} must not exceed the seed "
+                f"probability {self.seed_probability:g}"
+            )
+        for name in ("smoothing_um", "join_gap_um"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise HistoslideError(
+                    f"{name.removesuffix('_um').replace('_', ' ')} must be 0 µm or more, "
+                    f"not {getattr(self, name)}"
+                )
+        for name in ("min_cells", "score_cells"):
+            if getattr(self, name) < 1:
+                raise HistoslideError(
+                    f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}"
+                )

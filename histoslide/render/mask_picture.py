@@ -1,0 +1,78 @@
+"""The picture of tissue mask and grid, to be checked before hours of scoring."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+
+from histoslide.grid import TileGrid
+from histoslide.render.bars import scale_bar
+from histoslide.render.canvas import Canvas, Overlay
+from histoslide.render.outlines import outline_cells
+from histoslide.scoring import Status
+from histoslide.slide import Slide
+from histoslide.tiles import fit_size, read_overview
+from histoslide.tissue import TissueMask
+
+_GREY = (0.62, 0.62, 0.62)
+
+
+def draw_mask(
+    slide: Slide, tissue: TissueMask, grid: TileGrid, plan: NDArray[np.uint8], *, longest_px: int
+) -> Overlay:
+    """Draw mask and grid over the slide, to be checked before hours of scoring.
+
+    Args:
+        slide: to show.
+        tissue: its mask; what is not tissue is greyed out.
+        grid: of the heatmap.
+        plan: status of each cell before scoring; cells to be scored are outlined together.
+        longest_px: longest side of the slide in the picture.
+
+    Raises:
+        SlideReadError: the slide cannot be read.
+    """
+    size = fit_size(slide, longest_px)
+    thumbnail, _ = read_overview(slide, size)
+    mask = np.asarray(
+        Image.fromarray(tissue.mask).resize((size.width, size.height), Image.Resampling.NEAREST)
+    )
+    picture = thumbnail.copy()
+    picture[~mask] = (picture[~mask] * 0.35 + 255 * 0.65 * np.array(_GREY)).astype(np.uint8)
+    count = int((plan == Status.PENDING).sum())
+    title = (
+        f"{slide.name}\ntissue by {tissue.method}: {tissue.tissue_share:.1%} of the slide · "
+        f"{count:,} of {plan.size:,} cells to score"
+    )
+    canvas = Canvas(size, title)
+    canvas.axes.imshow(picture, extent=(0, grid.size_l0.width, grid.size_l0.height, 0))
+    outline_cells(canvas, grid, plan == Status.PENDING, colour="#1a7f37")
+    _tile_example(canvas, grid, plan)
+    scale_bar(canvas, grid.size_l0, grid.slide_mpp.value)
+    return canvas.finish()
+
+
+def _tile_example(canvas: Canvas, grid: TileGrid, plan: NDArray[np.uint8]) -> None:
+    """Show one tile and its label footprint, to scale, in the middle of what is scored."""
+    pending = np.argwhere(plan == Status.PENDING)
+    if not len(pending):
+        return
+    row, col = pending[len(pending) // 2]
+    for box, colour, label in (
+        (grid.tile_box_l0(row, col), "black", f"a tile, {grid.input_px} px"),
+        (grid.label_box_l0(row, col), "#ffd500", f"its label footprint, {grid.label_px} px"),
+    ):
+        canvas.axes.add_patch(
+            Rectangle(
+                (box.x, box.y),
+                box.width,
+                box.height,
+                fill=False,
+                edgecolor=colour,
+                linewidth=1.5,
+                label=label,
+            )
+        )
+    canvas.axes.legend(loc="lower right", fontsize=canvas.points * 0.8)

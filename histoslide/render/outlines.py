@@ -1,0 +1,71 @@
+"""Lines around sets of cells and around lesions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import shapely
+from matplotlib.collections import LineCollection
+from matplotlib.patheffects import Normal as PathNormal
+from matplotlib.patheffects import Stroke as PathStroke
+from numpy.typing import NDArray
+
+from histoslide.geometry import Size
+from histoslide.grid import TileGrid
+from histoslide.lesions import LESION_COLOURS, Lesion
+from histoslide.render.canvas import Canvas
+
+_NUMBERED_LESIONS = 30
+"""Lesions that have their number beside them, the longest ones; more would hide the tissue."""
+
+
+def outline_cells(
+    canvas: Canvas, grid: TileGrid, inside: NDArray[np.bool_], colour: str = "black"
+) -> None:
+    """Draw the border between cells inside and outside a set, along the cells' edges."""
+    padded = np.pad(inside, 1)
+    across = np.argwhere(padded[:, 1:] != padded[:, :-1])  # edges between column j and j + 1
+    down = np.argwhere(padded[1:, :] != padded[:-1, :])
+    side = grid.cell_l0
+    vertical = [((j, i - 1), (j, i)) for i, j in across]
+    horizontal = [((j - 1, i), (j, i)) for i, j in down]
+    segments = np.array(vertical + horizontal, dtype=float).reshape(-1, 2, 2) * side
+    width = 1.1 if colour == "black" else 0.8
+    canvas.axes.add_collection(LineCollection(list(segments), colors=colour, linewidths=width))
+    canvas.axes.set_xlim(0, grid.size_l0.width)
+    canvas.axes.set_ylim(grid.size_l0.height, 0)
+
+
+def outline_lesions(canvas: Canvas, size_l0: Size, lesions: Sequence[Lesion]) -> None:
+    """Draw lesions in the colour of their class on a dark line, with a legend, and number them."""
+    halo = [PathStroke(linewidth=3.2, foreground="black"), PathNormal()]
+    for kind, rgb in LESION_COLOURS.items():
+        rings = [
+            shapely.get_coordinates(ring)
+            for lesion in lesions
+            if lesion.kind == kind
+            for ring in shapely.get_rings(shapely.get_parts(lesion.polygon_l0))
+        ]
+        if rings:
+            colour = tuple(value / 255 for value in rgb)
+            lines = LineCollection(rings, colors=[colour], linewidths=1.6, label=str(kind))
+            lines.set_path_effects(halo)
+            canvas.axes.add_collection(lines)
+    for lesion in lesions[:_NUMBERED_LESIONS]:
+        corners = shapely.get_coordinates(lesion.polygon_l0)
+        x, y = corners[corners[:, 1].argmin()]  # at the top of the outline, not of its box
+        canvas.axes.text(
+            x,
+            y,
+            str(lesion.number),
+            fontsize=canvas.points * 0.8,
+            va="bottom",
+            ha="left",
+            clip_on=True,
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
+        )
+    if lesions:
+        canvas.axes.legend(loc="upper right", fontsize=canvas.points * 0.8)
+    canvas.axes.set_xlim(0, size_l0.width)
+    canvas.axes.set_ylim(size_l0.height, 0)

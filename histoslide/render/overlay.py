@@ -1,0 +1,115 @@
+"""The overlay: a heatmap over its slide."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+
+from histoslide.grid import TileGrid
+from histoslide.lesions import LesionReport
+from histoslide.render.bars import colour_bar, scale_bar
+from histoslide.render.blending import COLOUR_MAP, blend, opacity_of
+from histoslide.render.canvas import DEFAULT_OVERLAY_PX, Canvas, Overlay
+from histoslide.render.outlines import outline_cells, outline_lesions
+from histoslide.render.paper import paper_picture, size_on_paper
+from histoslide.render.same_slide import check_same_slide
+from histoslide.scoring import Status
+from histoslide.slide import Slide
+from histoslide.store import Heatmap
+from histoslide.tiles import fit_size, read_overview
+
+DEFAULT_THRESHOLD = 0.5
+"""Probability above which cells are outlined."""
+
+
+def draw_overlay(
+    heat: Heatmap,
+    slide: Slide | None,
+    *,
+    longest_px: int = DEFAULT_OVERLAY_PX,
+    threshold: float = DEFAULT_THRESHOLD,
+    class_name: str | None = None,
+    lesions: LesionReport | None = None,
+) -> Overlay:
+    """Draw a heatmap over its slide with colour bar, scale bar and title.
+
+    Args:
+        heat: stored heatmap.
+        slide: it was scored on; None draws it over plain grey tissue.
+        longest_px: longest side of the slide in the picture.
+        threshold: cells at or above it are outlined; it stands in the title.
+        class_name: None for the tumour class.
+        lesions: outlined and numbered instead of the cells above the threshold; they decide the
+            class, too.
+
+    Raises:
+        StoreError: no such class, or the slide is not the one that was scored.
+        SlideReadError: the slide cannot be read.
+    """
+    grid = heat.grid
+    if slide is not None:
+        check_same_slide(heat, slide)
+        size = fit_size(slide, longest_px)
+        thumbnail, _ = read_overview(slide, size)
+    else:
+        size = size_on_paper(grid.size_l0, longest_px)
+        thumbnail = paper_picture(heat, size)
+    if lesions is not None:
+        class_name, threshold = lesions.settings.class_name, lesions.settings.extend_probability
+    probability = heat.probability(class_name)
+    picture = blend(thumbnail, grid, probability)
+    shown = class_name or heat.tumour_class or heat.classes[1]
+    title = f"{heat.metadata['slide']['name']}\n{heat.metadata['model']['name']} · outline: "
+    title += f"P({shown}) ≥ {threshold:g}"
+    if lesions is not None:
+        title += f", with a seed ≥ {lesions.settings.seed_probability:g}"
+    canvas = Canvas(size, title)
+    canvas.axes.imshow(picture, extent=(0, grid.size_l0.width, grid.size_l0.height, 0))
+    if lesions is None:
+        outline_cells(canvas, grid, probability >= threshold)
+    else:
+        outline_lesions(canvas, grid.size_l0, lesions.lesions)
+    _hatch(canvas, grid, heat.status == Status.UNREADABLE)
+    scale_bar(canvas, grid.size_l0, grid.slide_mpp.value)
+    _probability_bar(canvas, f"P({shown})", threshold)
+    return canvas.finish()
+
+
+def _hatch(canvas: Canvas, grid: TileGrid, unreadable: NDArray[np.bool_]) -> None:
+    """Hatch cells that could not be read, and say so in a legend."""
+    if not unreadable.any():
+        return
+    side = grid.cell_l0
+    # One rectangle a run of cells in a row: thousands of single cells would be slow to draw.
+    for row in np.flatnonzero(unreadable.any(axis=1)):
+        edges = np.flatnonzero(np.diff(np.pad(unreadable[row], 1).astype(np.int8)))
+        for start, stop in edges.reshape(-1, 2):
+            box = Rectangle(
+                (start * side, row * side),
+                (stop - start) * side,
+                side,
+                facecolor=(1, 1, 1, 0.55),
+                edgecolor="#c01c28",
+                hatch="////",
+                linewidth=0,
+            )
+            canvas.axes.add_patch(box)
+    patch = Patch(facecolor="white", edgecolor="#c01c28", hatch="////", label="could not be read")
+    if legend := canvas.axes.get_legend():
+        canvas.axes.add_artist(legend)  # the next one would take its place
+    canvas.axes.legend(handles=[patch], loc="lower right", fontsize=canvas.points * 0.8)
+
+
+def _probability_bar(canvas: Canvas, label: str, threshold: float) -> None:
+    # The bar shows what is seen: the colour blended over a light tissue tone.
+    values = np.linspace(0, 1, 256)
+    opacity = opacity_of(values)[:, None]
+    tissue = np.array([0.87, 0.76, 0.85])
+    colours = mpl.colormaps[COLOUR_MAP](values)[:, :3] * opacity + tissue * (1 - opacity)
+    mappable = ScalarMappable(Normalize(0, 1), ListedColormap(colours))
+    axes = colour_bar(canvas, mappable, label, [0, 0.25, 0.5, 0.75, 1])
+    axes.axhline(threshold, color="black", linewidth=1.2)

@@ -1,0 +1,49 @@
+"""Pictures as PNG files that remember what they show."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from histoslide.outputs import new_file
+from histoslide.place import read_bytes
+
+_LABEL_KEY = "histoslide"
+
+
+def save_png(
+    image: NDArray[np.uint8], path: Path, *, overwrite: bool = False, label: str = ""
+) -> None:
+    """Write a picture; the file is either the whole new one or what was there before.
+
+    Args:
+        image: RGB, shape (h, w, 3).
+        path: file to write.
+        overwrite: replace an existing file.
+        label: kept inside the file, to tell later what it shows; see ``read_png_label``.
+
+    Raises:
+        OutputExistsError: the file exists and ``overwrite`` is false.
+        StoreError: the folder cannot be written.
+    """
+    text = PngInfo()
+    text.add_text(_LABEL_KEY, label)
+    with new_file(path, overwrite=overwrite) as partial:
+        Image.fromarray(image).save(partial, "PNG", pnginfo=text)
+
+
+def read_png_label(path: Path) -> str | None:
+    """The label of a picture that ``save_png`` wrote, or None where there is no such picture."""
+    try:
+        data = read_bytes(path)
+        if data is None:
+            return None
+        with Image.open(io.BytesIO(data)) as image:
+            return image.info.get(_LABEL_KEY)
+    except OSError:
+        return None
