@@ -214,7 +214,7 @@ def test_a_lock_elsewhere_that_is_silent_is_replaced_and_found_out(folder: Path)
 def test_storage_without_conditions_leaves_an_advisory_lock(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("histoslide.lock._SETTLE_S", 0.05)
+    monkeypatch.setattr("histoslide.lock.lock_object._SETTLE_S", 0.05)
     path = folder / "heat.zarr"
 
     def forget(method: str, options: dict[str, Any]) -> None:
