@@ -51,7 +51,7 @@ def whole_file(path: Path, *, sweep: bool = True) -> Iterator[Path]:
             each of which would look through all.
 
     Raises:
-        StoreError: object storage refuses it or cannot be reached.
+        StoreError: it is a folder, or object storage refuses it or cannot be reached.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="histoslide-") as folder:
@@ -60,6 +60,8 @@ def whole_file(path: Path, *, sweep: bool = True) -> Iterator[Path]:
             with storage_errors(path):
                 file_system(path).put_file(str(local), object_key(path))
         return
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder: name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     if sweep:
         _sweep(path)
