@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -51,7 +52,8 @@ def whole_file(path: Path, *, sweep: bool = True) -> Iterator[Path]:
             each of which would look through all.
 
     Raises:
-        StoreError: it is a folder, or object storage refuses it or cannot be reached.
+        OSError: it is a folder, or cannot be written.
+        StoreError: object storage refuses it or cannot be reached.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="histoslide-") as folder:
@@ -61,7 +63,8 @@ def whole_file(path: Path, *, sweep: bool = True) -> Iterator[Path]:
                 file_system(path).put_file(str(local), object_key(path))
         return
     if path.is_dir():
-        raise StoreError(f"{path} is a folder: name a file")
+        # As the system would say, but also of "." and before anything is written.
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     if sweep:
         _sweep(path)

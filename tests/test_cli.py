@@ -322,8 +322,11 @@ def test_outputs_called_like_something_else_are_refused(
     for command, said in [
         (["lesions", str(heat), "--out", str(tmp_path / "l.csv")], "name the folder that gets"),
         (["overlay", str(heat), "--out", str(tmp_path / "o.jpg")], "end its name in .png"),
-        (["overlay", str(heat), "--out", str(tmp_path), "--overwrite"], "is a folder: name a file"),
-        (["overlay", str(heat), "--out", ".", "--overwrite"], ". is a folder: name a file"),
+        (
+            ["overlay", str(heat), "--out", str(tmp_path), "--overwrite"],
+            "it is a folder, name a file",
+        ),
+        (["overlay", str(heat), "--out", ".", "--overwrite"], "it is a folder, name a file"),
         (["diff", str(heat), str(heat), "--out", str(tmp_path / "d.pdf")], "end its name in .png"),
         (["info", str(slide), "--mask-png", str(tmp_path / "m.tif")], "end its name in .png"),
         (["tile", str(slide), "--out", str(tmp_path / "t.h5")], "name that"),
