@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -51,6 +52,7 @@ def whole_file(path: Path, *, sweep: bool = True) -> Iterator[Path]:
             each of which would look through all.
 
     Raises:
+        OSError: it is a folder, or cannot be written.
         StoreError: object storage refuses it or cannot be reached.
     """
     if is_remote(path):
@@ -60,6 +62,9 @@ def whole_file(path: Path, *, sweep: bool = True) -> Iterator[Path]:
             with storage_errors(path):
                 file_system(path).put_file(str(local), object_key(path))
         return
+    if path.is_dir():
+        # As the system would say, but also of "." and before anything is written.
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     if sweep:
         _sweep(path)

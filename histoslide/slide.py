@@ -29,7 +29,7 @@ from histoslide.errors import (
     SlideReadError,
 )
 from histoslide.geometry import Box, Mpp, Size, true_downsample
-from histoslide.place import storage_errors
+from histoslide.place import is_remote, storage_errors
 from histoslide.salvage import SalvagedTiff, file_hash
 from histoslide.tiff_levels import direct_levels
 from histoslide.tiff_tiles import TiffTiles
@@ -463,7 +463,10 @@ def read_mpp_csv(path: Path) -> dict[str, Mpp]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if rows.fieldnames is None or not {"slide", "mpp"} <= set(rows.fieldnames):
-                raise ResolutionError(f"{path} has the columns {rows.fieldnames}: need slide,mpp")
+                raise ResolutionError(
+                    f"{path} has the columns {','.join(rows.fieldnames or ()) or '(none)'}: need "
+                    "slide,mpp, separated by commas"
+                )
             for row in rows:
                 name = Path(row["slide"] or "").name
                 if not name:
@@ -496,16 +499,24 @@ def find_slides(paths: list[Path]) -> list[Path]:
         for path in paths:
             with storage_errors(path):
                 is_folder = path.is_dir()
-                inside = sorted(p for p in path.iterdir() if is_slide_file(p)) if is_folder else []
+                inside = _slides_in(path) if is_folder else []
             if not is_folder:
                 found.append(path)
                 continue
+            if path.suffix == ".zarr":
+                raise SlideOpenError(f"{path} is a heatmap, not a slide: pass the slide file")
             if not inside:
                 raise SlideOpenError(f"{path} is a folder without slides")
             found += inside
     except OSError as error:
         raise SlideOpenError(f"{error.filename} cannot be read: {error.strerror}") from error
     return list(dict.fromkeys(found))
+
+
+def _slides_in(folder: Path) -> list[Path]:
+    """Its slide files in order; a folder that is called like one is none."""
+    found = sorted(path for path in folder.iterdir() if is_slide_file(path))
+    return found if is_remote(folder) else [path for path in found if not path.is_dir()]
 
 
 def is_slide_file(path: Path) -> bool:
@@ -516,7 +527,8 @@ def is_slide_file(path: Path) -> bool:
 def _open_handle(path: Path) -> openslide.OpenSlide:
     try:
         if path.is_dir():
-            raise SlideOpenError(f"{path} is a folder, not a slide")
+            what = "heatmap" if path.suffix == ".zarr" else "folder"
+            raise SlideOpenError(f"{path} is a {what}, not a slide: pass the slide file")
         if not path.exists():
             raise SlideOpenError(f"{path} does not exist")
         if path.stat().st_size == 0:

@@ -99,7 +99,7 @@ def read_slide_list(path: Path) -> list[SlideJob]:
             if "slide" not in columns or not set(columns) <= set(_COLUMNS):
                 raise SlideOpenError(
                     f"{path} has the columns {','.join(columns) or '(none)'}: need "
-                    "slide[,mpp][,output]"
+                    "slide[,mpp][,output], separated by commas"
                 )
             jobs = [_job(path, rows.line_num, row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -141,7 +141,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     for reader in (read_spec, load_bundle, load_model):
-        with pytest.raises(BundleError, match="cannot be read"):
+        with pytest.raises(BundleError, match="is a folder: pass a model"):
             reader(tmp_path)
 
 

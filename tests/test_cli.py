@@ -56,6 +56,46 @@ def test_every_command_ends_its_help_with_an_example(capsys: pytest.CaptureFixtu
         assert f"example: histoslide {name}" in " ".join(capsys.readouterr().out.split()[-16:])
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("socre x --mpp 1", "there is no 'socre': did you mean score? (see histoslide --help)"),
+        ("score x --ouput y", "there is no --ouput: did you mean --out? (see histoslide score"),
+        ("score x --out y --overwite", "there is no --overwite: did you mean --overwrite?"),
+        ("score x --out y --mpp 0,25", "--mpp: '0,25' is not a number: write a decimal point"),
+        ("score x --out y --mpp two", "--mpp: 'two' is not a number (see"),
+        ("score x --out y --tissue Otsu", "there is no 'Otsu': did you mean otsu?"),
+        ("export x --out y --to pdf", "there is no 'pdf': choose from geojson, csv,"),
+        ("score x", "the following arguments are required: --out (see"),
+        ("lesions a b", "unexpected: b (see histoslide lesions --help)"),
+        ("model info --verfy", "did you mean --verify? (see histoslide model info --help)"),
+    ],
+)
+def test_wrong_command_lines_get_one_line(
+    line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(line.split())
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("histoslide: error: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+@pytest.mark.parametrize("line", ["", "model", "evaluate"])
+def test_without_a_command_there_is_help(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(line.split())
+    assert exit_.value.code == 2
+    assert "show this help message" in capsys.readouterr().err
+
+
+def test_abbreviated_options_and_values_stay_what_they_are(tmp_path: Path) -> None:
+    slide = tmp_path / "none.svs"
+    assert main(["info", str(slide), "--mask-p=x.png", "--mpp", "0.5"]) == 2  # the slide's fault
+
+
 def test_info_shows_and_lists(
     slide: Path, no_mpp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,6 +308,41 @@ def test_interrupt_exits_130_and_the_next_run_continues(tmp_path: Path, small_bu
     assert not heat.complete
     assert (heat.status == Status.SCORED).any()
     assert (heat.status == Status.PENDING).any()
+
+
+def test_outputs_called_like_something_else_are_refused(
+    slide: Path, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heat = tmp_path / "h.zarr"
+    assert score(slide, tmp_path / "heat.tif", small_bundle) == 2
+    assert "ends like a file: name a heatmap (.zarr)" in capsys.readouterr().err
+    assert score(slide, heat, small_bundle, "--no-overlay", "--no-lesions", "--stride", "64") == 0
+    before = sorted(tmp_path.iterdir())
+    capsys.readouterr()
+    for command, said in [
+        (["lesions", str(heat), "--out", str(tmp_path / "l.csv")], "name the folder that gets"),
+        (["overlay", str(heat), "--out", str(tmp_path / "o.jpg")], "end its name in .png"),
+        (
+            ["overlay", str(heat), "--out", str(tmp_path), "--overwrite"],
+            "it is a folder, name a file",
+        ),
+        (["overlay", str(heat), "--out", ".", "--overwrite"], "it is a folder, name a file"),
+        (["diff", str(heat), str(heat), "--out", str(tmp_path / "d.pdf")], "end its name in .png"),
+        (["info", str(slide), "--mask-png", str(tmp_path / "m.tif")], "end its name in .png"),
+        (["tile", str(slide), "--out", str(tmp_path / "t.h5")], "name that"),
+        (["info", str(heat)], "h.zarr is a heatmap, not a slide"),
+        (["overlay", str(heat), "--slide", str(heat), "--out", "o.png"], "is a heatmap, not a"),
+        (["model", "info", str(heat)], "h.zarr is a folder: pass a model's .safetensors file"),
+    ]:
+        assert main(command) == 2, command
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+    assert main(["lesions", str(heat), "--out", str(tmp_path / "lesions")]) == 0
+    assert "wrote lesions.csv and lesions.json in" in capsys.readouterr().err
+    assert score(slide, heat, small_bundle, "--no-overlay", "--no-lesions", "--stride", "64") == 0
+    assert "complete from an earlier run: nothing was scored again" in capsys.readouterr().err
 
 
 def test_overlay_command(

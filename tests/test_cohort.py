@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from crashing import BAD
+from histoslide_cli.console import duration
 from histoslide_cli.main import main
-from histoslide_cli.score import _duration, exit_code
+from histoslide_cli.score import exit_code
 from models import colour_model
 
 import histoslide.cohort as cohort_module
@@ -432,6 +433,6 @@ def test_exit_codes_and_durations() -> None:
     assert code("done", "done") == 0
     assert code("done", "pending") == code("done", "failed") == code("partly unreadable") == 3
     assert code("failed", "pending") == code("failed") == 4
-    assert [_duration(s) for s in (5.2, 61, 3600, 3601, 86399, 90000)] == [
+    assert [duration(s) for s in (5.2, 61, 3600, 3601, 86399, 90000)] == [
         "6 s", "2 min", "1 h 0 min", "1 h 1 min", "24 h 0 min", "1 d 1 h",
     ]  # fmt: skip

@@ -1,13 +1,16 @@
 """The documentation says what the program does."""
 
+import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from histoslide_cli.main import build_parser
 
 from histoslide.heatmap import DEFAULT_TISSUE_THRESHOLD
 from histoslide.render import DEFAULT_OVERLAY_PX, DEFAULT_THRESHOLD
+from histoslide.scoring import Status
 from histoslide.tissue import METHODS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -18,6 +21,22 @@ def test_help_in_the_reference_is_up_to_date(monkeypatch: pytest.MonkeyPatch) ->
     fill = runpy.run_path(str(DOCS / "make_cli_reference.py"))["fill"]
     page = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
     assert fill(page) == page
+
+
+@pytest.mark.filterwarnings("ignore:.*does not look like H&E")
+def test_the_networks_and_readers_of_the_python_page_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (DOCS / "howto" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    network = next(block for block in blocks if "class Redness" in block)
+    network = network.partition("with open_slide")[0]  # there is no slide.svs here
+    reader = next(block for block in blocks if "class ArraySlide" in block)
+    start = "from pathlib import Path\nfrom histoslide import make_heatmap, store_heatmap\n"
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(start + network + reader, "python.md", "exec"), names)
+    assert (names["heat"].status == Status.SCORED).any()
 
 
 def test_options_mirror_the_library() -> None:

@@ -344,6 +344,7 @@ def test_intervals_are_percentiles_and_repeat_with_their_seed() -> None:
     assert found is not None
     assert (found.low, found.high) == pytest.approx((0.025, 0.975))
     assert interval(np.array([1.0, np.nan, np.nan])) is None
+    assert interval(np.ones(1000)) is None, "nine of nine right are no certainty"
     data = made_up(200)
     one, same, other = (assess(data, resamples=50, seed=seed) for seed in (1, 1, 2))
     assert one.intervals == same.intervals

@@ -262,7 +262,7 @@ def test_a_heatmap_without_any_score_is_reported(tmp_path: Path) -> None:
     assert "slide score none, highest probability none" in page.text
 
 
-def test_a_cohort_begins_with_a_table(tmp_path: Path) -> None:
+def test_a_cohort_begins_with_a_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, peak in (("a", 0.95), ("b", 0.3)):
         stored_heatmap(tmp_path / f"{name}.zarr", np.full((4, 5), peak, np.float32), name=name)
     stored_heatmap(tmp_path / "c.zarr", np.full((4, 5), 0.5, np.float32))
@@ -275,6 +275,7 @@ def test_a_cohort_begins_with_a_table(tmp_path: Path) -> None:
     write_run(tmp_path, "made", results, total=2)
     out = tmp_path / "r.html"
     slides, failed = write_report(Catalogue([tmp_path]), out)
+    assert "<d>.svs is left out, since scoring it failed: <d>.svs is empty" in caplog.text
     assert [slide.name for slide in slides] == ["a", "b"]
     assert sorted(slide.name for slide in failed) == ["<d>.svs", "c.zarr"]
     page = Page(out.read_text(encoding="utf-8"))

@@ -182,7 +182,10 @@ def test_mpp_csv(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"slide,resolution\na.svs,0.25\n", r"\['slide', 'resolution'\]: need slide,mpp"),
+        (
+            b"slide,resolution\na.svs,0.25\n",
+            "columns slide,resolution: need slide,mpp, separated by commas",
+        ),
         (b"", "need slide,mpp"),
         (b"slide,mpp\na.svs,0.25\nx/a.svs,0.25\n", r"names a\.svs twice"),
         (b"slide,mpp\na.svs,small\n", r"the mpp of a\.svs is 'small', not a positive number"),
@@ -488,6 +491,7 @@ def test_folders_are_searched_by_ending_and_files_are_taken_as_they_are(tmp_path
     deeper.mkdir(parents=True)
     for name in ("b.svs", "A.TIF", "c.ndpi", "notes.txt", "heat.png", "deeper/d.svs"):
         (folder / name).touch()
+    (folder / "a.tif").mkdir()  # called like a slide
     odd = tmp_path / "odd.name"
     assert find_slides([odd, folder]) == [odd, *(folder / n for n in ("A.TIF", "b.svs", "c.ndpi"))]
 

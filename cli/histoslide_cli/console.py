@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +27,16 @@ EXIT_INTERRUPTED = 130
 
 PLAIN_INTERVAL_S = 10.0
 """Seconds between progress lines where stderr is no terminal."""
+
+OTHER_PICTURES = frozenset(
+    {".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".svg", ".pdf"}
+)
+"""Endings under which nobody looks for a PNG."""
+
+FILE_ENDINGS = OTHER_PICTURES | {
+    ".png", ".csv", ".json", ".geojson", ".html", ".h5", ".hdf5", ".svs", ".ndpi", ".safetensors",
+}  # fmt: skip
+"""Endings of names that are not meant as a folder's."""
 
 
 class _Format(logging.Formatter):
@@ -105,8 +116,52 @@ class Progress:
         tail = f", {note}" if note else ""
         units = f"{self._unit}es" if self._unit.endswith("ch") else f"{self._unit}s"
         line = f"{self._label}: {done:,} of {total:,} {units}{tail}"
-        line += f", about {left:.0f} s left" if not ended and done else ""
+        line += f", about {duration(left)} left" if not ended and done else ""
         print(f"histoslide: {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def duration(seconds: float) -> str:
+    """A time to plan with: two units, rounded up to one of the smaller."""
+    whole = math.ceil(seconds)
+    for name, size, part, part_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if whole >= size:
+            parts = math.ceil(whole / part_size)
+            per = size // part_size
+            return f"{parts // per} {name} {parts % per} {part}"
+    return f"{math.ceil(whole / 60)} min" if whole >= 60 else f"{whole} s"
+
+
+def rate(per_second: float) -> str:
+    """A speed that does not look like none where it is slow."""
+    return f"{per_second:,.0f}" if per_second >= 10 or per_second == 0 else f"{per_second:.1f}"
+
+
+def refuse_file_name(out: Path, way_out: str) -> None:
+    """Make sure that a folder to write into is not called like a file.
+
+    Args:
+        out: what ``--out`` says.
+        way_out: what it should say.
+
+    Raises:
+        HistoslideError: it ends like a file, and no such folder is there.
+    """
+    from histoslide.errors import HistoslideError
+
+    if out.suffix.lower() in FILE_ENDINGS and not out.is_dir():
+        raise HistoslideError(f"--out {out} ends like a file: {way_out}")
+
+
+def refuse_other_picture(option: str, path: Path) -> None:
+    """Make sure that a PNG is not called like another kind of picture.
+
+    Raises:
+        HistoslideError: it is.
+    """
+    from histoslide.errors import HistoslideError
+
+    if path.suffix.lower() in OTHER_PICTURES:
+        raise HistoslideError(f"{option} {path}: the picture is a PNG, end its name in .png")
 
 
 def exit_code(errors: Sequence[HistoslideError], *, total: int, damaged: int) -> int:

@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"  {heat}      the heatmap\n"
         f"  {heat.with_suffix('.png')}       look at this\n"
         "try next:\n"
+        f"  histoslide view {heat}\n"
         f"  histoslide info {slide} --mask-png {folder / 'mask.png'}\n"
         f"  histoslide lesions {heat}\n"
         f"  histoslide tile {slide} --out {folder / 'tiles'}\n"

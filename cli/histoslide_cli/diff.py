@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, EXIT_SOME_FAILED
+from histoslide_cli.console import EXIT_DONE, EXIT_SOME_FAILED, refuse_other_picture
 
 if TYPE_CHECKING:
     from histoslide.comparison import ClassComparison, Comparison, Difference
@@ -103,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and not 0 < arguments.limit <= 1:
         raise HistoslideError(f"--limit must lie above 0 and at most at 1, not {arguments.limit}")
     if arguments.out is not None:
+        refuse_other_picture("--out", arguments.out)
         refuse_existing(arguments.out, overwrite=arguments.overwrite)
     comparison = compare_heatmaps(
         open_heatmap(arguments.a),

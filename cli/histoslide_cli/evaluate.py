@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histoslide_cli.console import EXIT_DONE, Progress
+from histoslide_cli.console import EXIT_DONE, Progress, refuse_file_name
 from histoslide_cli.model_choice import add_model_options, choose_model
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         if arguments.out.exists() and not arguments.out.is_dir():
             raise HistoslideError(f"--out {arguments.out} is a file: name a folder")
+        refuse_file_name(arguments.out, "name the folder that gets report.html and its tables")
         refuse_existing(arguments.out / REPORT_NAME, overwrite=arguments.overwrite)
 
 

@@ -16,6 +16,7 @@ from histoslide_cli.console import (
     exit_code,
     place,
     read_resolutions,
+    refuse_other_picture,
     slide_cache,
     tissue_options,
 )
@@ -62,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     from histoslide.remote import local_copy
     from histoslide.slide import find_slides, open_slide
 
+    if arguments.mask_png is not None:
+        refuse_other_picture("--mask-png", arguments.mask_png)
     mpp, by_name = read_resolutions(arguments)
     paths = find_slides(arguments.slides)
     found: list[dict[str, Any]] = []

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, place
+from histoslide_cli.console import EXIT_DONE, place, refuse_file_name
 
 if TYPE_CHECKING:
     from histoslide.lesions import LesionReport, LesionSettings
+
+logger = logging.getLogger("histoslide.cli")
 
 
 def add_parser(
@@ -109,11 +112,13 @@ def run(arguments: argparse.Namespace) -> int:
     settings = lesion_settings(arguments)
     folder: Path | None = arguments.out
     if folder is not None:
+        refuse_file_name(folder, "name the folder that gets lesions.csv and lesions.json")
         for name in ("lesions.csv", "lesions.json"):
             refuse_existing(folder / name, overwrite=arguments.overwrite)
     report = find_lesions(open_heatmap(arguments.heatmap), settings)
     if folder is not None:
         write_lesions(report, folder / "lesions.csv", folder / "lesions.json")
+        logger.info("wrote lesions.csv and lesions.json in %s", folder)
     if arguments.json:
         text = json.dumps(lesion_document(report), indent=2, ensure_ascii=False)
         print(text)  # noqa: T201

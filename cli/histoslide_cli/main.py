@@ -28,6 +28,7 @@ from histoslide_cli import (
     view,
 )
 from histoslide_cli.console import EXIT_INTERRUPTED, EXIT_RESOLUTION, EXIT_USAGE, set_up_logging
+from histoslide_cli.parser import Parser
 
 COMMANDS = (
     info, tile, train, evaluate, score, overlay, lesions, export, report, view, diff, replay,
@@ -38,7 +39,7 @@ COMMANDS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="histoslide",
         description="Finds metastases in whole-slide images of lymph nodes. A research tool, not "
         "a medical device.",

@@ -7,7 +7,13 @@ import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, add_cache_options, place, slide_cache
+from histoslide_cli.console import (
+    EXIT_DONE,
+    add_cache_options,
+    place,
+    refuse_other_picture,
+    slide_cache,
+)
 
 if TYPE_CHECKING:
     from histoslide.slide import Slide
@@ -70,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise HistoslideError(f"--size must lie in 100-20000 px, not {arguments.size}")
     if not 0 <= arguments.threshold <= 1:
         raise HistoslideError(f"--threshold must lie in 0-1, not {arguments.threshold}")
+    refuse_other_picture("--out", arguments.out)
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
     heat = open_heatmap(arguments.heatmap)
     with ExitStack() as stack:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import sys
 import time
 from dataclasses import asdict, replace
@@ -23,8 +22,11 @@ from histoslide_cli.console import (
     add_cache_options,
     add_resolution_options,
     add_tissue_options,
+    duration,
     place,
+    rate,
     read_resolutions,
+    refuse_file_name,
     scrubbed_command,
     slide_cache,
     tissue_options,
@@ -178,6 +180,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    refuse_file_name(arguments.out, "name a heatmap (.zarr) for one slide, else a folder")
     if arguments.stride is not None and arguments.stride < 1:
         raise HistoslideError(f"--stride must be at least 1 px, not {arguments.stride}")
     if not 0 <= arguments.threshold <= 1:
@@ -228,7 +231,10 @@ def _score(
         with Progress(job.path.name, unit="block", quiet=arguments.quiet) as progress:
             report = _block_reporter(progress)
             out = arguments.out
-            return [score_slide(job.path, out, model, options, mpp=job.mpp, on_block=report)]
+            result = score_slide(job.path, out, model, options, mpp=job.mpp, on_block=report)
+        if result.tiles_per_second is None and result.counts["scored"]:
+            logger.info("%s is complete from an earlier run: nothing was scored again", out)
+        return [result]
     with Progress("cohort", unit="tile", quiet=arguments.quiet) as progress:
         return score_slides(
             jobs,
@@ -260,8 +266,8 @@ def _block_reporter(progress: Progress) -> BlockProgress:
         nonlocal before
         if before is None:  # what an earlier run scored says nothing of this one's speed
             before = 0 if done == 1 else scored
-        rate = (scored - before) / max(1e-9, time.monotonic() - started)
-        progress.update(done, total, f"{scored:,} tiles, {rate:.0f} tiles/s")
+        speed = (scored - before) / max(1e-9, time.monotonic() - started)
+        progress.update(done, total, f"{scored:,} tiles, {rate(speed)} tiles/s")
 
     return report
 
@@ -272,8 +278,8 @@ def _cohort_reporter(progress: Progress) -> Callable[[CohortProgress], None]:
     def report(now: CohortProgress) -> None:
         note = f"{now.slides_done} of {now.slides} slides"
         if not sys.stderr.isatty():  # the bar tells the rate itself
-            rate = now.tiles_done / max(1e-9, time.monotonic() - started)
-            note += f", {rate:.0f} tiles/s"
+            speed = now.tiles_done / max(1e-9, time.monotonic() - started)
+            note += f", {rate(speed)} tiles/s"
         if now.scoring:
             note += f", {', '.join(now.scoring)}"
         finished = now.slides_done == now.slides
@@ -293,18 +299,18 @@ def _dry_run(
     with Progress("planned", unit="slide", quiet=arguments.quiet) as progress:
         plans = plan_slides(jobs, folder, model, options, on_slide=progress.update)
     tiles = sum(plan.tiles_left for plan in plans)
-    rate = tiles_per_second(model.here(), options) if tiles else None
-    seconds = tiles / rate if rate else 0.0
+    speed = tiles_per_second(model.here(), options) if tiles else None
+    seconds = tiles / speed if speed else 0.0
     if arguments.json:
         facts = {
             "slides": [asdict(plan) for plan in plans],
             "tiles_left": tiles,
-            "tiles_per_second": rate,
+            "tiles_per_second": speed,
             "seconds": seconds,
         }
         print(json.dumps(facts, indent=2))  # noqa: T201
     else:
-        _print_plans(plans, rate)
+        _print_plans(plans, speed)
     failed = [plan for plan in plans if plan.state == "failed"]
     if len(failed) == len(plans):
         unknown = all(plan.resolution_unknown for plan in failed)
@@ -312,7 +318,7 @@ def _dry_run(
     return EXIT_SOME_FAILED if failed else EXIT_DONE
 
 
-def _print_plans(plans: list[SlidePlan], rate: float | None) -> None:
+def _print_plans(plans: list[SlidePlan], speed: float | None) -> None:
     for plan in plans:
         if plan.state == "failed":
             print(f"{plan.slide}: would fail: {plan.error}")  # noqa: T201
@@ -325,20 +331,9 @@ def _print_plans(plans: list[SlidePlan], rate: float | None) -> None:
     tiles = sum(plan.tiles_left for plan in plans)
     good = [plan for plan in plans if plan.state != "failed"]
     text = f"{len(good):,} of {len(plans):,} slides, {tiles:,} tiles to score"
-    if rate:
-        text += f" at {rate:,.0f} a second: about {_duration(tiles / rate)}"
+    if speed:
+        text += f" at {rate(speed)} a second: about {duration(tiles / speed)}"
     print(text)  # noqa: T201
-
-
-def _duration(seconds: float) -> str:
-    """A time to plan with: two units, rounded up to one of the smaller."""
-    whole = math.ceil(seconds)
-    for name, size, part, part_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
-        if whole >= size:
-            parts = math.ceil(whole / part_size)
-            per = size // part_size
-            return f"{parts // per} {name} {parts % per} {part}"
-    return f"{math.ceil(whole / 60)} min" if whole >= 60 else f"{whole} s"
 
 
 def _print(results: list[SlideResult], arguments: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from histoslide_cli.console import (
     exit_code,
     place,
     read_resolutions,
+    refuse_file_name,
     slide_cache,
     tissue_options,
 )
@@ -88,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise HistoslideError(f"--stride must be at least 1 px, not {arguments.stride}")
     if is_remote(arguments.out):
         raise HistoslideError(f"--out {arguments.out}: tiles are written to a folder, not to a URL")
+    refuse_file_name(arguments.out, "tiles are written into a folder, name that")
     mpp, by_name = read_resolutions(arguments)
     options = tissue_options(arguments)
     paths = find_slides(arguments.slides)

@@ -160,10 +160,12 @@ def _header(path: Path) -> dict[str, Any]:
             header = json.loads(file.read(length))
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist: pass --model FILE.safetensors") from None
+    except IsADirectoryError:
+        raise BundleError(f"{path} is a folder: pass a model's .safetensors file") from None
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error}") from error
     except (ValueError, struct.error):
-        raise BundleError(f"{path} is not a safetensors file") from None
+        raise BundleError(f"{path} is not a safetensors file, as models are") from None
     if not isinstance(header, dict):
-        raise BundleError(f"{path} is not a safetensors file")
+        raise BundleError(f"{path} is not a safetensors file, as models are")
     return header

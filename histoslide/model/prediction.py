@@ -324,6 +324,10 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:  # as torch was built without it
+        if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+            raise HistoslideError(
+                f"there is no device {name!r}: choose auto, cpu, cuda, cuda:1 or mps"
+            ) from None
         reason = str(error).splitlines()[0]
         raise HistoslideError(f"device {name!r} cannot be used here: {reason}") from error
     return device

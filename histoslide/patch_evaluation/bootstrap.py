@@ -33,7 +33,10 @@ class Interval:
 
 
 def interval(values: NDArray[np.float64]) -> Interval | None:
-    """The middle 95 % of resampled values, or None where most of them are undefined.
+    """The middle 95 % of resampled values, or None where they cannot tell.
+
+    That is where most of them are undefined, or where they are all the same: nine of nine right
+    make every resample right, and an interval of no width would pass for certainty.
 
     Args:
         values: NaN for a resample in which the figure is undefined, shape (resamples,).
@@ -42,7 +45,7 @@ def interval(values: NDArray[np.float64]) -> Interval | None:
     if 2 * len(known) < len(values) or not len(known):
         return None
     low, high = np.percentile(known, (2.5, 97.5))
-    return Interval(low=float(low), high=float(high))
+    return None if low == high else Interval(low=float(low), high=float(high))
 
 
 def by_slide(slides: tuple[str, ...] | None) -> bool:

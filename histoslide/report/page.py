@@ -69,6 +69,8 @@ def write_report(
         for key, result in results.items()
         if result.state == "failed" and key not in there
     ]
+    for failure in failed:
+        logger.warning("%s is left out, since scoring it failed: %s", failure.name, failure.reason)
     for number, entry in enumerate(catalogue.entries(), start=1):
         try:
             heat = catalogue.source(entry.key).heat
