@@ -33,7 +33,9 @@ def read_geojson(path: Path) -> list[Polygon]:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise MaskError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise MaskError(f"{path} cannot be read as GeoJSON: {error}") from error
     try:
         polygons = _polygons(document)

@@ -229,7 +229,9 @@ class _CohortRun:
             return dataclasses.replace(self._results[job.heatmap], state="pending")
         except HistoslideError as error:
             logger.error("%s", error)  # noqa: TRY400 - the message is made for the user
-            cause, text = _CAUSES.get(type(error)), str(error)
+            # The record travels with the heatmaps: the slide's name will do, not its folder.
+            text = str(error).replace(str(job.path), job.path.name)
+            cause = _CAUSES.get(type(error))
         except Exception as error:  # one slide must not stop the others, not even by a bug
             logger.exception("%s: unexpected error", job.path.name)
             cause, text = "bug", f"bug: {error!r}"

@@ -5,9 +5,11 @@ Values of the finest level are compared, with every status. Differences are alwa
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,8 +185,20 @@ def compare_heatmaps(
     Raises:
         StoreError: they are of different slides, grids or classes, or one is damaged.
     """
-    refuse_other_grid(a.path.name, a.grid, b.path.name, b.grid)
-    return compare_cells(read_cells(a), read_cells(b), threshold=threshold, tolerance=tolerance)
+    name_a, name_b = _distinct_names(a.path, b.path)
+    refuse_other_grid(name_a, a.grid, name_b, b.grid)
+    cells_a = dataclasses.replace(read_cells(a), name=name_a)
+    cells_b = dataclasses.replace(read_cells(b), name=name_b)
+    return compare_cells(cells_a, cells_b, threshold=threshold, tolerance=tolerance)
+
+
+def _distinct_names(a: Path, b: Path) -> tuple[str, str]:
+    """As little of the ends of two paths as tells them apart."""
+    for count in range(1, 1 + max(len(a.parts), len(b.parts))):
+        names = "/".join(a.parts[-count:]), "/".join(b.parts[-count:])
+        if names[0] != names[1]:
+            break
+    return names
 
 
 def compare_cells(

@@ -261,7 +261,8 @@ def read_mask(path: Path, slide: Slide) -> TissueMask:
         with Image.open(path) as image:
             pixels = _marked(image)
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise MaskError(f"{path} cannot be read as a PNG or GeoJSON mask: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise MaskError(f"{path} cannot be read as a PNG or GeoJSON mask: {reason}") from error
     height, width = pixels.shape
     expected = slide.size_l0.width / slide.size_l0.height * height
     # Either side of a shrunk mask may have been rounded by up to a pixel.

@@ -277,7 +277,9 @@ def test_read_only_folder(
     blocker = tmp_path / "file"
     blocker.write_text("")
     assert score(slide, blocker / "h.zarr", small_bundle) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot be written" in said
+    assert "are kept" not in said, "nothing was written"
     if os.geteuid() == 0:
         return  # root writes anywhere
     locked = tmp_path / "locked"

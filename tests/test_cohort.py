@@ -78,6 +78,7 @@ def test_a_crash_and_a_broken_file_leave_the_others_whole(good: Path, tmp_path: 
         ("broken.tif", "failed", None),
     ]
     assert "SIGSEGV" in str(results[2].error)
+    assert str(results[4].error).startswith("broken.tif is not a slide"), "no folder of the user's"
     score_slide(good, tmp_path / "whole.zarr", colour_model(), COARSE)
     whole = values(tmp_path / "whole.zarr")
     for name in ("a", "z"):

@@ -215,6 +215,9 @@ def test_what_cannot_be_compared_names_the_setting(tmp_path: Path) -> None:
     ):
         with pytest.raises(StoreError, match=reason):
             compare_heatmaps(plain, other)
+    namesake = stored_heatmap(tmp_path / "sub" / "plain.zarr", eight, stride_px=16)
+    with pytest.raises(StoreError, match=rf"^{tmp_path.name}/plain.zarr and sub/plain.zarr cannot"):
+        compare_heatmaps(plain, namesake)
     other = stored_heatmap(
         tmp_path / "other.zarr", np.zeros((4, 4)), quickhash="else", name="b.tif"
     )

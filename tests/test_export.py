@@ -364,6 +364,8 @@ def test_command(heat: Heatmap, tmp_path: Path, capsys: pytest.CaptureFixture[st
         capsys.readouterr()
     assert open_heatmap(tmp_path / "a.zarr").metadata["fingerprint"]["ngff"] == "0.4"
     assert {it.name for it in tmp_path.iterdir()} == set(names.values())
+    assert main(["export", str(heat.path), "--to", "csv", "--out", str(tmp_path / "b.dcm")]) == 2
+    assert "ends like dicom, not csv: end it in .csv" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     out = str(tmp_path / "file" / "a.csv")
     assert main(["export", str(heat.path), "--to", "csv", "--out", out]) == 2

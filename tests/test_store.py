@@ -338,7 +338,9 @@ def test_full_disk_is_one_line_and_resumes(
     path = tmp_path / "h.zarr"
     with monkeypatch.context() as patch:
         patch.setattr(BlockTarget, "__setitem__", fill_up)
-        with pytest.raises(StoreError, match=r"h\.zarr cannot be written: the disk is full"):
+        with pytest.raises(
+            StoreError, match=r"h\.zarr cannot be written: the disk is full; .* kept"
+        ):
             store_heatmap(lazy_heatmap(slide), path)
     store_heatmap(lazy_heatmap(slide), path)
     assert all_bytes(path) == all_bytes(whole.path)
@@ -419,6 +421,18 @@ def test_halving_never_hides_a_failed_read(status: NDArray[np.uint8]) -> None:
         for j in range(halved.shape[1]):
             part = status[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].ravel()
             assert halved[i, j] == max(part.tolist(), key=lambda s: importance.index(Status(s)))
+
+
+def test_what_is_no_heatmap_names_what_was_meant(tmp_path: Path, slide: OpenSlideSlide) -> None:
+    file = tmp_path / "slide.tif"
+    file.write_bytes(b"II")
+    with pytest.raises(StoreError, match=r"not a heatmap .*: make one of a slide with histoslide"):
+        open_heatmap(file)
+    with pytest.raises(StoreError, match=r"made by histoslide$"):
+        open_heatmap(tmp_path)
+    store_heatmap(lazy_heatmap(slide), tmp_path / "b.zarr")
+    with pytest.raises(StoreError, match=r"a folder of heatmaps, pass .*/b\.zarr$"):
+        open_heatmap(tmp_path)
 
 
 def test_partial_files_of_a_killed_run_are_removed(tmp_path: Path, slide: OpenSlideSlide) -> None:

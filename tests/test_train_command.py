@@ -133,6 +133,17 @@ def test_the_export_predicts_in_fastai_and_holds_no_patches(trained: Path, pcam:
         torch.testing.assert_close(torch.as_tensor(probabilities), expected, rtol=0, atol=5e-3)
 
 
+def test_missing_data_are_said_before_fastai_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys; from histoslide_cli.main import main\n"
+        f"assert main(['train', {str(tmp_path / 'nope')!r}]) == 2\n"
+        "assert 'fastai' not in sys.modules and 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip().endswith("nope does not exist")
+
+
 def test_a_finished_run_is_not_overwritten(
     trained: Path, pcam: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoslide_cli.console import EXIT_DONE, place
@@ -11,7 +12,15 @@ from histoslide_cli.lesions import add_lesion_options, lesion_settings
 if TYPE_CHECKING:
     from histoslide.store import Heatmap
 
-FORMATS = ("geojson", "csv", "ome-zarr", "ome-tiff", "dicom", "numpy")
+FORMATS = {
+    "geojson": (".geojson", ".json"),
+    "csv": (".csv",),
+    "ome-zarr": (".zarr",),
+    "ome-tiff": (".tif", ".tiff"),
+    "dicom": (".dcm",),
+    "numpy": (".npz",),
+}
+"""What can be written, and the endings under which people look for it."""
 
 
 def add_parser(
@@ -62,10 +71,22 @@ def run(arguments: argparse.Namespace) -> int:
     from histoslide.outputs import refuse_existing
     from histoslide.store import open_heatmap
 
+    _check_name(arguments.out, arguments.to)
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
     _write(open_heatmap(arguments.heatmap), arguments)
     print(arguments.out)  # noqa: T201
     return EXIT_DONE
+
+
+def _check_name(out: Path, wanted: str) -> None:
+    """Refuse a name that promises another format; any other ending is the user's choice."""
+    from histoslide.errors import HistoslideError
+
+    promised = [name for name, endings in FORMATS.items() if out.suffix.lower() in endings]
+    if promised and wanted not in promised:
+        raise HistoslideError(
+            f"--out {out} ends like {promised[0]}, not {wanted}: end it in {FORMATS[wanted][0]}"
+        )
 
 
 def _write(heat: Heatmap, arguments: argparse.Namespace) -> None:

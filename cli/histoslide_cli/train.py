@@ -52,13 +52,15 @@ def add_parser(
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the data, or train, calibrate, and write bundle and report."""
+    from histoslide.errors import DataError
+
+    if not arguments.data.exists():  # said before fastai is imported, which takes its time
+        raise DataError(f"{arguments.data} does not exist")
     # torch says of itself, when fastai imports it, that scripting is going away: not our user's.
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     if not is_first():  # the first speaks for all
         logging.getLogger("histoslide").setLevel(logging.ERROR)
     if arguments.verify and not arguments.check:
-        from histoslide.errors import DataError
-
         raise DataError("--verify is a part of --check: pass both, and train afterwards")
     recipe = choose_recipe(arguments)
     return _check(arguments, recipe) if arguments.check else _train(arguments, recipe)

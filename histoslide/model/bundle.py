@@ -93,7 +93,8 @@ def save_bundle(
         with whole_file(path) as partial:
             save_file(tensors, partial, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        raise BundleError(f"{path} cannot be written: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise BundleError(f"{path} cannot be written: {reason}") from error
 
 
 def read_spec(path: Path) -> ModelSpec:

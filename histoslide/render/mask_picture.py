@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.patches import Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -16,7 +17,7 @@ from histoslide.slide import Slide
 from histoslide.tiles import fit_size, read_overview
 from histoslide.tissue import TissueMask
 
-_GREY = (0.62, 0.62, 0.62)
+_GREY, _GREEN = (0.62, 0.62, 0.62), "#1a7f37"
 
 
 def draw_mask(
@@ -48,8 +49,9 @@ def draw_mask(
     )
     canvas = Canvas(size, title)
     canvas.axes.imshow(picture, extent=(0, grid.size_l0.width, grid.size_l0.height, 0))
-    outline_cells(canvas, grid, plan == Status.PENDING, colour="#1a7f37")
+    outline_cells(canvas, grid, plan == Status.PENDING, colour=_GREEN, halo="white")
     _tile_example(canvas, grid, plan)
+    _explain(canvas)
     scale_bar(canvas, grid.size_l0, grid.slide_mpp.value)
     return canvas.finish()
 
@@ -75,4 +77,12 @@ def _tile_example(canvas: Canvas, grid: TileGrid, plan: NDArray[np.uint8]) -> No
                 label=label,
             )
         )
-    canvas.axes.legend(loc="lower right", fontsize=canvas.points * 0.8)
+
+
+def _explain(canvas: Canvas) -> None:
+    shown = canvas.axes.get_legend_handles_labels()[0]
+    lines = [
+        Line2D([], [], color=_GREEN, label="around the cells to score"),
+        Patch(facecolor=_GREY, label="under grey: not tissue"),
+    ]
+    canvas.axes.legend(handles=[*lines, *shown], loc="lower right", fontsize=canvas.points * 0.8)

@@ -21,9 +21,21 @@ _NUMBERED_LESIONS = 30
 
 
 def outline_cells(
-    canvas: Canvas, grid: TileGrid, inside: NDArray[np.bool_], colour: str = "black"
+    canvas: Canvas,
+    grid: TileGrid,
+    inside: NDArray[np.bool_],
+    colour: str = "black",
+    halo: str | None = None,
 ) -> None:
-    """Draw the border between cells inside and outside a set, along the cells' edges."""
+    """Draw the border between cells inside and outside a set, along the cells' edges.
+
+    Args:
+        canvas: to draw on.
+        grid: of the cells.
+        inside: the set, shape ``grid.shape``.
+        colour: of the line.
+        halo: colour beside it, for pictures on which the line alone would not stand out.
+    """
     padded = np.pad(inside, 1)
     across = np.argwhere(padded[:, 1:] != padded[:, :-1])  # edges between column j and j + 1
     down = np.argwhere(padded[1:, :] != padded[:-1, :])
@@ -32,7 +44,10 @@ def outline_cells(
     horizontal = [((j - 1, i), (j, i)) for i, j in down]
     segments = np.array(vertical + horizontal, dtype=float).reshape(-1, 2, 2) * side
     width = 1.1 if colour == "black" else 0.8
-    canvas.axes.add_collection(LineCollection(list(segments), colors=colour, linewidths=width))
+    lines = LineCollection(list(segments), colors=colour, linewidths=width)
+    if halo is not None:
+        lines.set_path_effects([PathStroke(linewidth=3 * width, foreground=halo), PathNormal()])
+    canvas.axes.add_collection(lines)
     canvas.axes.set_xlim(0, grid.size_l0.width)
     canvas.axes.set_ylim(grid.size_l0.height, 0)
 

@@ -93,7 +93,8 @@ def write_report(
                 )
             )
         except HistoslideError as error:
-            failed.append(Failed(name=entry.path.name, reason=str(error)))
+            reason = str(error).replace(str(entry.path), entry.path.name)
+            failed.append(Failed(name=entry.path.name, reason=reason))
             logger.warning("%s is left out: %s", entry.path.name, error)
     if not slides:
         reason = failed[0].reason if failed else "there is no heatmap"

@@ -116,8 +116,18 @@ def read_attribute(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError, zarr.errors.BaseZarrError):
         found = None
     if not isinstance(found, dict):
-        raise StoreError(f"{path} is not a heatmap made by histoslide")
+        raise StoreError(f"{path} is not a heatmap made by histoslide{_way_out(path)}")
     return found
+
+
+def _way_out(path: Path) -> str:
+    """What was probably meant where something else than a heatmap was given."""
+    if is_remote(path):
+        return ""
+    if path.is_file():
+        return ": make one of a slide with histoslide score"
+    inside = sorted(inner.name for inner in path.glob("*.zarr"))
+    return f": it is a folder of heatmaps, pass {path / inside[0]}" if inside else ""
 
 
 def refuse_contradictions(path: Path, metadata: Mapping[str, Any], grid: TileGrid) -> None:

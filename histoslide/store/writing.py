@@ -61,6 +61,7 @@ def store_heatmap(
         LockedError: another run is writing it.
         StoreError: ``path`` is something else, or cannot be written (read-only, disk full).
     """
+    target: Path | None = None
     try:
         with storage_errors(path):
             heat = None if overwrite else _finished(lazy, path, ngff)
@@ -84,10 +85,9 @@ def store_heatmap(
         if error.errno is None:
             raise
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        raise StoreError(
-            f"{path} cannot be written: {reason}; blocks already written are kept, run the same "
-            "command again when that is mended"
-        ) from error
+        kept = "; blocks already written are kept, run the same command again when that is mended"
+        begun = target is not None and is_there(target)
+        raise StoreError(f"{path} cannot be written: {reason}{kept if begun else ''}") from error
     return open_heatmap(path)
 
 
