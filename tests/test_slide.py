@@ -28,12 +28,12 @@ from histoslide.geometry import Box, Mpp, Size, true_downsample
 from histoslide.slide import (
     OpenSlideSlide,
     Slide,
-    _aligned_start,
     find_slides,
     open_slide,
     read_mpp_csv,
     require_mpp,
 )
+from histoslide.slide.alignment import aligned_start
 from histoslide.synthetic import write_slide
 
 TILE = 256
@@ -216,7 +216,7 @@ def test_a_missing_mpp_csv_is_named(tmp_path: Path) -> None:
 @settings(max_examples=300, deadline=None)
 @given(start=st.integers(0, 100_000), downsample=st.floats(1, 300))
 def test_a_read_begins_at_or_just_before_the_wanted_pixel(start: int, downsample: float) -> None:
-    candidate, location = _aligned_start(start, downsample)
+    candidate, location = aligned_start(start, downsample)
     assert max(0, start - 63) <= candidate <= start
     missed = abs(location / downsample - candidate)
     assert missed <= abs(round(start * downsample) / downsample - start) <= 0.5000001 / downsample
@@ -227,7 +227,7 @@ def test_a_read_begins_at_or_just_before_the_wanted_pixel(start: int, downsample
 def test_a_downsample_a_hair_from_whole_reads_at_the_right_place(
     start: int, downsample: float
 ) -> None:
-    candidate, location = _aligned_start(start, downsample)
+    candidate, location = aligned_start(start, downsample)
     assert location / downsample == pytest.approx(candidate, abs=1e-6)
 
 

@@ -1,0 +1,28 @@
+"""Slides: what any reader must offer, the reader over OpenSlide, and one that is faster on TIFF."""
+
+from histoslide.slide.finding import SLIDE_SUFFIXES, find_slides, is_slide_file
+from histoslide.slide.opening import Reader, open_slide
+from histoslide.slide.openslide_slide import (
+    DEFAULT_CACHE_BYTES,
+    MAX_AXIS_DIFFERENCE,
+    OpenSlideSlide,
+)
+from histoslide.slide.protocol import Slide, require_mpp
+from histoslide.slide.resolutions import read_mpp_csv
+from histoslide.slide.tiff_slide import MAX_CHANNEL_DIFFERENCE, TiffSlide
+
+__all__ = [
+    "DEFAULT_CACHE_BYTES",
+    "MAX_AXIS_DIFFERENCE",
+    "MAX_CHANNEL_DIFFERENCE",
+    "SLIDE_SUFFIXES",
+    "OpenSlideSlide",
+    "Reader",
+    "Slide",
+    "TiffSlide",
+    "find_slides",
+    "is_slide_file",
+    "open_slide",
+    "read_mpp_csv",
+    "require_mpp",
+]

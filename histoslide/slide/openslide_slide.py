@@ -1,0 +1,234 @@
+"""The reader over OpenSlide.
+
+OpenSlide reports errors by latching them: after one failed read a handle answers nothing else. A
+failed read therefore closes its handle, opens a fresh one and tries once more before it gives up.
+Handles are opened lazily, one a thread, and never cross a fork or a pickle.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, SlideReadError
+from histoslide.geometry import Box, Mpp, Size, true_downsample
+from histoslide.salvage import file_hash
+from histoslide.slide.alignment import aligned_start
+
+DEFAULT_CACHE_BYTES = 256 * 2**20
+"""Bound on the decoded tiles that all handles of a slide keep together."""
+
+MAX_AXIS_DIFFERENCE = 0.01
+"""Relative difference of x and y resolution above which pixels are not treated as square."""
+
+
+class OpenSlideSlide:
+    """A slide read through OpenSlide; picklable, and usable from any thread or process."""
+
+    def __init__(
+        self, path: Path, *, mpp: Mpp | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES
+    ) -> None:
+        """Open a slide.
+
+        Args:
+            path: slide file.
+            mpp: resolution that replaces what the slide records.
+            cache_bytes: bound on decoded tiles kept for all threads together.
+
+        Raises:
+            SlideOpenError: missing, a folder, empty, or in no format OpenSlide knows.
+            ResolutionError: x and y resolutions differ by more than 1 % (unless ``mpp`` is given).
+        """
+        self._path = path
+        self._cache_bytes = cache_bytes
+        self._start()
+        handle = self._handle()
+        self._properties = dict(handle.properties)
+        self._level_sizes = tuple(Size(*size) for size in handle.level_dimensions)
+        self._reported_downsamples = tuple(float(d) for d in handle.level_downsamples)
+        self._downsamples = tuple(true_downsample(self.size_l0, s) for s in self._level_sizes)
+        self._mpp = mpp if mpp is not None else self._recorded_mpp()
+        colour = self._properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
+        self._background = np.frombuffer(bytes.fromhex(colour), dtype=np.uint8)
+
+    @property
+    def name(self) -> str:
+        """File name without its folder."""
+        return self._path.name
+
+    @property
+    def size_l0(self) -> Size:
+        """Size of the finest level, in level-0 pixels."""
+        return self._level_sizes[0]
+
+    @property
+    def level_sizes(self) -> tuple[Size, ...]:
+        """Size of every level in its own pixels, finest first."""
+        return self._level_sizes
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels a pixel of each level."""
+        return self._downsamples
+
+    @property
+    def mpp(self) -> Mpp | None:
+        """Resolution of level 0, or None where it is not known."""
+        return self._mpp
+
+    @property
+    def quickhash(self) -> str:
+        """OpenSlide's quickhash, or a hash of the file's size and ends where it has none."""
+        recorded = self._properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
+        return file_hash(self._path) if recorded is None else recorded
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """OpenSlide's properties."""
+        return self._properties
+
+    @property
+    def bounds_l0(self) -> Box | None:
+        """The part that holds all scanned tissue, in level-0 pixels, where the slide records it."""
+        names = ("x", "y", "width", "height")
+        values = [self._properties.get(f"openslide.bounds-{name}") for name in names]
+        found = [float(value) for value in values if value is not None]
+        return Box(*found) if len(found) == len(names) else None
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """What reads each level, for people to see."""
+        return ("openslide",) * len(self._level_sizes)
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see ``Slide.read_level``."""
+        return self._read_pixels(level, x, y, width, height)
+
+    def _read_pixels(
+        self, level: int, x: int, y: int, width: int, height: int
+    ) -> NDArray[np.uint8]:
+        downsample = self._reported_downsamples[level]
+        left, x_l0 = aligned_start(x, downsample)
+        top, y_l0 = aligned_start(y, downsample)
+        size = (x - left + width, y - top + height)
+        try:
+            pixels = self._read_region((x_l0, y_l0), level, size)
+        except openslide.OpenSlideError:
+            self._drop_handle()
+            try:
+                pixels = self._read_region((x_l0, y_l0), level, size)
+            except openslide.OpenSlideError as error:
+                self._drop_handle()
+                raise SlideReadError(
+                    f"{self.name}: level {level} cannot be read at ({x}, {y}), "
+                    f"{width}×{height} px: {error}"
+                ) from error
+        return pixels[y - top :, x - left :]
+
+    def close(self) -> None:
+        """Let go of the handles of all threads; the slide opens new ones when it is read again.
+
+        A handle that another thread is reading with closes when that read ends: closing it under
+        the reader would abort the process.
+        """
+        self._start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        mine = ("_path", "_cache_bytes", "_properties", "_level_sizes", "_downsamples", "_mpp")
+        more = ("_reported_downsamples", "_background")
+        return {name: self.__dict__[name] for name in (*mine, *more)}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._handles: list[openslide.OpenSlide] = []
+        self._cache = openslide.OpenSlideCache(self._cache_bytes)
+        self._process = os.getpid()
+
+    def _handle(self) -> openslide.OpenSlide:
+        if self._process != os.getpid():
+            self._start()  # forked: the parent's handles and cache are not ours to use
+        handle = getattr(self._local, "handle", None)
+        if handle is None:
+            handle = self._local.handle = _open_handle(self._path)
+            handle.set_cache(self._cache)
+            with self._lock:
+                self._handles.append(handle)
+        return handle
+
+    def _drop_handle(self) -> None:
+        handle = getattr(self._local, "handle", None)
+        if handle is not None:
+            self._local.handle = None
+            with self._lock:
+                if handle in self._handles:
+                    self._handles.remove(handle)
+
+    def _read_region(
+        self, location_l0: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        image = self._handle().read_region(location_l0, level, size)
+        rgba = np.asarray(image)
+        rgb, alpha = rgba[..., :3], rgba[..., 3:]
+        if alpha.min() == 255:
+            return rgb
+        weight = alpha.astype(np.float32) / 255
+        blended = rgb * weight + self._background * (1 - weight)
+        return np.rint(blended).astype(np.uint8)
+
+    def _recorded_mpp(self) -> Mpp | None:
+        texts = [
+            self._properties.get(name)
+            for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+        ]
+        if None in texts:
+            return None
+        x, y = (float(text) for text in texts if text is not None)
+        if not (x > 0 and y > 0):
+            return None
+        if abs(x - y) > MAX_AXIS_DIFFERENCE * min(x, y):
+            raise ResolutionError(
+                f"{self.name} records {x:g} µm/px across but {y:g} µm/px down: pixels must be "
+                "square, pass --mpp if the record is wrong"
+            )
+        return Mpp(value=math.sqrt(x * y), source="slide metadata")
+
+
+def _open_handle(path: Path) -> openslide.OpenSlide:
+    try:
+        if path.is_dir():
+            what = "heatmap" if path.suffix == ".zarr" else "folder"
+            raise SlideOpenError(f"{path} is a {what}, not a slide: pass the slide file")
+        if not path.exists():
+            raise SlideOpenError(f"{path} does not exist")
+        if path.stat().st_size == 0:
+            raise SlideOpenError(f"{path} is empty")
+        return openslide.OpenSlide(path)
+    except HistoslideError:
+        raise
+    except (openslide.OpenSlideError, OSError) as error:
+        raise SlideOpenError(f"{path} is not a slide that OpenSlide can open: {error}") from error
