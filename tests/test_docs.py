@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,14 @@ def test_options_mirror_the_library() -> None:
         assert parser.parse_args(arguments).tissue == method
     with pytest.raises(SystemExit):
         parser.parse_args(["score", "a.svs", "--out", "h.zarr", "--tissue", "guess"])
+
+
+def test_the_layers_are_those_of_the_contract() -> None:
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    page = (DOCS / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`histoslide[^|]*) \|", page, re.MULTILINE)
+    assert [re.findall(r"`([\w.]+)`", row) for row in rows] == [
+        layer.split(" | ") for layer in layers
+    ]
