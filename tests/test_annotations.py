@@ -107,8 +107,12 @@ def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(MaskError, match=r"roi\.geojson cannot be read as GeoJSON"):
         read_geojson(path)
-    with pytest.raises(MaskError, match=r"none\.geojson cannot be read as GeoJSON"):
+    with pytest.raises(
+        MaskError, match=r"none\.geojson cannot be read: No such file or directory$"
+    ):
         read_geojson(tmp_path / "none.geojson")
+    with pytest.raises(MaskError, match=r"cannot be read: Is a directory$"):
+        read_geojson(tmp_path)
 
 
 @settings(max_examples=60, deadline=None)

@@ -273,7 +273,7 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     diagnosis = examine(device="nonsense")
     assert isinstance(diagnosis, Diagnosis)
     assert diagnosis.findings[0].name == "self-test"
-    assert "'nonsense' cannot be used here" in diagnosis.findings[0].text
+    assert "there is no device 'nonsense'" in diagnosis.findings[0].text
     assert not diagnosis.works
 
 
