@@ -59,7 +59,7 @@ if __name__ == "__main__":
             architecture="resnet18",
             presize_px=64,
             network_px=48,
-            batch_size=16,
+            batch_size=8,
             stages=tuple(dataclasses.replace(stage, epochs=1) for stage in colorectal.stages),
         )
         with tempfile.TemporaryDirectory() as temporary:
