@@ -23,6 +23,7 @@ from histoslide.errors import (
     ResolutionUnknownError,
     SlideCrashError,
     SlideTimeoutError,
+    without_folder,
 )
 from histoslide.geometry import Mpp
 from histoslide.heatmap import BlockModel
@@ -229,9 +230,7 @@ class _CohortRun:
             return dataclasses.replace(self._results[job.heatmap], state="pending")
         except HistoslideError as error:
             logger.error("%s", error)  # noqa: TRY400 - the message is made for the user
-            # The record travels with the heatmaps: the slide's name will do, not its folder.
-            text = str(error).replace(str(job.path), job.path.name)
-            cause = _CAUSES.get(type(error))
+            cause, text = _CAUSES.get(type(error)), without_folder(error, job.path)
         except Exception as error:  # one slide must not stop the others, not even by a bug
             logger.exception("%s: unexpected error", job.path.name)
             cause, text = "bug", f"bug: {error!r}"

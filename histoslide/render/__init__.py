@@ -20,7 +20,7 @@ from histoslide.render.difference import (
 )
 from histoslide.render.mask_picture import draw_mask
 from histoslide.render.overlay import DEFAULT_THRESHOLD, draw_overlay
-from histoslide.render.paper import paper_picture, size_on_paper
+from histoslide.render.paper import paper_picture, size_on_paper, slide_picture
 from histoslide.render.png import read_png_label, save_png
 from histoslide.render.same_slide import check_same_slide
 from histoslide.render.tile_sheet import contact_sheet
@@ -46,4 +46,5 @@ __all__ = [
     "save_png",
     "scale_bar_um",
     "size_on_paper",
+    "slide_picture",
 ]

@@ -1,4 +1,4 @@
-"""What a heatmap is drawn on where its slide is not at hand."""
+"""What a heatmap is drawn on: its slide, or paper where that is not at hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from histoslide.geometry import Size
 from histoslide.render.cell_pixels import cell_index
 from histoslide.scoring import Status
+from histoslide.slide import Slide
 from histoslide.store import Heatmap
+from histoslide.tiles import read_overview
 
 
 def size_on_paper(size_l0: Size, longest_px: int) -> Size:
@@ -29,3 +31,22 @@ def paper_picture(heat: Heatmap, size: Size) -> NDArray[np.uint8]:
     """
     scored = (heat.status == Status.SCORED)[np.ix_(*cell_index(heat.grid, size))]
     return np.where(scored[..., None], 225, 250).astype(np.uint8).repeat(3, axis=2)
+
+
+def slide_picture(heat: Heatmap, slide: Slide | None, longest_px: int) -> NDArray[np.uint8]:
+    """The slide, or its scored cells in grey where it is not at hand; spans it exactly.
+
+    Args:
+        heat: stored heatmap.
+        slide: it was scored on.
+        longest_px: longest side of the picture.
+
+    Returns:
+        RGB, shape (rows, cols, 3).
+
+    Raises:
+        SlideOpenError: the slide has gone.
+        SlideReadError: the slide cannot be read.
+    """
+    size = size_on_paper(heat.grid.size_l0, longest_px)
+    return paper_picture(heat, size) if slide is None else read_overview(slide, size)[0]

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from histoslide.errors import SlideReadError
 from histoslide.lesions import Lesion, LesionReport, LesionSettings, find_lesions
-from histoslide.render import blend
+from histoslide.render import blend, slide_picture
 from histoslide.report.pictures import (
     embedded_values,
     histogram,
     jpeg,
-    slide_picture,
     tile_picture,
 )
 from histoslide.report.quality import measure_quality

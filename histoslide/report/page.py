@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from histoslide.errors import HistoslideError, StoreError
+from histoslide.errors import HistoslideError, StoreError, without_folder
 from histoslide.lesions import NOTICE, LesionSettings
 from histoslide.outputs import refuse_existing, whole_file
 from histoslide.report.contents import MOST_LESIONS, SlideReport, gather
@@ -93,7 +93,7 @@ def write_report(
                 )
             )
         except HistoslideError as error:
-            reason = str(error).replace(str(entry.path), entry.path.name)
+            reason = without_folder(error, entry.path)
             failed.append(Failed(name=entry.path.name, reason=reason))
             logger.warning("%s is left out: %s", entry.path.name, error)
     if not slides:

@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw
 
 from histoslide.geometry import CellRange
 from histoslide.grid import TileGrid
-from histoslide.render import COLOUR_MAP, paper_picture, size_on_paper
+from histoslide.render import COLOUR_MAP
 from histoslide.slide import Slide
-from histoslide.store import Heatmap, halve_probability
-from histoslide.tiles import read_overview, read_window
+from histoslide.store import halve_probability
+from histoslide.tiles import read_window
 
 _BINS = 50
 _TILE_PX = 192
@@ -34,16 +34,6 @@ def jpeg(pixels: NDArray[np.uint8], quality: int = 88) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0)
     return data_address(buffer.getvalue(), "image/jpeg")
-
-
-def slide_picture(heat: Heatmap, slide: Slide | None, longest_px: int) -> NDArray[np.uint8]:
-    """The slide, or its scored cells in grey where it is not at hand; RGB, spans it exactly.
-
-    Raises:
-        SlideOpenError: the slide has gone.
-    """
-    size = size_on_paper(heat.grid.size_l0, longest_px)
-    return paper_picture(heat, size) if slide is None else read_overview(slide, size)[0]
 
 
 def tile_picture(slide: Slide, grid: TileGrid, row: int, col: int) -> str:

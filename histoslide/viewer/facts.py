@@ -12,10 +12,9 @@ from PIL import Image
 from histoslide.cohort import SlideResult
 from histoslide.errors import HistoslideError
 from histoslide.lesions import Lesion, LesionSettings, find_lesions, lesion_row
-from histoslide.render import COLOUR_MAP, blend, paper_picture, size_on_paper
+from histoslide.render import COLOUR_MAP, blend, slide_picture
 from histoslide.slide import Slide
 from histoslide.store import Heatmap, level_shapes
-from histoslide.tiles import read_overview
 from histoslide.viewer.catalogue import Catalogue, Entry
 from histoslide.viewer.cells import TILE_CELLS, CellState
 from histoslide.viewer.deepzoom import DeepZoom
@@ -198,10 +197,8 @@ def thumbnail(heat: Heatmap, slide: Slide | None) -> bytes:
         StoreError: the heatmap cannot be read.
         SlideReadError: the slide cannot be read.
     """
-    grid = heat.grid
-    size = size_on_paper(grid.size_l0, THUMBNAIL_PX)
-    picture = paper_picture(heat, size) if slide is None else read_overview(slide, size)[0]
-    blended = blend(picture, grid, heat.probability(heat.shown_classes[0]))
+    picture = slide_picture(heat, slide, THUMBNAIL_PX)
+    blended = blend(picture, heat.grid, heat.probability(heat.shown_classes[0]))
     buffer = io.BytesIO()
     Image.fromarray(blended).save(buffer, "PNG")
     return buffer.getvalue()
