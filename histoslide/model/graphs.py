@@ -10,10 +10,7 @@ from torch.nn import functional
 
 from histoslide.errors import BundleError
 from histoslide.model.architectures import ConcatPool
-from histoslide.model.spec import ModelSpec
-
-TOTAL_STRIDE_PX = 32
-"""Pixels of the input a pixel of a ResNet's last feature map (He et al. 2016, table 1)."""
+from histoslide.model.spec import TOTAL_STRIDE_PX, ModelSpec
 
 
 class TileGraph(nn.Module):

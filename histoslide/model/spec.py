@@ -23,6 +23,9 @@ PCAM_INPUT_PX = 96
 PCAM_LABEL_PX = 32
 """Side of the centre region that a PatchCamelyon label speaks of, in pixels."""
 
+TOTAL_STRIDE_PX = 32
+"""Pixels of the input a pixel of a ResNet's last feature map (He et al. 2016, table 1)."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Per-channel mean of ImageNet in RGB order and 0-1 units, as torchvision and fastai use it."""
 

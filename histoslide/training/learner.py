@@ -21,6 +21,7 @@ from histoslide.datasets import PatchData
 from histoslide.errors import DataError
 from histoslide.model.architectures import BODY_SPLIT
 from histoslide.training.loaders import make_loaders
+from histoslide.training.mosaic import MosaicContext
 from histoslide.training.optimiser import optimiser
 from histoslide.training.recipe import Recipe, Stage
 
@@ -73,6 +74,8 @@ def make_learner(
     )
     if recipe.mixup:
         learner.add_cb(MixUp(recipe.mixup))
+    if stage.mosaic:
+        learner.add_cb(MosaicContext(stage.mosaic))
     if batch_size is not None and batch_size < recipe.batch_size:
         learner.add_cb(GradientAccumulation(recipe.batch_size))
     if (mode := amp_mode(recipe.precision, device)) is not None:

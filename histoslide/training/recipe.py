@@ -16,6 +16,7 @@ from histoslide.model.spec import (
     PCAM_INPUT_PX,
     PCAM_LABEL_PX,
     PCAM_MPP,
+    TOTAL_STRIDE_PX,
 )
 
 GROUPS = 3
@@ -127,6 +128,9 @@ class Stage:
     Small crops make a run from nothing affordable; the last stage must see whole patches."""
     network_px: int | None = None
     """Side the crop is resized to, in pixels; None as the recipe says."""
+    mosaic: float = 0.0
+    """Part of the batches whose patches the network sees side by side in one mosaic, so that it
+    learns to judge a patch whatever lies beside it; see ``--mode dense``."""
     pct_start: float = 0.25
     """Part of the stage in which the learning rate rises."""
     div: float = 25.0
@@ -145,6 +149,7 @@ class Stage:
         good = groups is None or 1 <= groups <= GROUPS
         _require(good, "a stage's trainable_groups", f"1 to {GROUPS}", self)
         _require(0 < self.pct_start < 1, "a stage's pct_start", "in 0-1", self)
+        _require(0 <= self.mosaic <= 1, "a stage's mosaic", "in 0-1", self)
         for name in ("div", "div_final"):
             _require(getattr(self, name) > 0, f"a stage's {name}", "positive", self)
 
@@ -250,6 +255,7 @@ class Recipe:
         self._check_sizes()
         self._check_weights()
         self._check_crops()
+        self._check_mosaics()
         self._check_footprint()
 
     def _check_sizes(self) -> None:
@@ -283,6 +289,14 @@ class Recipe:
                 raise DataError(
                     f"a crop of {stage.crop_px} px would cut into the {self.label_px} px that the "
                     "label speaks of"
+                )
+
+    def _check_mosaics(self) -> None:
+        for stage in self.stages:
+            if stage.mosaic and self.side_px(stage) % TOTAL_STRIDE_PX:
+                raise DataError(
+                    f"a mosaic of {self.side_px(stage)} px cannot be cut again after the network: "
+                    f"train on a multiple of {TOTAL_STRIDE_PX} px"
                 )
 
     def _check_footprint(self) -> None:
