@@ -29,7 +29,8 @@ from torchvision.models import resnet18
 from histoslide.datasets import ImageFiles
 from histoslide.errors import BundleError, DataError
 from histoslide.model import load_model, pick_device, read_spec
-from histoslide.model.architectures import build_network
+from histoslide.model.architectures import BODY_SPLIT, ConcatPool, build_network
+from histoslide.model.spec import TOTAL_STRIDE_PX
 from histoslide.patch_evaluation.figures import fit_temperature
 from histoslide.training.averaging import WeightAveraging
 from histoslide.training.checkpoint import FILE_NAME, seed_epoch
@@ -44,6 +45,7 @@ from histoslide.training.learner import (
 )
 from histoslide.training.loaders import make_loaders, reseed
 from histoslide.training.memory import fitting_batch_size, saved_bytes
+from histoslide.training.mosaic import cut, lay
 from histoslide.training.optimiser import optimiser
 from histoslide.training.rates import find_rate
 from histoslide.training.recipe import RECIPES, Augmentation, Recipe, Stage
@@ -639,6 +641,57 @@ def test_mixup_mixes_and_label_smoothing_smooths() -> None:
     assert float(learner.loss_func(logits, labels)) == pytest.approx(float(smooth))
     trained = train(DATA, recipe, name="x", device=CPU)
     assert np.isfinite(trained.history.loss).all()
+
+
+@pytest.mark.parametrize(("count", "rows", "cols"), [(12, 3, 4), (7, 1, 7), (64, 8, 8)])
+def test_a_mosaic_holds_every_image_once_and_is_cut_where_it_was_laid(
+    count: int, rows: int, cols: int
+) -> None:
+    images = torch.rand(count, 3, 4, 6)
+    mosaic = lay(images)
+    assert mosaic.shape == (1, 3, rows * 4, cols * 6)
+    place = cols + 1 if rows > 1 else 3  # the second of the second row; the fourth of one row
+    top, left = place // cols * 4, place % cols * 6
+    assert torch.equal(mosaic[0, :, top : top + 4, left : left + 6], images[place])
+    assert torch.equal(cut(mosaic, count), images)
+    assert torch.equal(cut(mosaic[:, :, ::2, ::2], count), images[:, :, ::2, ::2])
+
+
+@pytest.mark.parametrize(("radius", "surroundings_matter"), [(0, False), (1, True)])
+def test_in_a_mosaic_a_patch_has_the_others_of_its_batch_around_it(
+    radius: int, surroundings_matter: bool
+) -> None:
+    look = nn.Conv2d(3, 4, 2 * radius + 1, padding=radius)
+    fill = [nn.Identity() for _ in range(BODY_SPLIT - 1)]
+    body = nn.Sequential(look, *fill, nn.AvgPool2d(TOTAL_STRIDE_PX), nn.Conv2d(4, 4, 1))
+    network = nn.Sequential(body, nn.Sequential(ConcatPool(), nn.Flatten(), nn.Linear(8, 2)))
+    recipe = dataclasses.replace(QUICK, network_px=2 * TOTAL_STRIDE_PX)
+    losses: dict[float, list[float]] = {}
+    valid: set[float] = set()
+    for part in (0.0, 1.0):
+        stage = Stage(epochs=1, lr=1e-30, mosaic=part)  # nothing is learnt, so that losses compare
+        learner = make_learner(DATA, recipe, stage, network, device=CPU)
+        reseed(learner.dls, seed_epoch(1, 0))
+        fit_stage(learner, stage)
+        losses[part] = [float(loss) for loss in learner.recorder.losses]
+        valid.add(float(learner.recorder.values[-1][1]))
+        assert not body._forward_hooks
+        assert not body._forward_pre_hooks
+    assert len(valid) == 1
+    assert (losses[0.0] != pytest.approx(losses[1.0], rel=1e-6)) == surroundings_matter
+
+
+@pytest.mark.parametrize("part", [-0.1, 1.1])
+def test_no_more_batches_than_all_are_mosaics(part: float) -> None:
+    with pytest.raises(DataError, match="stage's mosaic must be in 0-1"):
+        Stage(epochs=1, mosaic=part)
+
+
+def test_a_mosaic_that_could_not_be_cut_again_is_refused() -> None:
+    stage = Stage(epochs=1, mosaic=0.5)
+    with pytest.raises(DataError, match=r"mosaic of 40 px .* multiple of 32 px"):
+        dataclasses.replace(QUICK, stages=(stage,))
+    assert dataclasses.replace(QUICK, stages=(stage,), network_px=96).stages == (stage,)
 
 
 def test_balanced_weights_make_classes_count_alike() -> None:
