@@ -19,14 +19,21 @@ from models import colour_model
 
 import histoslide.cohort as cohort_module
 import histoslide.cohort_run as cohort_run_module
-import histoslide.pipeline as pipeline_module
+import histoslide.pipeline.preparation as preparation_module
 from histoslide.cohort import SlideResult, read_run, write_run
 from histoslide.cohort_run import CohortProgress, score_slides
 from histoslide.dry_run import plan_slides, tiles_per_second
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
 from histoslide.geometry import Mpp
 from histoslide.lesions import LesionSettings
-from histoslide.pipeline import PreparedSlide, ScoreOptions, TissueOptions, score_slide
+from histoslide.pipeline import (
+    PreparedSlide,
+    ScoreOptions,
+    TissueOptions,
+    prepare_slide,
+    score_slide,
+    store_slide,
+)
 from histoslide.scoring import Status
 from histoslide.slide_list import SlideJob, find_jobs, name_outputs, order_jobs, read_slide_list
 from histoslide.store import open_heatmap
@@ -101,7 +108,7 @@ def test_a_slide_that_hangs_is_timed_out_and_continued(
     fine = dataclasses.replace(CRASHING, stride_px=8, timeout_s=10)
     # A busy machine may need long for the other one.
     monkeypatch.setattr(
-        pipeline_module,
+        preparation_module,
         "TimeLimit",
         lambda name, seconds: TimeLimit(name, seconds if name == "hang.tif" else None),
     )
@@ -123,13 +130,13 @@ def test_a_slide_that_hangs_is_timed_out_and_continued(
 def test_a_timeout_between_blocks_keeps_what_is_scored(good: Path, tmp_path: Path) -> None:
     out = tmp_path / "h.zarr"
     options = dataclasses.replace(COARSE, stride_px=8, timeout_s=1000, isolate=False)
-    with pipeline_module.prepare_slide(good, out, colour_model(), options) as prepared:
+    with prepare_slide(good, out, colour_model(), options) as prepared:
 
         def use_up(*_: int) -> None:
             prepared.limit._spent = 2000
 
         with pytest.raises(HistoslideError, match="timed out"):
-            pipeline_module.store_slide(prepared, options, on_block=use_up)
+            store_slide(prepared, options, on_block=use_up)
     status = open_heatmap(out, allow_incomplete=True).status
     assert (status == Status.SCORED).any()
     assert (status == Status.PENDING).any()
@@ -162,7 +169,7 @@ def test_the_next_slide_is_prepared_while_one_is_scored(
     paths = copies(good, tmp_path / "s", "a", "b", "c")
     seen = {"prepared": 0, "open": 0, "most open": 0, "in network": 0, "most in network": 0}
     lock, second = threading.Lock(), threading.Event()
-    prepare, store = pipeline_module.prepare_slide, pipeline_module.store_slide
+    prepare, store = prepare_slide, store_slide
     leave = PreparedSlide.__exit__
 
     def count(name: str, by: int) -> int:
@@ -245,7 +252,7 @@ def test_an_interrupted_run_is_pending_again(
 ) -> None:
     (path,) = copies(good, tmp_path / "s", "a")
     running, interrupted = threading.Event(), threading.Event()
-    store = pipeline_module.store_slide
+    store = store_slide
 
     def slow(prepared: PreparedSlide, options: ScoreOptions, *, on_block: Any) -> Any:
         def then(done: int, total: int, scored: int) -> None:

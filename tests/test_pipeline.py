@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 import histoslide.cohort_run as cohort_run_module
-import histoslide.pipeline as pipeline_module
 from histoslide.cohort import SlideResult, output_names, read_run, write_run
 from histoslide.cohort_run import score_slides
 from histoslide.errors import (
@@ -29,7 +28,13 @@ from histoslide.errors import (
 )
 from histoslide.lesions import LesionSettings, find_lesions
 from histoslide.model import Model
-from histoslide.pipeline import PreparedSlide, ScoreOptions, TissueOptions, score_slide
+from histoslide.pipeline import (
+    PreparedSlide,
+    ScoreOptions,
+    TissueOptions,
+    prepare_slide,
+    score_slide,
+)
 from histoslide.scoring import Status
 from histoslide.slide import OpenSlideSlide
 from histoslide.store import BlockTarget, open_heatmap
@@ -125,7 +130,7 @@ def test_one_bug_does_not_stop_the_cohort(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = fiducial_slide(slide.with_name("b.tif"), width=400, height=400, mpp=0.972)
-    prepare = pipeline_module.prepare_slide
+    prepare = prepare_slide
 
     def buggy(path: Path, *args: object, **kwargs: object) -> PreparedSlide:
         if path == slide:

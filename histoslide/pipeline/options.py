@@ -1,0 +1,97 @@
+"""How slides are worked on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from histoslide.errors import HistoslideError
+from histoslide.heatmap import DEFAULT_TISSUE_THRESHOLD
+from histoslide.isolation import DEFAULT_OPENER
+from histoslide.lesions import LesionSettings
+from histoslide.remote import DEFAULT_CACHE, SlideCache
+from histoslide.render import DEFAULT_OVERLAY_PX, DEFAULT_THRESHOLD
+from histoslide.runners import Runner
+from histoslide.scoring import EXACT, ScoreMode
+from histoslide.slide import Slide
+from histoslide.store import NgffVersion
+from histoslide.tissue import METHODS, TissueMask, find_tissue, read_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class TissueOptions:
+    """Which part of a slide is worked on."""
+
+    method: str = "otsu"
+    """A key of ``histoslide.tissue.METHODS``."""
+    threshold: float = DEFAULT_TISSUE_THRESHOLD
+    """Part of the label footprint that must be tissue, 0-1."""
+    mask: Path | None = None
+    """Mask file (PNG or GeoJSON) instead of a method."""
+    roi: Path | None = None
+    """Region of interest (PNG or GeoJSON); everything else is excluded."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise HistoslideError(
+                f"unknown tissue method {self.method!r}: choose from {', '.join(METHODS)}"
+            )
+        if not 0 <= self.threshold <= 1:
+            raise HistoslideError(f"the tissue threshold must lie in 0-1, not {self.threshold}")
+
+    def find(self, slide: Slide) -> tuple[TissueMask, TissueMask | None]:
+        """The slide's tissue mask and region of interest.
+
+        Raises:
+            MaskError: a file cannot be used.
+            ResolutionUnknownError: the slide's resolution is not known.
+        """
+        roi = None if self.roi is None else read_mask(self.roi, slide)
+        if self.mask is not None:
+            return read_mask(self.mask, slide), roi
+        return find_tissue(slide, METHODS[self.method]), roi
+
+
+DEFAULT_TISSUE = TissueOptions()
+"""What is worked on where nothing else is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """How slides are scored."""
+
+    stride_px: int | None = None
+    """Side of a cell in model pixels; None for the model's label footprint."""
+    tissue: TissueOptions = DEFAULT_TISSUE
+    """Which part of the slide."""
+    mode: ScoreMode = EXACT
+    """How cells come by their probabilities."""
+    runner: Runner | None = None
+    """Computes the blocks; None for threads of this process."""
+    ngff: NgffVersion = "0.5"
+    """OME-Zarr version."""
+    overlay: bool = True
+    """Also draw a PNG beside the heatmap."""
+    overlay_px: int = DEFAULT_OVERLAY_PX
+    """Longest side of the slide in it."""
+    overlay_threshold: float = DEFAULT_THRESHOLD
+    """Probability that is outlined in it."""
+    lesions: LesionSettings | None = dataclasses.field(default_factory=LesionSettings)
+    """How lesions are found for the tables beside the heatmap; None for no tables."""
+    mask_png: bool = False
+    """Also draw mask and grid, before scoring."""
+    overwrite: bool = False
+    """Replace outputs that exist."""
+    retry_unreadable: bool = False
+    """Score the blocks of heatmaps again in which cells could not be read."""
+    cache: SlideCache = DEFAULT_CACHE
+    """Where slides from object storage are kept."""
+    command: str | None = None
+    """Command line for the metadata, without absolute paths."""
+    timeout_s: float | None = None
+    """Seconds that a slide may be in work, not counting its wait for others; None for ever."""
+    isolate: bool = True
+    """Read slides in worker processes; see ``histoslide.isolation``."""
+    opener: str = DEFAULT_OPENER
+    """``module:function`` that opens slides; see ``histoslide.isolation.IsolatedSlide``."""

@@ -1,0 +1,107 @@
+"""The first step: a slide is opened, masked and planned, and nothing is written."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from histoslide.geometry import Mpp
+from histoslide.heatmap import BlockModel, LazyHeatmap, make_heatmap
+from histoslide.isolation import ClosableSlide, open_for_scoring
+from histoslide.pipeline.options import ScoreOptions
+from histoslide.pipeline.outputs_beside import OutputsBeside
+from histoslide.remote import local_copy
+from histoslide.scoring import Status
+from histoslide.store import open_heatmap, refuse_other_settings, reopened
+from histoslide.store_folder import is_there
+from histoslide.time_limit import TimeLimit
+from histoslide.tissue import TissueMask
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedSlide:
+    """A slide that is open and planned; leave its ``with`` block to close it."""
+
+    path: Path
+    """Slide file."""
+    out: Path
+    """Its heat.zarr, there already or not."""
+    slide: ClosableSlide
+    """Open."""
+    tissue: TissueMask
+    """Where it holds tissue."""
+    lazy: LazyHeatmap
+    """What is to be computed."""
+    tiles: int
+    """Tiles that the plan wants scored."""
+    tiles_left: int
+    """Those of them that no earlier run has scored."""
+    limit: TimeLimit
+    """Its clock; stands still until the next step."""
+    beside: OutputsBeside
+    """Files that go with the heatmap."""
+    held: ExitStack
+    """Closes the slide, and lets go of its local copy."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.held.__exit__(kind, error, trace)
+
+
+def prepare_slide(
+    path: Path, out: Path, model: BlockModel, options: ScoreOptions, *, mpp: Mpp | None = None
+) -> PreparedSlide:
+    """Open a slide, find its tissue and plan its heatmap. Writes nothing.
+
+    The arguments and errors are those of ``score_slide``.
+    """
+    beside = OutputsBeside.of(out)
+    beside.refuse_others(options)
+    limit = TimeLimit(path.name, options.timeout_s)
+    with ExitStack() as stack, limit.running():
+        file = stack.enter_context(local_copy(path, options.cache))
+        slide = stack.enter_context(
+            open_for_scoring(
+                file, mpp=mpp, isolate=options.isolate, opener=options.opener, limit=limit
+            )
+        )
+        tissue, roi = options.tissue.find(slide)
+        lazy = make_heatmap(
+            slide,
+            model,
+            stride_px=options.stride_px,
+            tissue=tissue,
+            tissue_threshold=options.tissue.threshold,
+            roi=roi,
+            mode=options.mode,
+        )
+        wanted = lazy.plan == Status.PENDING
+        left = wanted
+        if not options.overwrite and is_there(out):
+            refuse_other_settings(lazy, out, options.ngff)
+            status = open_heatmap(out, allow_incomplete=True).status
+            if options.retry_unreadable:
+                status = reopened(status, lazy.grid.block_cells)
+            left = wanted & (status == Status.PENDING)
+        return PreparedSlide(
+            held=stack.pop_all(),  # whoever takes the slide closes it
+            path=path,
+            out=out,
+            slide=slide,
+            tissue=tissue,
+            lazy=lazy,
+            tiles=int(wanted.sum()),
+            tiles_left=int(left.sum()),
+            limit=limit,
+            beside=beside,
+        )

@@ -1,0 +1,181 @@
+"""What happens to a slide from its file to its heatmap, overlay and lesions."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from histoslide.cohort import SlideResult, SlideState
+from histoslide.geometry import Mpp
+from histoslide.heatmap import BlockModel
+from histoslide.lesions import find_lesions, write_lesions
+from histoslide.pipeline.options import ScoreOptions
+from histoslide.pipeline.preparation import PreparedSlide, prepare_slide
+from histoslide.render import draw_mask, draw_overlay, read_png_label, save_png
+from histoslide.store import Heatmap, store_heatmap
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, int], None]
+
+
+def score_slide(
+    path: Path,
+    out: Path,
+    model: BlockModel,
+    options: ScoreOptions,
+    *,
+    mpp: Mpp | None = None,
+    on_block: Progress | None = None,
+) -> SlideResult:
+    """Score a slide into a heatmap; draw its overlay and list its lesions beside it.
+
+    Running it again finishes what was begun; what is complete is left alone.
+
+    Args:
+        path: slide file, or a remote one (``histoslide.place``).
+        out: heat.zarr to write, which may be remote too; the overlay takes its name with ``.png``,
+            the tables of lesions with ``-lesions.csv`` and ``-lesions.json``.
+        model: to score with.
+        options: how.
+        mpp: resolution that replaces what the slide records.
+        on_block: called with (blocks done, blocks in all, cells scored).
+
+    Raises:
+        HistoslideError: the slide, a mask or the output cannot be used, or time is up.
+    """
+    with prepare_slide(path, out, model, options, mpp=mpp) as prepared:
+        heat, seconds = store_slide(prepared, options, on_block=on_block)
+        return finish_slide(prepared, heat, options, scoring_seconds=seconds)
+
+
+def store_slide(
+    prepared: PreparedSlide, options: ScoreOptions, *, on_block: Progress | None = None
+) -> tuple[Heatmap, float]:
+    """Score a prepared slide into its heatmap.
+
+    The arguments and errors are those of ``score_slide``.
+
+    Returns:
+        The heatmap, and how many seconds that took.
+    """
+    with prepared.limit.running():
+        before = prepared.limit.spent
+        if options.mask_png:
+            drawing = draw_mask(
+                prepared.slide,
+                prepared.tissue,
+                prepared.lazy.grid,
+                prepared.lazy.plan,
+                longest_px=options.overlay_px,
+            )
+            save_png(drawing.image, prepared.beside.mask_picture, overwrite=True, label="mask")
+
+        def after_block(done: int, total: int, scored: int) -> None:
+            if on_block is not None:
+                on_block(done, total, scored)
+            if done < total:  # an error here ends the run in order: the block is stored
+                prepared.limit.check()
+
+        heat = store_heatmap(
+            prepared.lazy,
+            prepared.out,
+            ngff=options.ngff,
+            overwrite=options.overwrite,
+            retry_unreadable=options.retry_unreadable,
+            command=options.command,
+            on_block=after_block,
+            runner=options.runner,
+        )
+        return heat, prepared.limit.spent - before
+
+
+def finish_slide(
+    prepared: PreparedSlide, heat: Heatmap, options: ScoreOptions, *, scoring_seconds: float
+) -> SlideResult:
+    """Draw the overlay, list the lesions, and say what became of the slide.
+
+    Args:
+        prepared: the slide.
+        heat: its whole heatmap.
+        options: how.
+        scoring_seconds: what scoring took.
+
+    Raises:
+        HistoslideError: an output cannot be written, or time is up.
+    """
+    shown_class = heat.tumour_class or heat.classes[-1]
+    with prepared.limit.running():
+        if options.overlay:
+            _draw_overlay(prepared, heat, shown_class, options)
+        lesions = None
+        if options.lesions and (options.lesions.class_name or heat.tumour_class):
+            report = find_lesions(heat, options.lesions)
+            write_lesions(report, prepared.beside.lesions_csv, prepared.beside.lesions_json)
+            lesions = report.summary
+    shown = heat.probability(shown_class)
+    scored = np.isfinite(shown)
+    result = SlideResult(
+        slide=prepared.path.name,
+        state="done",
+        output=prepared.out.name,
+        counts=heat.metadata["counts"],
+        shown_class=shown_class,
+        threshold=options.overlay_threshold,
+        positive=int((shown[scored] >= options.overlay_threshold).sum()),
+        highest=float(shown[scored].max()) if scored.any() else None,
+        lesions=None if lesions is None else lesions.lesions,
+        largest_lesion_um=None if lesions is None else lesions.largest_diameter_um,
+        largest_lesion_class=None if lesions is None else lesions.largest_kind,
+        tumour_area_mm2=None if lesions is None else lesions.tumour_area_mm2,
+        warnings=tuple(heat.metadata["mask"]["warnings"]),
+        seconds=prepared.limit.spent,
+        tiles_per_second=prepared.tiles_left / scoring_seconds if prepared.tiles_left else None,
+    )
+    return _judged(result)
+
+
+def _draw_overlay(
+    prepared: PreparedSlide, heat: Heatmap, shown_class: str, options: ScoreOptions
+) -> None:
+    """Draw the overlay unless it is there and shows the same."""
+    label = (
+        f"P({shown_class}), threshold {options.overlay_threshold:g}, {options.overlay_px} px, "
+        f"{heat.id}, {heat.metadata['seconds']} s"
+    )
+    if read_png_label(prepared.beside.picture) == label:
+        return
+    overlay = draw_overlay(
+        heat,
+        prepared.slide,
+        longest_px=options.overlay_px,
+        threshold=options.overlay_threshold,
+        class_name=shown_class,
+    )
+    save_png(overlay.image, prepared.beside.picture, overwrite=True, label=label)
+
+
+def _judged(result: SlideResult) -> SlideResult:
+    """Say what is unusual about a slide's counts, and set its state by them."""
+    counts = result.counts
+    unreadable, scored = counts["unreadable"], counts["scored"]
+    if unreadable and not scored:
+        error = f"{result.slide}: none of its {unreadable:,} tissue cells could be read"
+        logger.error("%s", error)
+        return dataclasses.replace(result, state="failed", error=error)
+    notes: tuple[str, ...] = ()
+    if unreadable:
+        notes = (f"{unreadable:,} of {unreadable + scored:,} cells could not be read",)
+    elif not scored:
+        why = "the region of interest excludes everything"
+        if counts["background"]:
+            why = "no tissue found"
+        notes = (f"{why}, nothing to score",)
+    for note in notes:
+        logger.warning("%s: %s", result.slide, note)
+    state: SlideState = "partly unreadable" if unreadable else "done"
+    return dataclasses.replace(result, state=state, warnings=(*result.warnings, *notes))
