@@ -11,13 +11,12 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from histoslide.closable import Closable
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
 from histoslide.geometry import Box, Mpp, Size, true_downsample
 from histoslide.tiff_tiles import TiffTiles, UnsupportedTilesError
@@ -35,7 +34,7 @@ _INCH_UNIT = 2
 _UM_PER_UNIT = {_CM_UNIT: 1e4, _INCH_UNIT: 25.4e3}
 
 
-class SalvagedTiff:
+class SalvagedTiff(Closable):
     """A damaged TIFF slide; picklable, and usable from any thread or process."""
 
     def __init__(
@@ -134,17 +133,6 @@ class SalvagedTiff:
     def close(self) -> None:
         """Let go of the file; it is opened again when the slide is read again."""
         self._reader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self._path, self._given_mpp)

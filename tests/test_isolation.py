@@ -16,7 +16,7 @@ import psutil
 import pytest
 import tifffile
 
-import histoslide.isolation as isolation_module
+import histoslide.isolation.isolated_slide as isolated_slide_module
 from histoslide.errors import (
     ResolutionError,
     SlideCrashError,
@@ -119,7 +119,8 @@ def test_a_crash_is_a_failed_read(
             slide.read_level(0, 350, 250, 100, 100)
         elsewhere = (0, 0, 0, 200, 200)
         assert np.array_equal(slide.read_level(*elsewhere), direct.read_level(*elsewhere))
-        said = [r.getMessage() for r in caplog.records if r.name == "histoslide.isolation"]
+        ours = "histoslide.isolation.isolated_slide"
+        said = [r.getMessage() for r in caplog.records if r.name == ours]
         assert len(said) == 1
         assert reason in said[0]
         # what lies inside a region that killed twice is tried once
@@ -152,8 +153,8 @@ def test_a_read_that_hangs_is_ended(good: Path, tmp_path: Path, stem: str) -> No
 def test_crashing_again_and_again_gives_the_slide_up(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolation_module, "MAX_CRASHES", 3)
-    monkeypatch.setattr(isolation_module, "MAX_CRASHES_AT_FIRST", 2)
+    monkeypatch.setattr(isolated_slide_module, "MAX_CRASHES", 3)
+    monkeypatch.setattr(isolated_slide_module, "MAX_CRASHES_AT_FIRST", 2)
     path = named(good, tmp_path, "segv")
     with crashing(path) as slide, pytest.raises(SlideCrashError, match=r"SIGSEGV.* 2 times"):
         slide.read_level(0, 350, 250, 100, 100)
@@ -169,7 +170,7 @@ def test_crashing_again_and_again_gives_the_slide_up(
 def test_a_crash_at_opening(
     good: Path, tmp_path: Path, stem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolation_module, "_START_SECONDS", 3.0)
+    monkeypatch.setattr(isolated_slide_module, "_START_SECONDS", 3.0)
     with pytest.raises(SlideCrashError, match="at opening it, twice"):
         crashing(named(good, tmp_path, stem), read_seconds=0.1)
     assert not children()

@@ -10,11 +10,12 @@ from typing import Self
 
 from histoslide.geometry import Mpp
 from histoslide.heatmap import BlockModel, LazyHeatmap, make_heatmap
-from histoslide.isolation import ClosableSlide, open_for_scoring
+from histoslide.isolation import open_for_scoring
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.outputs_beside import OutputsBeside
 from histoslide.remote import local_copy
 from histoslide.scoring import Status
+from histoslide.slide import ClosableSlide
 from histoslide.store import open_heatmap, refuse_other_settings, reopened
 from histoslide.store_folder import is_there
 from histoslide.time_limit import TimeLimit

@@ -7,7 +7,7 @@ from histoslide.slide.openslide_slide import (
     MAX_AXIS_DIFFERENCE,
     OpenSlideSlide,
 )
-from histoslide.slide.protocol import Slide, require_mpp
+from histoslide.slide.protocol import ClosableSlide, Slide, require_mpp
 from histoslide.slide.resolutions import read_mpp_csv
 from histoslide.slide.tiff_slide import MAX_CHANNEL_DIFFERENCE, TiffSlide
 
@@ -16,6 +16,7 @@ __all__ = [
     "MAX_AXIS_DIFFERENCE",
     "MAX_CHANNEL_DIFFERENCE",
     "SLIDE_SUFFIXES",
+    "ClosableSlide",
     "OpenSlideSlide",
     "Reader",
     "Slide",

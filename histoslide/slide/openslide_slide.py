@@ -12,13 +12,12 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
 
+from histoslide.closable import Closable
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, SlideReadError
 from histoslide.geometry import Box, Mpp, Size, true_downsample
 from histoslide.salvage import file_hash
@@ -31,7 +30,7 @@ MAX_AXIS_DIFFERENCE = 0.01
 """Relative difference of x and y resolution above which pixels are not treated as square."""
 
 
-class OpenSlideSlide:
+class OpenSlideSlide(Closable):
     """A slide read through OpenSlide; picklable, and usable from any thread or process."""
 
     def __init__(
@@ -141,17 +140,6 @@ class OpenSlideSlide:
         the reader would abort the process.
         """
         self._start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __getstate__(self) -> dict[str, object]:
         mine = ("_path", "_cache_bytes", "_properties", "_level_sizes", "_downsamples", "_mpp")

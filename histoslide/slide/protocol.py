@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from histoslide.closable import Closable
 from histoslide.errors import ResolutionUnknownError
 from histoslide.geometry import Box, Mpp, Size
 
@@ -72,6 +73,10 @@ class Slide(Protocol):
             SlideReadError: the pixels cannot be read.
         """
         ...
+
+
+class ClosableSlide(Slide, Closable, Protocol):
+    """A slide that lets go of its handles or processes at the end of a ``with`` block."""
 
 
 def require_mpp(slide: Slide) -> Mpp:

@@ -1,47 +1,22 @@
-"""A slide read in processes of its own, so that a crash in a slide library is only a failed read.
-
-Slide libraries are native code fed with files from anywhere: one bad tile can end a process that
-holds hours of work, or hang it. ``IsolatedSlide`` hands every read to one of a few workers
-(``histoslide.isolation_worker``). A worker that dies is replaced and the read tried once more; what
-kills the second one too is a ``SlideReadError`` like any other part that cannot be read.
-
-Workers are fresh interpreters, neither forks (a fork beside the threads of PyTorch may lock up) nor
-children of ``multiprocessing`` (which runs the user's script again). They end when the process that
-started them does, in whatever way.
-"""
+"""A slide whose reads are handed to worker processes."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import warnings
-import weakref
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histoslide.channel import Channel
+from histoslide.closable import Closable
 from histoslide.errors import SlideCrashError, SlideReadError
 from histoslide.geometry import Mpp
-from histoslide.isolation_worker import (
-    Logged,
-    Opening,
-    Reading,
-    Region,
-    Warned,
-    find_opener,
-)
+from histoslide.isolation.worker import Worker, WorkerDiedError
+from histoslide.isolation_worker import Opening, Reading, Region
 from histoslide.processors import usable_processors
-from histoslide.slide import DEFAULT_CACHE_BYTES, Slide
+from histoslide.slide import DEFAULT_CACHE_BYTES
 from histoslide.slide_facts import SlideFacts, SpokenFor
 from histoslide.time_limit import TimeLimit
 
@@ -74,131 +49,7 @@ _LONGEST_S = 1e6
 """In place of no limit at all, for calls that want a number."""
 
 
-class ClosableSlide(Slide, Protocol):
-    """A slide that lets go of its handles or processes at the end of a ``with`` block."""
-
-    def __enter__(self) -> Self:
-        """The slide itself."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Let go."""
-        ...
-
-
-_BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from histoslide.isolation_worker import main; main(int(sys.argv[1]))"
-)
-
-
-class WorkerDiedError(Exception):
-    """A worker died of a read, or was killed because it hung."""
-
-    def __init__(self, reason: str, *, hung: bool) -> None:
-        super().__init__(reason)
-        self.hung = hung
-
-
-class _Worker:
-    """One process that has the slide open; used by one thread at a time."""
-
-    def __init__(self, opening: Opening, *, silent: bool) -> None:
-        """Start a process and let it open the slide.
-
-        Args:
-            opening: what to open.
-            silent: drop what it has to say at opening, because another one has said it.
-
-        Raises:
-            WorkerDiedError: the process died of it, or had to be killed.
-        """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - ourselves
-                [sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # what a library prints is no result of ours
-                pass_fds=(theirs.fileno(),),
-                process_group=0,  # Ctrl-C in the terminal is for the parent alone
-                # One read, one core: a pool of threads in each worker would only cost memory.
-                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            )
-        self._channel = Channel(ours)
-        self._end = weakref.finalize(
-            self, _end_process, self._channel, self._process, owner=os.getpid()
-        )
-        self.facts: SlideFacts
-        try:
-            self.facts, _ = self.ask(opening, opening.seconds, silent=silent)
-        except BaseException:
-            self.end()
-            raise
-
-    def ask(
-        self, message: Opening | Reading, seconds: float, *, silent: bool = False
-    ) -> tuple[Any, NDArray[np.uint8]]:
-        """Send a message and wait for what it brings.
-
-        Raises:
-            WorkerDiedError: the process died, or had to be killed.
-            Exception: whatever the slide's reader raised.
-        """
-        try:
-            self._channel.send(message)
-            while True:
-                answer, pixels = self._channel.receive(seconds=seconds)
-                if isinstance(answer, Exception):
-                    raise answer
-                if not isinstance(answer, Logged | Warned):
-                    return answer, pixels
-                if not silent:
-                    _say(answer)
-        except TimeoutError:
-            self.end()
-            raise WorkerDiedError(f"no answer in {seconds:.0f} s", hung=True) from None
-        except (EOFError, ConnectionError):
-            raise WorkerDiedError(self._cause_of_death(), hung=False) from None
-
-    def end(self) -> None:
-        """Kill the process and wait for its end."""
-        self._end()
-
-    def _cause_of_death(self) -> str:
-        try:
-            code = self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            code = 0
-        self.end()
-        if code < 0:
-            name = signal.Signals(-code).name
-            return name + (", perhaps for want of memory" if name == "SIGKILL" else "")
-        return f"exit code {code}"
-
-
-def _end_process(channel: Channel, process: subprocess.Popen[bytes], *, owner: int) -> None:
-    channel.close()
-    if os.getpid() == owner:  # not in a fork, which only holds a copy
-        process.kill()
-        process.wait()
-
-
-def _say(said: Logged | Warned) -> None:
-    """Say in this process what a worker has to say."""
-    if isinstance(said, Warned):
-        warnings.warn_explicit(said.text, said.category, said.filename, said.line)
-        return
-    named = logging.getLogger(said.logger)
-    if named.isEnabledFor(said.level):
-        named.log(said.level, "%s", said.text)
-
-
-class IsolatedSlide(SpokenFor):
+class IsolatedSlide(SpokenFor, Closable):
     """A slide read by worker processes; picklable, and usable from any thread or process.
 
     As many threads may read at once as there are workers; one more waits. Workers start when they
@@ -278,17 +129,6 @@ class IsolatedSlide(SpokenFor):
         for worker in idle:
             worker.end()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __getstate__(self) -> dict[str, object]:
         mine = ("_path", "_given_mpp", "_opener", "_bound", "_cache_bytes", "_read_seconds")
         return {name: self.__dict__[name] for name in (*mine, "_limit", "_facts")}
@@ -304,7 +144,7 @@ class IsolatedSlide(SpokenFor):
 
     def _start(self) -> None:
         self._state = threading.Condition()
-        self._idle: list[_Worker] = []
+        self._idle: list[Worker] = []
         self._working = 0
         self._generation = 0
         self._crashes = self._hangs = 0
@@ -312,7 +152,7 @@ class IsolatedSlide(SpokenFor):
         self._deadly: list[Region] = []
         self._process = os.getpid()
 
-    def _open_first(self) -> _Worker:
+    def _open_first(self) -> Worker:
         reason = ""
         for _ in range(2):
             try:
@@ -328,7 +168,7 @@ class IsolatedSlide(SpokenFor):
             "is damaged or in a format that the library cannot cope with"
         )
 
-    def _new_worker(self) -> _Worker:
+    def _new_worker(self) -> Worker:
         self._limit.check()
         opening = Opening(
             path=self._path,
@@ -338,7 +178,7 @@ class IsolatedSlide(SpokenFor):
             log_level=logging.getLogger("histoslide").getEffectiveLevel(),
             seconds=self._patience(_START_SECONDS),
         )
-        return _Worker(opening, silent=self._facts is not None)
+        return Worker(opening, silent=self._facts is not None)
 
     def _patience(self, more: float = 0.0) -> float:
         return min(self._read_seconds + more, max(0.0, self._limit.left), _LONGEST_S)
@@ -362,7 +202,7 @@ class IsolatedSlide(SpokenFor):
             if not healthy:
                 worker.end()
 
-    def _borrow(self) -> tuple[_Worker, int]:
+    def _borrow(self) -> tuple[Worker, int]:
         """A worker of our own for one read, the one used last if there is a choice."""
         with self._state:
             while not self._idle and self._working >= self._bound:
@@ -377,7 +217,7 @@ class IsolatedSlide(SpokenFor):
             self._give_back(None, generation)
             raise
 
-    def _give_back(self, worker: _Worker | None, generation: int) -> None:
+    def _give_back(self, worker: Worker | None, generation: int) -> None:
         with self._state:
             self._working -= 1
             self._state.notify()
@@ -409,29 +249,3 @@ class IsolatedSlide(SpokenFor):
             )
         # One line a slide: what is lost in the end is counted in the heatmap.
         logger.log(logging.WARNING if first else logging.DEBUG, "%s: trying again", said)
-
-
-def open_for_scoring(
-    path: Path,
-    *,
-    mpp: Mpp | None = None,
-    isolate: bool = True,
-    opener: str = DEFAULT_OPENER,
-    limit: TimeLimit | None = None,
-) -> ClosableSlide:
-    """Open a slide in worker processes, or in this one.
-
-    Args:
-        path: slide file.
-        mpp: resolution that replaces what the slide records.
-        isolate: read in workers. Not done on Windows, where sockets cannot be handed on so.
-        opener: see ``IsolatedSlide``.
-        limit: see ``IsolatedSlide``; in this process a read that hangs cannot be ended.
-
-    Raises:
-        HistoslideError: the slide cannot be opened; see ``IsolatedSlide``.
-    """
-    if isolate and os.name == "posix":
-        return IsolatedSlide(path, mpp=mpp, opener=opener, limit=limit)
-    slide: ClosableSlide = find_opener(opener)(path, mpp=mpp, cache_bytes=DEFAULT_CACHE_BYTES)
-    return slide
