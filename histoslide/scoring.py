@@ -26,7 +26,8 @@ Mode = Literal["exact", "cascade", "dense"]
 MODES: tuple[Mode, ...] = ("exact", "cascade", "dense")
 
 DEFAULT_CASCADE_THRESHOLD = 0.15
-"""PLACEHOLDER"""
+"""Dense probability from which a cascade looks again; docs/explanation/engine.md has what it loses
+with the weights that ship."""
 
 
 class Status(IntEnum):
@@ -316,15 +317,16 @@ def cut_tiles(
     Returns:
         A function that gives a range of the tiles, uint8 of shape (n, 3, input_px, input_px).
     """
-    image = _to_device(window, device)
+    image = _to_device(np.array(window), device).permute(2, 0, 1)
     side, stride = grid.input_px, grid.stride_px
     tiles = image.unfold(1, side, stride).unfold(2, side, stride)  # a view: (3, r, c, side, side)
-    row_index, col_index = (torch.from_numpy(i).to(device) for i in (rows, cols))
+    row_index, col_index = (_to_device(index, device) for index in (rows, cols))
     return lambda items: tiles[:, row_index[items], col_index[items]].permute(1, 0, 2, 3)
 
 
-def _to_device(window: NDArray[np.uint8], device: torch.device) -> Tensor:
-    image = torch.from_numpy(np.array(window))
-    if device.type == "cuda":  # pinned memory is copied while the GPU computes
-        image = image.pin_memory().to(device, non_blocking=True)
-    return image.to(device).permute(2, 0, 1)
+def _to_device(values: NDArray[Any], device: torch.device) -> Tensor:
+    on_host = torch.from_numpy(values)
+    if device.type != "cuda":
+        return on_host.to(device)
+    # From pinned memory this thread need not wait for the batches that were queued before.
+    return on_host.pin_memory().to(device, non_blocking=True)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import histoslide.model.batches as batches_module
 from histoslide.model import Batches
 
 SIZE = 8
@@ -135,3 +136,24 @@ def test_items_that_cannot_be_cut_are_an_error_of_their_caller() -> None:
     with pytest.raises(RuntimeError, match="no such tile"), batches.reader():
         batches.wait([batches.put(broken, 2)])
     score(batches, 0, [9])
+
+
+def test_a_reader_that_hangs_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "PATIENCE_S", 0.05)
+    batches = Batches(Program(), size=SIZE)
+    reading, mended = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with batches.reader():
+            reading.set()
+            assert mended.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        hung = pool.submit(hang)
+        try:
+            assert reading.wait(20)
+            score(batches, 0, [3, 11])
+            assert not hung.done()
+        finally:
+            mended.set()
+        hung.result(timeout=20)

@@ -172,6 +172,13 @@ def test_a_loaded_model_predicts_what_the_saved_network_does(tmp_path: Path) -> 
     assert not model.logits(tiles).requires_grad
 
 
+@pytest.mark.parametrize(("side", "tiles"), [(32, 32), (96, 32), (192, 8), (224, 5), (1024, 1)])
+def test_a_batch_holds_fewer_of_large_tiles(side: int, tiles: int) -> None:
+    spec = dataclasses.replace(SPEC, network_px=side)
+    model = Model(spec, nn.Identity(), device=torch.device("cpu"), sha256="")
+    assert model.batch_size == tiles
+
+
 def test_a_half_bundle_predicts_nearly_the_same(tmp_path: Path) -> None:
     network = trained_network("resnet18")
     full, half = tmp_path / "full.safetensors", tmp_path / "half.safetensors"

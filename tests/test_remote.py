@@ -3,18 +3,24 @@
 import csv
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from histoslide_cli.main import main
 from objects import BUCKET, contents, intercept, s3_server
 
 from histoslide.errors import SlideOpenError
+from histoslide.fetched_slide import open_anywhere
 from histoslide.place import file_system, object_key, place
 from histoslide.remote import SlideCache, local_copy
+from histoslide.slide import open_slide
+from histoslide.slide_facts import SlideFacts
 from histoslide.synthetic import fiducial_slide
 
 
@@ -104,6 +110,31 @@ def test_mirax_brings_its_folder(folder: Path, tmp_path: Path) -> None:
     other = local_copy(folder / "m.vms", SlideCache(folder=tmp_path))
     with pytest.raises(SlideOpenError, match="one of several files"), other:
         pytest.fail("that one has no folder of its name")
+
+
+def test_a_slide_that_travels_is_fetched_where_it_arrives(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = fiducial_slide(tmp_path / "f.tif", width=700, height=500, mpp=0.5)
+    remote = folder / "f.tif"
+    remote.write_bytes(local.read_bytes())
+    monkeypatch.setenv("HISTOSLIDE_CACHE", str(tmp_path / "first"))
+    with open_anywhere(remote, isolate=False) as slide, open_slide(local) as direct:
+        region = (0, 100, 50, 300, 200)
+        assert np.array_equal(slide.read_level(*region), direct.read_level(*region))
+        facts = SlideFacts.of(slide)
+        packed = pickle.dumps(slide)
+    shutil.rmtree(tmp_path / "first")
+    monkeypatch.setenv("HISTOSLIDE_CACHE", str(tmp_path / "second"))
+    with pickle.loads(packed) as arrived, open_slide(local) as direct:
+        assert copies(tmp_path / "second") == []  # nothing until something is asked for
+        assert np.array_equal(arrived.read_level(*region), direct.read_level(*region))
+        assert SlideFacts.of(arrived) == facts
+        assert copies(tmp_path / "second") == ["f.tif"]
+    other = fiducial_slide(tmp_path / "g.tif", width=600, height=500, mpp=0.5)
+    remote.write_bytes(other.read_bytes())
+    with pytest.raises(SlideOpenError, match="was replaced while it was read"):
+        pickle.loads(packed).read_level(*region)
 
 
 def test_the_commands_read_and_write_there(

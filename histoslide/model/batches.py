@@ -4,12 +4,13 @@ There is no thread that owns the network. Whichever thread waits for results tak
 from the queue, its own items or others', and runs it; so nothing has to be started or stopped, and
 an error surfaces in the threads whose items it concerns. A batch is always of the same shape, so
 that an item's result does not depend on its company; one that cannot be filled, because every
-thread waits and no more items will come, is filled up with black.
+thread waits and no more items will come, or none comes for a while, is filled up with black.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+PATIENCE_S = 2.0
+"""Seconds without any news after which a part-filled batch no longer waits for readers: one of them
+may hang in a broken slide, and must not hold up the others' work."""
 
 Program = Callable[[Tensor], Tensor]
 """Maps (n, 3, side, side) uint8 pixels to (n, ...) float32 results on the same device."""
@@ -74,6 +79,7 @@ class Batches:
         self._queued = 0
         self._readers = 0
         self._running = 0
+        self._last_news = time.monotonic()
 
     @property
     def size(self) -> int:
@@ -102,7 +108,7 @@ class Batches:
             if count:
                 self._queue.append(request)
                 self._queued += count
-            self._changed.notify_all()
+            self._tell()
         return request
 
     def wait(self, requests: Sequence[Request]) -> None:
@@ -126,18 +132,29 @@ class Batches:
     def _count_readers(self, change: int) -> None:
         with self._changed:
             self._readers += change
-            self._changed.notify_all()
+            self._tell()
+
+    def _tell(self) -> None:
+        """Let the waiting threads look again; to be called with the lock held."""
+        self._last_news = time.monotonic()
+        self._changed.notify_all()
 
     def _next(self, requests: Sequence[Request]) -> list[_Piece]:
         """The next batch to run, or nothing once the requests are done."""
         with self._changed:
             while not all(request.done for request in requests):
-                full = self._queued >= self._size
-                if self._running < self._in_flight and self._queued and (full or not self._readers):
+                patience = self._patience()
+                if self._queued and self._running < self._in_flight and patience <= 0:
                     self._running += 1
                     return self._take()
-                self._changed.wait()
+                self._changed.wait(patience if self._queued and patience > 0 else None)
         return []
+
+    def _patience(self) -> float:
+        """Seconds that a batch may still wait for more items."""
+        if self._queued >= self._size or not self._readers:
+            return 0
+        return PATIENCE_S - (time.monotonic() - self._last_news)
 
     def _take(self) -> list[_Piece]:
         pieces: list[_Piece] = []
@@ -161,7 +178,7 @@ class Batches:
                 self._running -= 1
                 for piece in pieces:
                     self._fail(piece.request, error)
-                self._changed.notify_all()
+                self._tell()
             if not isinstance(error, Exception):
                 raise
             return
@@ -177,7 +194,7 @@ class Batches:
                 request.result[piece.items] = scores[start : start + count]
                 request.missing -= count
                 start += count
-            self._changed.notify_all()
+            self._tell()
 
     def _fill(self, pieces: Sequence[_Piece]) -> Tensor:
         parts = [piece.request.items(piece.items) for piece in pieces]

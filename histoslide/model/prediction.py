@@ -26,10 +26,10 @@ from histoslide.model.int8 import quantised
 from histoslide.model.spec import ModelSpec
 
 CPU_BATCH = 32
-"""Tiles a batch on a CPU: larger ones leave its caches and gain nothing."""
+"""Tiles of 96 px a batch on a CPU: larger ones leave its caches and gain nothing."""
 
 GPU_BATCH = 256
-"""Tiles a batch on an accelerator: fills it with under 2 GB of activations for ResNet50."""
+"""The same on an accelerator: fills it with under 2 GB of activations for ResNet50."""
 
 AREA_PX = 512
 """Longest side of what an area's cells cover, in model pixels: activations of one area then stay
@@ -95,7 +95,12 @@ class Model:
 
     @property
     def batch_size(self) -> int:
-        """How many tiles to hand over at a time."""
+        """How many tiles to hand over at a time: fewer of those that are large to the network."""
+        most = self._small_tiles_a_batch
+        return max(1, min(most, most * _PIXELS_A_TILE // self.spec.network_px**2))
+
+    @property
+    def _small_tiles_a_batch(self) -> int:
         return CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
 
     def here(self) -> Model:
@@ -164,7 +169,7 @@ class Model:
 
     def _areas_a_batch(self, stride_px: int) -> int:
         side = self.area_cells(stride_px) * stride_px
-        return max(_AREAS_A_BATCH, self.batch_size * _PIXELS_A_TILE // side**2)
+        return max(_AREAS_A_BATCH, self._small_tiles_a_batch * _PIXELS_A_TILE // side**2)
 
     def _calibrated(self, logits: Tensor) -> Tensor:
         return functional.softmax(logits / self.spec.temperature, dim=-1)

@@ -8,12 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from histoslide.fetched_slide import open_anywhere
 from histoslide.geometry import Mpp
 from histoslide.heatmap import BlockModel, LazyHeatmap, make_heatmap
-from histoslide.isolation import open_for_scoring
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.outputs_beside import OutputsBeside
-from histoslide.remote import local_copy
 from histoslide.scoring import Status
 from histoslide.slide import ClosableSlide
 from histoslide.store import open_heatmap, refuse_other_settings, reopened
@@ -70,10 +69,14 @@ def prepare_slide(
     beside.refuse_others(options)
     limit = TimeLimit(path.name, options.timeout_s)
     with ExitStack() as stack, limit.running():
-        file = stack.enter_context(local_copy(path, options.cache))
         slide = stack.enter_context(
-            open_for_scoring(
-                file, mpp=mpp, isolate=options.isolate, opener=options.opener, limit=limit
+            open_anywhere(
+                path,
+                cache=options.cache,
+                mpp=mpp,
+                isolate=options.isolate,
+                opener=options.opener,
+                limit=limit,
             )
         )
         tissue, roi = options.tissue.find(slide)

@@ -1,0 +1,127 @@
+"""A slide in object storage, which each machine that reads it fetches for itself."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histoslide.closable import Closable
+from histoslide.errors import SlideOpenError
+from histoslide.geometry import Mpp
+from histoslide.isolation import DEFAULT_OPENER, open_for_scoring
+from histoslide.place import is_remote
+from histoslide.remote import DEFAULT_CACHE, SlideCache, local_copy
+from histoslide.slide import ClosableSlide
+from histoslide.slide_facts import SpokenFor
+from histoslide.time_limit import TimeLimit
+
+
+class FetchedSlide(SpokenFor, Closable):
+    """A remote slide, read from the copy in the cache of this machine; picklable.
+
+    Where it is unpickled, which may be on another machine, the first read fetches the slide into
+    the cache there. Copies are kept from removal until the slide is closed or forgotten.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        cache: SlideCache = DEFAULT_CACHE,
+        mpp: Mpp | None = None,
+        isolate: bool = True,
+        opener: str = DEFAULT_OPENER,
+        limit: TimeLimit | None = None,
+    ) -> None:
+        """Fetch and open a slide.
+
+        Args:
+            path: remote path (``histoslide.place``).
+            cache: where copies are kept; without a folder of its own, in each machine's own.
+            mpp: see ``histoslide.isolation.open_for_scoring``, as for all that follows.
+            isolate: likewise.
+            opener: likewise.
+            limit: likewise.
+
+        Raises:
+            HistoslideError: it cannot be fetched or opened.
+        """
+        self._path, self._cache, self._mpp = path, cache, mpp
+        self._isolate, self._opener, self._limit = isolate, opener, limit
+        self._hash: str | None = None
+        self._start()
+        self._hash = self._known.quickhash
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
+        return self._known.read_level(level, x, y, width, height)
+
+    def close(self) -> None:
+        """Let go of the slide and of its copy; they are had again when the slide is read again."""
+        with self._lock:
+            self._slide = None
+            self._held.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        mine = ("_path", "_cache", "_mpp", "_isolate", "_opener", "_limit", "_hash")
+        return {name: self.__dict__[name] for name in mine}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._held = ExitStack()
+        self._slide: ClosableSlide | None = None
+
+    @property
+    def _known(self) -> ClosableSlide:
+        with self._lock:
+            if self._slide is None:
+                self._slide = self._open()
+            return self._slide
+
+    def _open(self) -> ClosableSlide:
+        with ExitStack() as stack:
+            file = stack.enter_context(local_copy(self._path, self._cache))
+            slide = stack.enter_context(
+                open_for_scoring(
+                    file,
+                    mpp=self._mpp,
+                    isolate=self._isolate,
+                    opener=self._opener,
+                    limit=self._limit,
+                )
+            )
+            if self._hash not in {None, slide.quickhash}:
+                raise SlideOpenError(
+                    f"{self._path} was replaced while it was read: run the same command again"
+                )
+            self._held = stack.pop_all()
+            return slide
+
+
+def open_anywhere(
+    path: Path,
+    *,
+    cache: SlideCache = DEFAULT_CACHE,
+    mpp: Mpp | None = None,
+    isolate: bool = True,
+    opener: str = DEFAULT_OPENER,
+    limit: TimeLimit | None = None,
+) -> ClosableSlide:
+    """Open a slide that is to be scored, from a file or from object storage.
+
+    The arguments are those of ``FetchedSlide``.
+
+    Raises:
+        HistoslideError: it cannot be fetched or opened.
+    """
+    if is_remote(path):
+        return FetchedSlide(path, cache=cache, mpp=mpp, isolate=isolate, opener=opener, limit=limit)
+    return open_for_scoring(path, mpp=mpp, isolate=isolate, opener=opener, limit=limit)
