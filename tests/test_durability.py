@@ -2,11 +2,14 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from heatmaps import lazy_of
 from killing import contents, probabilities
@@ -14,7 +17,9 @@ from killing import contents, probabilities
 from histoslide.errors import LockedError, LockLostError, StoreError
 from histoslide.lock import hold, lock_path
 from histoslide.outputs import whole_file
+from histoslide.scoring import Status
 from histoslide.store import convert_heatmap, open_heatmap, store_heatmap
+from histoslide.synthetic import write_slide
 
 STEP = int(os.environ.get("HISTOSLIDE_TEST_KILL_STEP", "19"))
 """Every so many operations; 1 for all of them, which takes minutes."""
@@ -30,6 +35,31 @@ def test_killed_at_any_operation_it_ends_as_if_it_had_not_been(
     done = subprocess.run(run, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) > 80  # there is that much to be killed at
+
+
+def test_a_killed_command_ends_as_if_it_had_not_been(tmp_path: Path, small_bundle: Path) -> None:
+    """``kill -9`` of the whole command: slide, worker processes, network, heatmap and lesions."""
+    slide = tmp_path / "s.tif"
+    pixels = np.random.default_rng(0).integers(60, 200, (1100, 1100, 3), dtype=np.uint8)
+    write_slide(slide, pixels, mpp=0.972)
+
+    command = [sys.executable, "-m", "histoslide_cli.main", "score", "../s.tif"]
+    command += ["--out", "heat.zarr", "--model", str(small_bundle), "--tissue", "none"]
+    command += ["--stride", "16", "--no-overlay", "--quiet"]
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+    subprocess.run(command, cwd=tmp_path / "whole", check=True)
+    out = tmp_path / "killed" / "heat.zarr"
+    with subprocess.Popen(command, cwd=out.parent) as process:
+        while process.poll() is None and not any((out / "labels/status/0/c").rglob("?")):
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    heat = open_heatmap(out, allow_incomplete=True)
+    assert (heat.status == Status.SCORED).any()
+    assert (heat.status == Status.PENDING).any()
+    subprocess.run(command, cwd=out.parent, check=True)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 @pytest.fixture
