@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from dask.delayed import Delayed
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
+from distributed.client import FutureCancelledError
+from distributed.comm import CommClosedError
 from numpy.typing import NDArray
 
 from histoslide.errors import HistoslideError
@@ -49,8 +51,9 @@ _THREADS_A_SLIDE = 16
 _MOST_SLIDES = 32
 """Slides that one program opens, masks and completes at a time."""
 
-_OPEN_SLIDES = 4
-"""Slides that a worker keeps open."""
+_OPEN_SLIDES = _MOST_SLIDES
+"""Slides that a worker keeps open, at about 60 MB each: with fewer than are in work at a time,
+blocks of many slides would open and close them in turn."""
 
 _FIRST_WORKER_S = 600
 """Seconds to wait for the first worker; a queue of a large cluster takes minutes."""
@@ -310,7 +313,8 @@ class Cluster:
         """Compute blocks; see ``histoslide.runners.Runner``.
 
         Raises:
-            HistoslideError: a block was given up because workers died over it again and again.
+            HistoslideError: a block was given up because workers died over it again and again, or
+                the scheduler is gone.
         """
         rest = iter(blocks)
         running: set[Any] = set()
@@ -330,6 +334,11 @@ class Cluster:
             raise HistoslideError(
                 "a block was given up, for the workers that read it died one after the other: "
                 f"look into the log of {error.last_worker.address}"
+            ) from error
+        except (CommClosedError, FutureCancelledError) as error:
+            raise HistoslideError(
+                "the scheduler of the cluster is gone: start one and run the same command again, "
+                "it goes on from the last block that was stored"
             ) from error
         finally:
             self._client.cancel(list(running), force=True)

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from distributed import Client, LocalCluster
 from histoslide_cli.main import main
+from numpy.typing import NDArray
 
 from histoslide.cluster import Cluster, worker_device
 from histoslide.errors import HistoslideError
@@ -21,12 +23,11 @@ from histoslide.geometry import Mpp
 from histoslide.heatmap import BlockModel, LazyHeatmap, make_heatmap
 from histoslide.model import load_model
 from histoslide.scoring import Status
-from histoslide.slide import open_slide
+from histoslide.slide import Slide, open_slide
+from histoslide.slide_facts import SpokenFor
 from histoslide.store import open_heatmap, store_heatmap
 from histoslide.synthetic import mosaic_slide
 from histoslide.tissue import METHODS, find_tissue
-
-pytest.importorskip("distributed")
 
 
 @dataclass
@@ -95,8 +96,10 @@ def slide_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def lazy_heatmap(path: Path, model: BlockModel, block_cells: int = 4) -> LazyHeatmap:
-    slide = open_slide(path, mpp=Mpp(value=0.972, source="test"))
+def lazy_heatmap(
+    path: Path, model: BlockModel, block_cells: int = 4, slide: Slide | None = None
+) -> LazyHeatmap:
+    slide = open_slide(path, mpp=Mpp(value=0.972, source="test")) if slide is None else slide
     return make_heatmap(
         slide,
         model,
@@ -135,6 +138,70 @@ def test_a_worker_dies_and_one_comes_late(
     assert events == list(range(1, len(events) + 1))
     assert len(events) == np.prod(expected.grid.block_shape)
     assert heat.complete
+    assert (heat.status == Status.SCORED).all()
+    np.testing.assert_allclose(heat.probability(), expected.probability(), atol=1e-5)
+
+
+def test_a_scheduler_that_is_gone_is_named_and_the_rest_can_be_done(
+    tmp_path: Path, slide_path: Path, small_bundle: Path
+) -> None:
+    out = tmp_path / "h.zarr"
+    with machines(tmp_path) as many:
+        many.add_worker()
+        with Cluster.connect(str(many.file)) as cluster:
+            scheduler = many.scheduler
+            assert scheduler is not None
+
+            def on_block(done: int, total: int, scored: int) -> None:
+                if done == 3:
+                    scheduler.kill()
+
+            lazy = lazy_heatmap(slide_path, cluster.load_model(small_bundle))
+            with pytest.raises(HistoslideError, match="the scheduler of the cluster is gone"):
+                store_heatmap(lazy, out, on_block=on_block, runner=cluster)
+    scored = int((open_heatmap(out, allow_incomplete=True).status == Status.SCORED).sum())
+    assert scored >= 3
+    local = load_model(small_bundle, device=torch.device("cpu"))
+    assert store_heatmap(lazy_heatmap(slide_path, local), out).complete
+
+
+class FlakySlide(SpokenFor):
+    """In a worker, the first read of every second region raises what is no matter of the slide."""
+
+    def __init__(self, path: Path) -> None:
+        self._slide = open_slide(path, mpp=Mpp(value=0.972, source="test"))
+        self.seen: set[tuple[int, ...]] = set()
+        self.flaky = False
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"flaky": True}
+
+    @property
+    def _known(self) -> Slide:
+        return self._slide
+
+    def read_level(self, *region: int) -> NDArray[np.uint8]:
+        if self.flaky and region not in self.seen:
+            self.seen.add(region)
+            if len(self.seen) % 2:
+                raise MemoryError("not now")
+        return self._slide.read_level(*region)
+
+
+def test_a_block_that_fails_is_tried_again(
+    tmp_path: Path, slide_path: Path, small_bundle: Path
+) -> None:
+    local = load_model(small_bundle, device=torch.device("cpu"))
+    expected = store_heatmap(lazy_heatmap(slide_path, local), tmp_path / "local.zarr")
+    with (
+        LocalCluster(1, processes=False, threads_per_worker=2, dashboard_address=None) as here,
+        Client(here) as client,
+        Cluster(client) as cluster,
+    ):
+        model = cluster.load_model(small_bundle)
+        slide = FlakySlide(slide_path)
+        lazy = lazy_heatmap(slide_path, model, slide=slide)
+        heat = store_heatmap(lazy, tmp_path / "h.zarr", runner=cluster)
     assert (heat.status == Status.SCORED).all()
     np.testing.assert_allclose(heat.probability(), expected.probability(), atol=1e-5)
 
