@@ -22,6 +22,13 @@ from histoslide.tiles import read_window, read_windows
 
 _Indices = NDArray[np.intp]
 
+_Waiting = tuple[Request, NDArray[np.void], tuple[_Indices, _Indices]]
+"""Tiles that are queued, the part of the block that they belong to, and their cells in it."""
+
+MOST_HELD_BYTES = 2**26
+"""Pixels that a block holds while it waits for its scores. At a stride of 96 px all of a block is
+half as much; of wider strides a part is scored before more is read."""
+
 Mode = Literal["exact", "cascade", "dense"]
 MODES: tuple[Mode, ...] = ("exact", "cascade", "dense")
 
@@ -188,7 +195,8 @@ class _Block:
     def score_tiles(self, batches: Batches) -> None:
         """Score every pending cell as a tile of its own."""
         pending = self._block["status"] == Status.PENDING
-        requests: list[tuple[Request, NDArray[np.void], tuple[_Indices, _Indices]]] = []
+        waiting: list[_Waiting] = []
+        held = 0
         with batches.reader():
             for window in read_windows(self._slide, self._grid, self._cells, pending):
                 inside = self._of(window.cells)
@@ -196,10 +204,18 @@ class _Block:
                 if window.pixels is None:
                     inside["status"][rows, cols] = Status.UNREADABLE
                     continue
+                if held + window.pixels.nbytes > MOST_HELD_BYTES:
+                    self._collect(batches, waiting)
+                    waiting, held = [], 0
                 items = cut_tiles(window.pixels, self._grid, rows, cols, self._model.device)
-                requests.append((batches.put(items, len(rows)), inside, (rows, cols)))
-            batches.wait([request for request, _, _ in requests])
-        for request, inside, (rows, cols) in requests:
+                waiting.append((batches.put(items, len(rows)), inside, (rows, cols)))
+                held += window.pixels.nbytes
+            self._collect(batches, waiting)
+
+    def _collect(self, batches: Batches, waiting: Sequence[_Waiting]) -> None:
+        """Wait for tiles, and write their scores into the block."""
+        batches.wait([request for request, _, _ in waiting])
+        for request, inside, (rows, cols) in waiting:
             self._write(inside, rows, cols, request.result)
 
     def score_areas(self, batches: Batches) -> list[tuple[CellRange, NDArray[np.uint8]]]:
@@ -218,7 +234,7 @@ class _Block:
                         continue
                     pixels = self._read_area(area)
                     if (self._of(area)["status"] == Status.PENDING).any():
-                        image = _to_device(pixels, self._model.device)[None]
+                        image = _image(pixels, self._model.device)[None]
                         requests.append((batches.put(image.__getitem__, 1), area, pixels))
             batches.wait([request for request, _, _ in requests])
         for request, area, _ in requests:
@@ -237,17 +253,15 @@ class _Block:
         threshold: float,
     ) -> None:
         """Score again, as tiles of their own, the cells of areas that may hold tumour."""
-        requests: list[tuple[Request, NDArray[np.void], tuple[_Indices, _Indices]]] = []
+        waiting: list[_Waiting] = []
         for area, pixels in areas:
             inside = self._of(area)
             suspect = inside["probability"][..., tumour] >= threshold  # NaN is not
             rows, cols = np.nonzero(suspect)
             if len(rows):
                 items = cut_tiles(pixels, self._grid, rows, cols, self._model.device)
-                requests.append((batches.put(items, len(rows)), inside, (rows, cols)))
-        batches.wait([request for request, _, _ in requests])
-        for request, inside, (rows, cols) in requests:
-            self._write(inside, rows, cols, request.result)
+                waiting.append((batches.put(items, len(rows)), inside, (rows, cols)))
+        self._collect(batches, waiting)
 
     def _read_area(self, area: CellRange) -> NDArray[np.uint8]:
         """An area's pixels; cells that cannot be read are marked, and white in the picture."""
@@ -317,11 +331,16 @@ def cut_tiles(
     Returns:
         A function that gives a range of the tiles, uint8 of shape (n, 3, input_px, input_px).
     """
-    image = _to_device(np.array(window), device).permute(2, 0, 1)
+    image = _image(window, device)
     side, stride = grid.input_px, grid.stride_px
     tiles = image.unfold(1, side, stride).unfold(2, side, stride)  # a view: (3, r, c, side, side)
     row_index, col_index = (_to_device(index, device) for index in (rows, cols))
     return lambda items: tiles[:, row_index[items], col_index[items]].permute(1, 0, 2, 3)
+
+
+def _image(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """RGB pixels as (3, h, w) on a device; a copy, since torch wants arrays that may be written."""
+    return _to_device(np.array(pixels), device).permute(2, 0, 1)
 
 
 def _to_device(values: NDArray[Any], device: torch.device) -> Tensor:

@@ -205,11 +205,23 @@ def read_windows(
         cells: range to read.
         wanted: which of its cells, shape (rows, cols); windows hold others in between as well.
     """
-    for part in _parts(grid, cells, wanted):
-        yield from _read_or_halve(slide, grid, part)
+    step = max(1, (MAX_WINDOW_PX - grid.input_px) // grid.stride_px + 1)
+    for top in range(0, cells.rows, step):
+        for left in range(0, cells.cols, step):
+            rows, cols = min(step, cells.rows - top), min(step, cells.cols - left)
+            part = CellRange(cells.row + top, cells.col + left, rows, cols)
+            yield from _read_or_halve(
+                slide, grid, part, wanted[top : top + rows, left : left + cols]
+            )
 
 
-def _read_or_halve(slide: Slide, grid: TileGrid, part: CellRange) -> Iterator[Window]:
+def _read_or_halve(
+    slide: Slide, grid: TileGrid, part: CellRange, wanted: NDArray[np.bool_]
+) -> Iterator[Window]:
+    """Read what is wanted of a range; nothing where nothing is."""
+    if not wanted.any():
+        return
+    part, wanted = _shrunk(part, wanted)
     try:
         yield Window(part, read_window(slide, grid, part))
     except SlideReadError as error:
@@ -217,8 +229,8 @@ def _read_or_halve(slide: Slide, grid: TileGrid, part: CellRange) -> Iterator[Wi
             logger.debug("cell (%d, %d) is unreadable: %s", part.row, part.col, error)
             yield Window(part, None)
             return
-        for half in _halves(part):
-            yield from _read_or_halve(slide, grid, half)
+        for half, wanted_half in _halves(part, wanted):
+            yield from _read_or_halve(slide, grid, half, wanted_half)
 
 
 def read_overview(slide: Slide, size: Size) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -269,30 +281,24 @@ def _read_padded(
     return canvas
 
 
-def _parts(grid: TileGrid, cells: CellRange, wanted: NDArray[np.bool_]) -> Iterator[CellRange]:
-    """Rectangles that hold all wanted cells of a block, each small enough for one read."""
-    step = max(1, (MAX_WINDOW_PX - grid.input_px) // grid.stride_px + 1)
-    for top in range(0, cells.rows, step):
-        for left in range(0, cells.cols, step):
-            rows, cols = np.nonzero(wanted[top : top + step, left : left + step])
-            if len(rows):
-                yield CellRange(
-                    cells.row + top + int(rows.min()),
-                    cells.col + left + int(cols.min()),
-                    int(np.ptp(rows)) + 1,
-                    int(np.ptp(cols)) + 1,
-                )
+def _shrunk(part: CellRange, wanted: NDArray[np.bool_]) -> tuple[CellRange, NDArray[np.bool_]]:
+    """The smallest range that holds all that is wanted of a part."""
+    rows, cols = np.flatnonzero(wanted.any(axis=1)), np.flatnonzero(wanted.any(axis=0))
+    top, left, bottom, right = int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1
+    cells = CellRange(part.row + top, part.col + left, bottom - top, right - left)
+    return cells, wanted[top:bottom, left:right]
 
 
-def _halves(cells: CellRange) -> tuple[CellRange, CellRange]:
+def _halves(
+    cells: CellRange, wanted: NDArray[np.bool_]
+) -> Iterator[tuple[CellRange, NDArray[np.bool_]]]:
     if cells.rows >= cells.cols:
         middle = cells.rows // 2
-        return (
-            CellRange(cells.row, cells.col, middle, cells.cols),
-            CellRange(cells.row + middle, cells.col, cells.rows - middle, cells.cols),
-        )
-    middle = cells.cols // 2
-    return (
-        CellRange(cells.row, cells.col, cells.rows, middle),
-        CellRange(cells.row, cells.col + middle, cells.rows, cells.cols - middle),
-    )
+        yield CellRange(cells.row, cells.col, middle, cells.cols), wanted[:middle]
+        rest = CellRange(cells.row + middle, cells.col, cells.rows - middle, cells.cols)
+        yield rest, wanted[middle:]
+    else:
+        middle = cells.cols // 2
+        yield CellRange(cells.row, cells.col, cells.rows, middle), wanted[:, :middle]
+        rest = CellRange(cells.row, cells.col + middle, cells.rows, cells.cols - middle)
+        yield rest, wanted[:, middle:]

@@ -211,3 +211,16 @@ def test_heatmaps_of_different_modes_are_not_mixed(tmp_path: Path) -> None:
         store_heatmap(make_heatmap(slide, model, mode=DENSE), tmp_path / "h.zarr")
     with pytest.raises(HistoslideError, match="cascade_threshold"):
         store_heatmap(make_heatmap(slide, model, mode=CASCADE), tmp_path / "h.zarr")
+
+
+@pytest.mark.parametrize("mode", [ScoreMode(), DENSE, CASCADE])
+def test_damage_far_from_tissue_leaves_background_as_it_is(mode: ScoreMode) -> None:
+    slide = noise(512, 512, Box(230, 230, 30, 30))
+    model = area_model()
+    grid = make_grid(slide, model.spec)
+    plan = np.full(grid.shape, Status.BACKGROUND, np.uint8)
+    plan[0:2, 0:2] = plan[14:, 14:] = Status.PENDING
+    plan[5, 5:9] = Status.EXCLUDED
+    block = score_block(slide, grid, CellRange(0, 0, *grid.shape), plan, model, mode)
+    expected = np.where(plan == Status.PENDING, Status.SCORED, plan)
+    np.testing.assert_array_equal(block["status"], expected)

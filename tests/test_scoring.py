@@ -2,25 +2,32 @@
 
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fakes import FakeSlide
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from models import colour_model
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+import histoslide.scoring as scoring_module
+import histoslide.tiles as tiles_module
 from histoslide.geometry import Box, CellRange, Mpp
 from histoslide.heatmap import make_grid, make_heatmap
-from histoslide.model import default_bundle, load_model
+from histoslide.model import Batches, Request, default_bundle, load_model
 from histoslide.scoring import Status, score_block
 from histoslide.slide import open_slide
 from histoslide.store import store_heatmap
 from histoslide.synthetic import mosaic_slide
 from histoslide.tissue import METHODS, find_tissue
+
+NOISE = np.random.default_rng(0).integers(0, 256, (640, 640, 3), dtype=np.uint8)
 
 
 def fake(pixels: NDArray[np.uint8], rotten: Box | None = None) -> FakeSlide:
@@ -50,6 +57,54 @@ def test_unreadable_cells_are_singled_out() -> None:
     assert np.isnan(bad["probability"][unreadable]).all()
     np.testing.assert_array_equal(bad["probability"][~unreadable], good["probability"][~unreadable])
     assert set(np.unique(bad["status"])) == {Status.SCORED, Status.UNREADABLE}
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_damage_between_pieces_of_tissue_costs_what_it_touches(data: st.DataObject) -> None:
+    """Islands of tissue in glass, and a hole in the file that may touch any, or none, of them."""
+    at = st.tuples(st.integers(0, 16), st.integers(0, 16))
+    islands = data.draw(st.lists(at, min_size=1, max_size=3))
+    left, top = data.draw(at)
+    hole = Box(32 * left, 32 * top, 150, 150)
+    slide = fake(NOISE, hole)
+    model = colour_model()
+    grid = make_grid(slide, model.spec)
+    plan = np.full(grid.shape, Status.BACKGROUND, dtype=np.uint8)
+    for row, col in islands:
+        plan[row : row + 4, col : col + 4] = Status.PENDING
+    block = score_block(slide, grid, CellRange(0, 0, *grid.shape), plan, model)
+    wanted = plan == Status.PENDING
+    np.testing.assert_array_equal(block["status"][~wanted], plan[~wanted])
+    for row, col in np.argwhere(wanted):
+        box = grid.tile_box_l0(row, col)
+        touches = (
+            box.x - 2 < hole.right and box.right + 2 > hole.x
+            and box.y - 2 < hole.bottom and box.bottom + 2 > hole.y
+        )  # fmt: skip
+        assert block["status"][row, col] == (Status.UNREADABLE if touches else Status.SCORED)
+
+
+def test_what_a_block_holds_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    slide, model = fake(NOISE), colour_model()
+    grid = make_grid(slide, model.spec, stride_px=40)
+    plan = np.zeros(grid.shape, dtype=np.uint8)
+    cells = CellRange(0, 0, *grid.shape)
+    whole = score_block(slide, grid, cells, plan, model)
+    monkeypatch.setattr(tiles_module, "MAX_WINDOW_PX", 200)
+    monkeypatch.setattr(scoring_module, "MOST_HELD_BYTES", 400_000)  # four windows
+    waits: list[int] = []
+    wait = Batches.wait
+
+    def counted(batches: Batches, requests: Sequence[Request]) -> None:
+        waits.append(len(requests))
+        wait(batches, requests)
+
+    monkeypatch.setattr(Batches, "wait", counted)
+    parts = score_block(slide, grid, cells, plan, model)
+    assert waits[:3] == [4, 4, 4]
+    assert sum(waits) == 36
+    np.testing.assert_array_equal(parts, whole)
 
 
 def test_only_what_is_pending_is_read_and_scored() -> None:

@@ -1,0 +1,86 @@
+"""What an accelerator computes is what the CPU computes, in every mode and precision."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from histoslide.geometry import Mpp
+from histoslide.heatmap import make_heatmap
+from histoslide.model import Model, ModelSpec, load_model, save_bundle
+from histoslide.model.architectures import build_network
+from histoslide.model.backends import Precision
+from histoslide.scoring import ScoreMode
+from histoslide.slide import open_slide
+from histoslide.store import Heatmap, store_heatmap
+from histoslide.synthetic import mosaic_slide
+
+MODES = {
+    "exact": ScoreMode(),
+    "dense": ScoreMode(mode="dense"),
+    "cascade": ScoreMode(mode="cascade", cascade_threshold=0.5),
+    "eight orientations": ScoreMode(tta=True),
+}
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=pytest.mark.skipif(
+            not torch.cuda.is_available(), reason="no CUDA device on this machine"
+        ),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    colours = rng.integers(40, 216, (12, 1, 1, 3))
+    patches = (colours + rng.integers(-40, 40, (12, 96, 96, 3))).astype(np.uint8)
+    folder = tmp_path_factory.mktemp("slide")
+    return mosaic_slide(folder / "patches.tif", patches, columns=4, mpp=0.972)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network whose last layer is so steep that its probabilities differ."""
+    torch.manual_seed(0)
+    network = build_network("resnet18", 2)
+    last = list(network.modules())[-1]
+    assert isinstance(last, torch.nn.Linear)
+    last.weight.data *= 100
+    spec = ModelSpec(
+        name="steep",
+        architecture="resnet18",
+        classes=("normal", "tumour"),
+        tumour_class="tumour",
+    )
+    path = tmp_path_factory.mktemp("bundle") / "steep.safetensors"
+    save_bundle(path, spec, network.state_dict())
+    return path
+
+
+def heatmap(slide: Path, model: Model, mode: ScoreMode, out: Path) -> Heatmap:
+    with open_slide(slide, mpp=Mpp(value=0.972, source="test")) as opened:
+        return store_heatmap(make_heatmap(opened, model, mode=mode), out)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.005), ("bf16", 0.1)])
+def test_a_device_gives_what_the_cpu_gives(
+    slide: Path, bundle: Path, tmp_path: Path, device: str, precision: Precision, tolerance: float
+) -> None:
+    reference = load_model(bundle, device=torch.device("cpu"), precision="fp32", backend="torch")
+    model = load_model(bundle, device=torch.device(device), precision=precision, backend="torch")
+    assert model.device.type == device
+    for number, (name, mode) in zip(itertools.count(), MODES.items(), strict=False):
+        expected = heatmap(slide, reference, mode, tmp_path / f"{number}-cpu.zarr")
+        found = heatmap(slide, model, mode, tmp_path / f"{number}.zarr")
+        np.testing.assert_array_equal(found.status, expected.status)
+        assert np.ptp(expected.probability()) > 3 * tolerance
+        np.testing.assert_allclose(
+            found.probability(), expected.probability(), atol=tolerance, err_msg=name
+        )
