@@ -60,10 +60,17 @@ def rasterise(polygons: list[Polygon], size_l0: Size, size: Size) -> NDArray[np.
     factor = np.array([size.width / size_l0.width, size.height / size_l0.height])
     canvas = np.zeros((size.height, size.width), dtype=np.bool_)
     for polygon in polygons:
-        inside = _fill(polygon.outline * factor, size)
+        outline = polygon.outline * factor
+        # Of thousands of polygons each covers little: only its own part is looked at.
+        left, top = np.clip(np.floor(outline.min(axis=0)), 0, (size.width, size.height)).astype(int)
+        right, bottom = np.clip(np.ceil(outline.max(axis=0)), 0, (size.width, size.height)).astype(
+            int
+        )
+        part, corner = Size(int(right - left), int(bottom - top)), (left, top)
+        inside = _fill(outline - corner, part)
         for hole in polygon.holes:
-            inside &= ~_fill(hole * factor, size)
-        canvas |= inside
+            inside &= ~_fill(hole * factor - corner, part)
+        canvas[top:bottom, left:right] |= inside
     return canvas
 
 

@@ -270,7 +270,7 @@ def write_run(
             partial.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
         with (
             whole_file(out / _SUMMARY) as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
+            partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
         ):
             writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
             writer.writeheader()

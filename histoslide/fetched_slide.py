@@ -27,6 +27,8 @@ class FetchedSlide(SpokenFor, Closable):
     the cache there. Copies are kept from removal until the slide is closed or forgotten.
     """
 
+    _slide: ClosableSlide | None
+
     def __init__(
         self,
         path: Path,
@@ -77,7 +79,7 @@ class FetchedSlide(SpokenFor, Closable):
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._held = ExitStack()
-        self._slide: ClosableSlide | None = None
+        self._slide = None
 
     @property
     def _known(self) -> ClosableSlide:

@@ -194,6 +194,7 @@ def make_heatmap(
     tissue: TissueMask | None = None,
     tissue_threshold: float = DEFAULT_TISSUE_THRESHOLD,
     roi: TissueMask | None = None,
+    plan: NDArray[np.uint8] | None = None,
     block_cells: int = DEFAULT_BLOCK_CELLS,
     mode: ScoreMode = EXACT,
 ) -> LazyHeatmap:
@@ -206,6 +207,7 @@ def make_heatmap(
         tissue: mask; None finds it with the default method.
         tissue_threshold: see ``plan_cells``.
         roi: see ``plan_cells``.
+        plan: from ``plan_cells``, where it is not to be made from mask and region once more.
         block_cells: side of a block in cells.
         mode: how cells come by their probabilities.
 
@@ -219,7 +221,8 @@ def make_heatmap(
     if mode.mode != "exact" and isinstance(model, Model):
         model.area_batches(grid.stride_px)  # raises where the network cannot
     tissue = find_tissue(slide, METHODS["otsu"]) if tissue is None else tissue
-    plan = plan_cells(grid, tissue, threshold=tissue_threshold, roi=roi)
+    if plan is None:
+        plan = plan_cells(grid, tissue, threshold=tissue_threshold, roi=roi)
 
     dtype = block_dtype(len(model.spec.classes), tta=mode.tta)
     blocks = da.map_blocks(

@@ -110,10 +110,10 @@ def swap_name(path: Path, kind: str) -> Path:
 def restore_swap(path: Path) -> bool:
     """Finish or undo a ``swap_folder`` that was killed, and say whether the new one is in place."""
     old = swap_name(path, "old")
-    if not old.exists():
+    if not old.exists() and not old.is_symlink():
         return False
     if path.exists():
-        shutil.rmtree(old)
+        _remove_folder(old)
         return True
     old.replace(path)
     return False
@@ -122,7 +122,16 @@ def restore_swap(path: Path) -> bool:
 def swap_folder(new: Path, path: Path) -> None:
     """Put a whole new folder in the place of an old one, which is deleted last."""
     old = swap_name(path, "old")
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists() or old.is_symlink():
+        _remove_folder(old)
     path.replace(old)
     new.replace(path)
-    shutil.rmtree(old)
+    _remove_folder(old)
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a folder, or a link to one without what it leads to."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)

@@ -152,14 +152,15 @@ def _make_room(path: Path, folder: Path, size: int, cache: SlideCache) -> None:
         )
     for partial in folder.glob(".*.partial"):
         _remove_unused(folder / partial.name[1:].removesuffix(".partial"), partial)
-    copies = {copy: _size(copy) for copy in folder.iterdir() if copy.is_dir()}
-    total = sum(copies.values())
+    sizes = {inside: _size(inside) for inside in folder.iterdir() if inside.is_dir()}
+    total = sum(sizes.values())
+    copies = [copy for copy in sizes if not copy.name.startswith(".")]  # others' downloads count
     for copy in sorted(copies, key=_last_used):
         if total + size <= limit and shutil.disk_usage(folder).free > size:
             return
         if _remove_unused(copy, copy):
             logger.debug("%s: removed, to make room", copy)
-            total -= copies[copy]
+            total -= sizes[copy]
     if total + size > limit:
         logger.warning("%s: slides in use fill the cache: it grows beyond its limit", folder)
     if shutil.disk_usage(folder).free <= size:
@@ -205,4 +206,7 @@ def _last_used(copy: Path) -> float:
 
 
 def _size(copy: Path) -> int:
-    return sum(file.stat().st_size for file in copy.rglob("*") if file.is_file())
+    try:
+        return sum(file.stat().st_size for file in copy.rglob("*") if file.is_file())
+    except FileNotFoundError:  # another process has just put it in place, or removed it
+        return 0

@@ -165,16 +165,19 @@ def _reopen(path: Path, mpp: Mpp | None) -> SalvagedTiff:
 
 def _levels(tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[TiffTiles]]:
     """Pages that are levels of the pyramid, as far as the directory can be followed."""
-    pages: list[tifffile.TiffPage] = []
-    levels: list[TiffTiles] = []
+    tiled: list[tuple[tifffile.TiffPage, TiffTiles]] = []
     for page in tiff.pages:
         if not isinstance(page, tifffile.TiffPage):
             continue
         try:
-            tiles = TiffTiles.of_page(page)
+            tiled.append((page, TiffTiles.of_page(page)))
         except UnsupportedTilesError as error:
             logger.debug("%s: page %d: %s", tiff.filename, page.index, error)
-            continue
+    # Some scanners put a picture of the whole glass first; the finest level is the widest page.
+    finest = max(range(len(tiled)), key=lambda index: tiled[index][1].size.width, default=0)
+    pages: list[tifffile.TiffPage] = []
+    levels: list[TiffTiles] = []
+    for page, tiles in tiled[finest:]:
         if levels:
             first, size = levels[0].size, tiles.size
             ratio = first.width / size.width, first.height / size.height

@@ -16,7 +16,8 @@ from typing import Literal
 from histoslide.cohort import output_names
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
 from histoslide.geometry import Mpp
-from histoslide.slide import find_slides
+from histoslide.place import place
+from histoslide.slide import find_slides, refuse_misnamed
 
 SlideOrder = Literal["largest", "smallest", "given"]
 
@@ -67,7 +68,8 @@ def find_jobs(
         mpp_by_name: resolutions by file name, for slides whose list gives none.
 
     Raises:
-        HistoslideError: a folder holds no slide, the only path does not exist, or a list is wrong.
+        HistoslideError: a folder holds no slide, the only path does not exist, a list is wrong, or
+            the names in ``mpp_by_name`` are not those of the slides.
     """
     jobs: list[SlideJob] = []
     for path in paths:
@@ -78,6 +80,7 @@ def find_jobs(
         else:  # one that is missing among several is a slide that failed
             jobs.append(SlideJob(path=path))
     known = mpp_by_name or {}
+    refuse_misnamed(known, [job.path.name for job in jobs])
     jobs = [
         job if job.mpp else dataclasses.replace(job, mpp=known.get(job.path.name, mpp))
         for job in jobs
@@ -127,7 +130,8 @@ def _job(path: Path, line: int, row: Mapping[str, str | None]) -> SlideJob:
     name = None
     if output:
         name = output if output.endswith(".zarr") else f"{output}.zarr"
-    return SlideJob(path=path.parent / slide, mpp=given, output=name)
+    where = place(slide) if "://" in slide else path.parent / slide
+    return SlideJob(path=where, mpp=given, output=name)
 
 
 def name_outputs(jobs: Sequence[SlideJob]) -> list[SlideJob]:

@@ -142,11 +142,14 @@ def _write(
             name = writer.add(row, col, pixels)
             rows.append([slide.name, row, col, *corners, f"{tissue_fraction[row, col]:.4f}", name])
             if number in shown:
-                samples.append(pixels)
+                samples.append(pixels.copy())  # not a view that keeps its whole window
             if on_tiles is not None:
                 on_tiles(number + 1, total)
     columns = ("slide", "row", "col", "x_l0", "y_l0", "width_l0", "height_l0", "tissue_fraction")
-    with whole_file(folder / "manifest.csv") as partial, partial.open("w", newline="") as file:
+    with (
+        whole_file(folder / "manifest.csv") as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         csv.writer(file).writerows([[*columns, writer.column], *rows])
     if samples:
         with whole_file(folder / "contact-sheet.png") as partial:
@@ -274,4 +277,4 @@ def _is_begun(folder: Path, settings: dict[str, Any]) -> bool:
 
 def _write_settings(folder: Path, value: dict[str, Any]) -> None:
     with whole_file(folder / _SETTINGS) as partial:
-        partial.write_text(json.dumps(value, indent=2) + "\n")
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -193,8 +193,11 @@ class TissueMask:
         )
         # A summed-area table read at real-valued corners gives exact areas: the bilinear
         # interpolation of sums is the sum over fractional pixels.
-        table = np.zeros((height + 1, width + 1))
-        np.cumsum(np.cumsum(self.mask, axis=0), axis=1, out=table[1:, 1:])
+        # A mask from a file may be as large as the user likes, so whole numbers, and in place.
+        dtype = np.int32 if self.mask.size <= np.iinfo(np.int32).max else np.int64
+        table = np.zeros((height + 1, width + 1), dtype)
+        np.cumsum(self.mask, axis=0, out=table[1:, 1:])
+        np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
         columns = _interpolate(table, x_edges, axis=1)
         corners = _interpolate(columns, y_edges, axis=0)
         covered = np.diff(np.diff(corners, axis=1)[:, ::2], axis=0)[::2]
@@ -202,6 +205,11 @@ class TissueMask:
         return np.where(
             area > PIXEL_AREA_TOLERANCE, covered / np.maximum(area, PIXEL_AREA_TOLERANCE), 0.0
         ).clip(0, 1)
+
+
+UNREADABLE_OVERVIEW = "unreadable_overview"
+"""Key in a mask's settings: the part of the overview, 0-1, that could not be read and counts as
+tissue. Another try may find it readable, and so another mask."""
 
 
 def mask_size(slide: Slide) -> Size:
@@ -239,11 +247,11 @@ def find_tissue(slide: Slide, method: TissueMethod) -> TissueMask:
         warnings = stain_warnings(hsv, mask)
     for warning in warnings:
         logger.warning("%s: %s", slide.name, warning)
+    settings: dict[str, Any] = {"um_per_px": round(um_per_px, 6)}
+    if not readable.all():
+        settings[UNREADABLE_OVERVIEW] = round(float(1 - readable.mean()), 6)
     return TissueMask(
-        mask=mask | ~readable,
-        method=method.name,
-        settings={"um_per_px": round(um_per_px, 6)},
-        warnings=warnings,
+        mask=mask | ~readable, method=method.name, settings=settings, warnings=warnings
     )
 
 
@@ -340,9 +348,7 @@ def _span(count: int, step: float, side: float, length: int) -> NDArray[np.float
     return np.stack([centres - side / 2, centres + side / 2], axis=1).ravel().clip(0, length)
 
 
-def _interpolate(
-    table: NDArray[np.float64], at: NDArray[np.float64], axis: int
-) -> NDArray[np.float64]:
+def _interpolate(table: NDArray[Any], at: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     low = np.minimum(np.floor(at).astype(int), table.shape[axis] - 2)
     weight = (at - low).reshape((-1, 1) if axis == 0 else (1, -1))
     below, above = np.take(table, low, axis), np.take(table, low + 1, axis)

@@ -61,12 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Show every slide that opens; the exit code tells whether all did."""
     from histoslide.errors import HistoslideError
     from histoslide.remote import local_copy
-    from histoslide.slide import find_slides, open_slide
+    from histoslide.slide import find_slides, open_slide, refuse_misnamed
 
     if arguments.mask_png is not None:
         refuse_other_picture("--mask-png", arguments.mask_png)
     mpp, by_name = read_resolutions(arguments)
     paths = find_slides(arguments.slides)
+    refuse_misnamed(by_name, [path.name for path in paths])
     found: list[dict[str, Any]] = []
     errors: list[HistoslideError] = []
     for path in paths:

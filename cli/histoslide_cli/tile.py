@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     from histoslide.errors import HistoslideError
     from histoslide.pipeline import tile_slide
     from histoslide.place import is_remote
-    from histoslide.slide import find_slides
+    from histoslide.slide import find_slides, refuse_misnamed
 
     if arguments.size < 1 or not 0 < arguments.label_size <= arguments.size:
         raise HistoslideError(
@@ -93,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     mpp, by_name = read_resolutions(arguments)
     options = tissue_options(arguments)
     paths = find_slides(arguments.slides)
+    refuse_misnamed(by_name, [path.name for path in paths])
     names = output_names(paths)
     errors: list[HistoslideError] = []
     damaged = 0

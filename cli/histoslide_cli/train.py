@@ -287,7 +287,7 @@ def _find_rate(
             data, recipe, device=device, seed=arguments.seed, workers=workers, initial=initial
         )
         if is_first():
-            path.write_text(json.dumps(search.as_dict()) + "\n")
+            path.write_text(json.dumps(search.as_dict()) + "\n", encoding="utf-8")
     assert search.suggestion is not None
     logger.info("learning rate %.2g, from the longest valley of the loss", search.suggestion)
     return scale_rates(recipe, search.suggestion), search
@@ -319,7 +319,9 @@ def _write_inputs(data: PatchData, recipe: Recipe, folder: Path) -> None:
     save_split(data, folder / "split.csv", overwrite=True)
     try:
         names = data.train.names
-        (folder / RECIPE_NAME).write_text(json.dumps(recipe.as_dict(), indent=2) + "\n")
+        (folder / RECIPE_NAME).write_text(
+            json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8"
+        )
         for label, name in enumerate(data.classes):
             chosen = pick_samples(data.train.labels, label)
             if len(chosen):

@@ -44,7 +44,7 @@ def unpack(zipped: Path, *, cache: Path | None = None) -> Path:
         with whole_file(target) as partial:
             _gunzip(zipped, partial)
         with whole_file(note) as partial:
-            partial.write_text(json.dumps(source))
+            partial.write_text(json.dumps(source), encoding="utf-8")
     except OSError as error:
         raise DataError(
             f"{zipped} cannot be unpacked to {folder}: {error.strerror or error}; "

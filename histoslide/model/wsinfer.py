@@ -61,7 +61,9 @@ def write_wsinfer(
     try:
         with whole_file(weights) as new_weights, whole_file(config) as new_config:
             _save_torchscript(network, spec, new_weights)
-            new_config.write_text(json.dumps(wsinfer_config(spec), indent=2) + "\n")
+            new_config.write_text(
+                json.dumps(wsinfer_config(spec), indent=2) + "\n", encoding="utf-8"
+            )
     except OSError as error:
         raise BundleError(f"{folder} cannot be written: {error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,7 +16,7 @@ from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.outputs_beside import OutputsBeside
 from histoslide.scoring import Status
 from histoslide.slide import ClosableSlide
-from histoslide.store import open_heatmap, refuse_other_settings, reopened
+from histoslide.store import open_heatmap, plan_begun_with, refuse_other_settings, reopened
 from histoslide.store_folder import is_there
 from histoslide.time_limit import TimeLimit
 from histoslide.tissue import TissueMask
@@ -80,7 +81,8 @@ def prepare_slide(
             )
         )
         tissue, roi = options.tissue.find(slide)
-        lazy = make_heatmap(
+        lay_out = partial(
+            make_heatmap,
             slide,
             model,
             stride_px=options.stride_px,
@@ -89,9 +91,12 @@ def prepare_slide(
             roi=roi,
             mode=options.mode,
         )
-        wanted = lazy.plan == Status.PENDING
-        left = wanted
-        if not options.overwrite and is_there(out):
+        lazy = lay_out()
+        begun = not options.overwrite and is_there(out)
+        if begun and (plan := plan_begun_with(lazy, out)) is not None:
+            lazy = lay_out(plan=plan)
+        left = wanted = lazy.plan == Status.PENDING
+        if begun:
             refuse_other_settings(lazy, out, options.ngff)
             status = open_heatmap(out, allow_incomplete=True).status
             if options.retry_unreadable:

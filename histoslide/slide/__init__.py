@@ -8,7 +8,7 @@ from histoslide.slide.openslide_slide import (
     OpenSlideSlide,
 )
 from histoslide.slide.protocol import ClosableSlide, Slide, require_mpp
-from histoslide.slide.resolutions import read_mpp_csv
+from histoslide.slide.resolutions import read_mpp_csv, refuse_misnamed
 from histoslide.slide.tiff_slide import MAX_CHANNEL_DIFFERENCE, TiffSlide
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "is_slide_file",
     "open_slide",
     "read_mpp_csv",
+    "refuse_misnamed",
     "require_mpp",
 ]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import logging
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from histoslide.errors import ResolutionError
 from histoslide.geometry import Mpp
+
+logger = logging.getLogger(__name__)
 
 
 def read_mpp_csv(path: Path) -> dict[str, Mpp]:
@@ -40,3 +44,26 @@ def read_mpp_csv(path: Path) -> dict[str, Mpp]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ResolutionError(f"{path} cannot be read: {error}") from error
     return found
+
+
+def refuse_misnamed(mpp_by_name: Mapping[str, Mpp], slides: Collection[str]) -> None:
+    """Make sure that a table of resolutions means the slides that it is used with.
+
+    It may name others, being one for a whole archive; naming none of them is worth a warning.
+
+    Args:
+        mpp_by_name: from ``read_mpp_csv``.
+        slides: file names of the slides.
+
+    Raises:
+        ResolutionError: it names one of them by a name that differs in its ending.
+    """
+    stems = {Path(name).stem: name for name in slides if name not in mpp_by_name}
+    for name in mpp_by_name:
+        meant = stems.get(Path(name).stem, stems.get(name))
+        if meant is not None:
+            raise ResolutionError(
+                f"--mpp-csv names {name}, but the slide is called {meant}: correct the name"
+            )
+    if mpp_by_name and not any(name in mpp_by_name for name in slides):
+        logger.warning("--mpp-csv names none of the slides: it is of no use here")

@@ -15,7 +15,7 @@ from histoslide.store.layout import NgffVersion
 from histoslide.store.metadata import metadata_schema, refuse_other_settings
 from histoslide.store.pyramid import halve_probability, halve_status, level_shapes
 from histoslide.store.stored import Heatmap, PyramidLevel, open_heatmap, readable
-from histoslide.store.writing import store_heatmap
+from histoslide.store.writing import plan_begun_with, store_heatmap
 
 __all__ = [
     "BlockTarget",
@@ -28,6 +28,7 @@ __all__ = [
     "level_shapes",
     "metadata_schema",
     "open_heatmap",
+    "plan_begun_with",
     "readable",
     "refuse_other_settings",
     "reopened",

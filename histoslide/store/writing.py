@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore, MemoryStore
@@ -28,6 +29,7 @@ from histoslide.store.pyramid import halve_probability, halve_status, level_shap
 from histoslide.store.stored import Heatmap, open_heatmap
 from histoslide.store.target import choose_target
 from histoslide.store_folder import is_there, put_in_place, remove, write_objects
+from histoslide.tissue import UNREADABLE_OVERVIEW
 
 
 def store_heatmap(
@@ -89,6 +91,32 @@ def store_heatmap(
         begun = target is not None and is_there(target)
         raise StoreError(f"{path} cannot be written: {reason}{kept if begun else ''}") from error
     return open_heatmap(path)
+
+
+def plan_begun_with(lazy: LazyHeatmap, path: Path) -> NDArray[np.uint8] | None:
+    """The plan that a store was begun with, where another is no other wish; else None.
+
+    Parts of a slide's overview that cannot be read count as tissue. When they can be read another
+    time, or cannot, the mask differs without anybody having asked for another.
+
+    Args:
+        lazy: as it is planned now.
+        path: of the store, which is there.
+
+    Returns:
+        For ``make_heatmap``: ``PENDING``, ``BACKGROUND`` or ``EXCLUDED``, shape ``grid.shape``.
+
+    Raises:
+        StoreError: what is there is not a heatmap.
+    """
+    masks = (lazy.mask, read_metadata(path)["mask"])
+    if not any(UNREADABLE_OVERVIEW in mask["settings"] for mask in masks):
+        return None
+    status = open_heatmap(path, allow_incomplete=True).status
+    if status.shape != lazy.plan.shape:
+        return None
+    tried = (status == Status.SCORED) | (status == Status.UNREADABLE)
+    return np.where(tried, Status.PENDING, status).astype(np.uint8)
 
 
 def _finished(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> Heatmap | None:

@@ -69,6 +69,6 @@ def write_log(records: Sequence[EpochRecord], path: Path) -> None:
     lines = [json.dumps(dataclasses.asdict(record)) + "\n" for record in records]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(lines))
+        path.write_text("".join(lines), encoding="utf-8")
     except OSError as error:
         raise HistoslideError(f"{path} cannot be written: {error.strerror}") from error
