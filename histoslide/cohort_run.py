@@ -35,6 +35,7 @@ from histoslide.pipeline import (
     prepare_slide,
     store_slide,
 )
+from histoslide.place import readable_name
 from histoslide.slide_list import SlideJob, SlideOrder, find_jobs, name_outputs, order_jobs
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,9 @@ class _CohortRun:
         self._out, self._model, self._options = out, model, options
         self._fail_fast = fail_fast
         self._results = {
-            job.heatmap: SlideResult(slide=job.path.name, state="pending", output=job.heatmap)
+            job.heatmap: SlideResult(
+                slide=readable_name(job.path), state="pending", output=job.heatmap
+            )
             for job in jobs
         }
         self._record = RunRecord(out, model.spec.name, list(self._results.values()))
@@ -232,10 +235,10 @@ class _CohortRun:
             logger.error("%s", error)  # noqa: TRY400 - the message is made for the user
             cause, text = _CAUSES.get(type(error)), without_folder(error, job.path)
         except Exception as error:  # one slide must not stop the others, not even by a bug
-            logger.exception("%s: unexpected error", job.path.name)
+            logger.exception("%s: unexpected error", readable_name(job.path))
             cause, text = "bug", f"bug: {error!r}"
         return SlideResult(
-            slide=job.path.name,
+            slide=readable_name(job.path),
             state="failed",
             error=text,
             cause=cause,

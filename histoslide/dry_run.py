@@ -16,6 +16,7 @@ from histoslide.errors import HistoslideError, ResolutionUnknownError
 from histoslide.heatmap import BlockModel
 from histoslide.model import Batches, Model
 from histoslide.pipeline import ScoreOptions, prepare_slide
+from histoslide.place import readable_name
 from histoslide.scoring import Status
 from histoslide.slide_list import SlideJob
 
@@ -88,7 +89,7 @@ def _plan(job: SlideJob, out: Path, model: BlockModel, options: ScoreOptions) ->
             )
             begun = prepared.out.exists() and not options.overwrite
             return SlidePlan(
-                slide=job.path.name,
+                slide=readable_name(job.path),
                 output=job.heatmap,
                 state=("begun" if prepared.tiles_left else "complete") if begun else "to score",
                 cells=grid.rows * grid.cols,
@@ -100,7 +101,7 @@ def _plan(job: SlideJob, out: Path, model: BlockModel, options: ScoreOptions) ->
     except HistoslideError as error:
         logger.error("%s", error)  # noqa: TRY400 - the message is made for the user
         return SlidePlan(
-            slide=job.path.name,
+            slide=readable_name(job.path),
             output=job.heatmap,
             state="failed",
             error=str(error),

@@ -7,6 +7,7 @@ it matters, which is where files are renamed, locked or handed to a library that
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,3 +132,8 @@ def storage_errors(path: Path) -> Iterator[None]:
 def _line(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def readable_name(path: Path) -> str:
+    """The name of a file for people and for text files, also where it is no UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", errors="replace")

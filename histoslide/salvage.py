@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from histoslide.closable import Closable
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
 from histoslide.geometry import Box, Mpp, Size, true_downsample
+from histoslide.place import readable_name
 from histoslide.tiff_tiles import TiffTiles, UnsupportedTilesError
 from histoslide.tile_reader import TileReader
 
@@ -84,7 +85,7 @@ class SalvagedTiff(Closable):
     @property
     def name(self) -> str:
         """File name without its folder."""
-        return self._path.name
+        return readable_name(self._path)
 
     @property
     def size_l0(self) -> Size:

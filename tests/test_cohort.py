@@ -34,6 +34,7 @@ from histoslide.pipeline import (
     score_slide,
     store_slide,
 )
+from histoslide.place import place
 from histoslide.scoring import Status
 from histoslide.slide_list import SlideJob, find_jobs, name_outputs, order_jobs, read_slide_list
 from histoslide.store import open_heatmap
@@ -317,18 +318,22 @@ def test_a_killed_run_left_a_slide_running(tmp_path: Path, good: Path) -> None:
 
 def test_a_list_names_slides_resolutions_and_outputs(tmp_path: Path) -> None:
     table = tmp_path / "cohort.csv"
-    table.write_text("slide,mpp,output\nx/a.svs,0.25,left\ny/a.svs,,right.zarr\n/abs/b.svs,,\n")
+    table.write_text(
+        "slide,mpp,output\nx/a.svs,0.25,left\ny/a.svs,,right.zarr\n/abs/b.svs,,\ns3://c/d.svs,,\n"
+    )
     jobs = read_slide_list(table)
     given = Mpp(value=0.25, source="cohort.csv")
     assert jobs == [
         SlideJob(path=tmp_path / "x" / "a.svs", mpp=given, output="left.zarr"),
         SlideJob(path=tmp_path / "y" / "a.svs", output="right.zarr"),
         SlideJob(path=Path("/abs/b.svs")),
+        SlideJob(path=place("s3://c/d.svs")),
     ]
     named, option = Mpp(value=0.5, source="--mpp-csv"), Mpp(value=1, source="--mpp")
     found = find_jobs([table], mpp=option, mpp_by_name={"a.svs": named})
-    assert [job.mpp for job in found] == [given, named, option]
-    assert [job.heatmap for job in name_outputs(found)] == ["left.zarr", "right.zarr", "b.zarr"]
+    assert [job.mpp for job in found] == [given, named, option, option]
+    outputs = ["left.zarr", "right.zarr", "b.zarr", "d.zarr"]
+    assert [job.heatmap for job in name_outputs(found)] == outputs
     with pytest.raises(HistoslideError, match=r"would both be written to left\.zarr"):
         name_outputs([*found, SlideJob(path=Path("left.svs"))])
 

@@ -1,7 +1,9 @@
 """Slides to heatmaps: what goes wrong stays where it went wrong."""
 
 import csv
+import dataclasses
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import histoslide.cohort_run as cohort_run_module
+import histoslide.tiles as tiles_module
 from histoslide.cohort import SlideResult, output_names, read_run, write_run
 from histoslide.cohort_run import score_slides
 from histoslide.errors import (
@@ -38,7 +41,7 @@ from histoslide.pipeline import (
 from histoslide.scoring import Status
 from histoslide.slide import OpenSlideSlide
 from histoslide.store import BlockTarget, open_heatmap
-from histoslide.synthetic import fiducial_slide
+from histoslide.synthetic import fiducial_slide, write_slide
 
 EVERYTHING = TissueOptions(method="none", threshold=0)
 
@@ -124,6 +127,59 @@ def test_an_error_leaves_no_thread_writing(
     time.sleep(0.3)
     assert max(calls) <= raised
     assert set(threading.enumerate()) <= before  # Dask's own idle pool may be there from earlier
+
+
+def test_what_could_not_be_read_of_the_overview_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drive that is away for a while: tissue is not known there, and must not be forgotten."""
+    folder = tmp_path / "s"
+    folder.mkdir()
+    pixels = np.full((600, 1400, 3), 245, np.uint8)
+    pixels[100:500, 100:700] = (170, 90, 160)
+    path = write_slide(folder / "a.tif", pixels, mpp=0.972)
+    read, away = OpenSlideSlide.read_level, [True]
+
+    def flaky(self: OpenSlideSlide, level: int, *region: int) -> NDArray[np.uint8]:
+        if away and (region[0] + region[2]) * self.level_downsamples[level] > 900:
+            raise SlideReadError("the drive is away")
+        return read(self, level, *region)
+
+    monkeypatch.setattr(OpenSlideSlide, "read_level", flaky)
+    monkeypatch.setattr(tiles_module, "_OVERVIEW_READ_PX", 40)  # in pieces, as of a large slide
+    out, options = tmp_path / "h.zarr", ScoreOptions(overlay=False, isolate=False)
+    first = score_slide(path, out, colour_model(), options)
+    assert first.counts["unreadable"] > 0
+    before = open_heatmap(out).status
+    away.clear()
+    again = dataclasses.replace(options, retry_unreadable=True)
+    second = score_slide(path, out, colour_model(), again)
+    assert second.counts["unreadable"] == 0
+    assert second.counts["scored"] == first.counts["scored"] + first.counts["unreadable"]
+    # Only now does the overview say that there is glass: a new heatmap scores less.
+    new = score_slide(path, tmp_path / "new.zarr", colour_model(), options)
+    assert new.counts["scored"] < second.counts["scored"]
+    assert (before == Status.UNREADABLE).sum() == first.counts["unreadable"]
+    stricter = dataclasses.replace(again, tissue=TissueOptions(threshold=0.9))
+    with pytest.raises(SettingsDifferError, match=r"mask\.threshold was 0\.1, is 0\.9"):
+        score_slide(path, out, colour_model(), stricter)
+
+
+def test_a_name_that_is_no_text_is_shown_as_well_as_can_be(slide: Path, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(slide.parent) + b"/sch\xe4fer.tif"))
+    try:
+        odd.write_bytes(slide.read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    out = tmp_path / "o"
+    results = score_slides([slide, odd], out, colour_model(), ScoreOptions(tissue=EVERYTHING))
+    assert [(r.slide, r.state) for r in results] == [
+        ("a.tif", "done"),
+        ("sch\ufffdfer.tif", "done"),
+    ]
+    assert {r.slide for r in read_run(out)} == {"a.tif", "sch\ufffdfer.tif"}
+    assert "sch\ufffdfer.tif" in (out / "summary.csv").read_text(encoding="utf-8")
+    assert len(list(out.glob("*.png"))) == 2
 
 
 def test_one_bug_does_not_stop_the_cohort(

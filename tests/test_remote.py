@@ -1,6 +1,7 @@
 """Slides from object storage, through the cache, and the commands that read and write there."""
 
 import csv
+import fcntl
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ import pytest
 from histoslide_cli.main import main
 from objects import BUCKET, contents, intercept, s3_server
 
+import histoslide.remote as remote_module
 from histoslide.errors import SlideOpenError
 from histoslide.fetched_slide import open_anywhere
 from histoslide.place import file_system, object_key, place
@@ -79,6 +81,18 @@ def test_the_least_recently_used_goes_but_never_one_in_use(folder: Path, tmp_pat
     tiny = SlideCache(folder=tmp_path / "x", limit_gb=1e-9)
     with pytest.raises(SlideOpenError, match="--cache-size"), local_copy(folder / "a.svs", tiny):
         pytest.fail("it does not fit")
+
+
+def test_a_download_in_progress_is_not_removed_to_make_room(tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    for name, size in ((".busy.partial", 600), ("old", 300)):
+        (slides / name).mkdir(parents=True)
+        (slides / name / "a.svs").write_bytes(bytes(size))
+    (slides / "old.lock").touch()
+    with (slides / "busy.lock").open("a+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        remote_module._make_room(Path("b.svs"), slides, 400, SlideCache(limit_gb=1000 / 1e9))
+    assert sorted(path.name for path in slides.iterdir() if path.is_dir()) == [".busy.partial"]
 
 
 def test_half_a_download_is_never_used(folder: Path, tmp_path: Path) -> None:

@@ -25,12 +25,14 @@ from histoslide.errors import (
     SlideReadError,
 )
 from histoslide.geometry import Box, Mpp, Size, true_downsample
+from histoslide.salvage import SalvagedTiff
 from histoslide.slide import (
     OpenSlideSlide,
     Slide,
     find_slides,
     open_slide,
     read_mpp_csv,
+    refuse_misnamed,
     require_mpp,
 )
 from histoslide.slide.alignment import aligned_start
@@ -203,6 +205,18 @@ def test_a_wrong_mpp_csv_is_refused_with_what_is_wrong(
 ) -> None:
     with pytest.raises(ResolutionError, match=message):
         read_mpp_csv(write_csv(tmp_path, content))
+
+
+def test_a_table_of_other_names_is_not_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    value = Mpp(value=0.5, source="--mpp-csv")
+    refuse_misnamed({"a.svs": value, "elsewhere.svs": value}, ["a.svs", "b.svs"])
+    refuse_misnamed({}, ["a.svs"])
+    assert not caplog.records
+    for name in ("b", "b.tif"):
+        with pytest.raises(ResolutionError, match=rf"names {name}, but the slide is called b\.svs"):
+            refuse_misnamed({"a.svs": value, name: value}, ["a.svs", "b.svs"])
+    refuse_misnamed({"elsewhere.svs": value}, ["a.svs"])
+    assert "names none of the slides" in caplog.text
 
 
 def test_a_missing_mpp_csv_is_named(tmp_path: Path) -> None:
@@ -484,6 +498,25 @@ def test_a_truncated_slide_fails_to_open_or_to_read(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises((SlideOpenError, SlideReadError), match=r"slide\.tif"):
         open_slide(path).read_level(1, 0, 0, 350, 250)
+
+
+def test_a_truncated_slide_that_begins_with_the_whole_glass_keeps_its_levels(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    finest = rng.integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    path = tmp_path / "leica.scn"
+    with tifffile.TiffWriter(path) as tiff:
+        for pixels, mpp in ((finest[::8, ::8], 4), (finest, 0.5), (finest[::4, ::4], 2)):
+            tiff.write(
+                pixels.copy(), photometric="rgb", tile=(256, 256), metadata=None,
+                resolution=(1e4 / mpp, 1e4 / mpp), resolutionunit="CENTIMETER",
+            )  # fmt: skip
+    slide = SalvagedTiff.open(path, mpp=None)
+    assert slide.level_sizes == (Size(1024, 1024), Size(256, 256))
+    assert slide.mpp is not None
+    assert slide.mpp.value == pytest.approx(0.5)
+    np.testing.assert_array_equal(slide.read_level(0, 300, 500, 100, 80), finest[500:580, 300:400])
 
 
 def test_folders_are_searched_by_ending_and_files_are_taken_as_they_are(tmp_path: Path) -> None:

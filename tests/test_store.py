@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import zarr
 from fakes import FakeSlide
+from heatmaps import lazy_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -223,6 +224,18 @@ def test_other_settings_are_refused_by_name(
     with pytest.raises(SettingsDifferError, match=named):
         store_heatmap(lazy_heatmap(slide, **change), path)
     assert all_bytes(path) == before
+
+
+def test_a_link_to_a_heatmap_is_replaced_and_what_it_led_to_stays(tmp_path: Path) -> None:
+    real, link = tmp_path / "elsewhere" / "h.zarr", tmp_path / "h.zarr"
+    store_heatmap(lazy_of(np.zeros((40, 40))), real)
+    before = all_bytes(real)
+    link.symlink_to(real)
+    for value in (0.25, 0.75):
+        new = store_heatmap(lazy_of(np.full((40, 40), value)), link, overwrite=True)
+        assert float(new.probability().max()) == value
+    assert all_bytes(real) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "h.zarr"]
 
 
 def test_unreadable_cells_are_tried_again_when_asked(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from histoslide.heatmap import BlockModel
 from histoslide.lesions import find_lesions, write_lesions
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.preparation import PreparedSlide, prepare_slide
+from histoslide.place import readable_name
 from histoslide.render import draw_mask, draw_overlay, read_png_label, save_png
 from histoslide.store import Heatmap, store_heatmap
 
@@ -120,7 +121,7 @@ def finish_slide(
     shown = heat.probability(shown_class)
     scored = np.isfinite(shown)
     result = SlideResult(
-        slide=prepared.path.name,
+        slide=readable_name(prepared.path),
         state="done",
         output=prepared.out.name,
         counts=heat.metadata["counts"],

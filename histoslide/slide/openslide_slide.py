@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from histoslide.closable import Closable
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, SlideReadError
 from histoslide.geometry import Box, Mpp, Size, true_downsample
+from histoslide.place import readable_name
 from histoslide.salvage import file_hash
 from histoslide.slide.alignment import aligned_start
 
@@ -62,7 +63,7 @@ class OpenSlideSlide(Closable):
     @property
     def name(self) -> str:
         """File name without its folder."""
-        return self._path.name
+        return readable_name(self._path)
 
     @property
     def size_l0(self) -> Size:
