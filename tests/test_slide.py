@@ -513,6 +513,7 @@ def test_a_truncated_slide_that_begins_with_the_whole_glass_keeps_its_levels(
                 resolution=(1e4 / mpp, 1e4 / mpp), resolutionunit="CENTIMETER",
             )  # fmt: skip
     slide = SalvagedTiff.open(path, mpp=None)
+    assert slide is not None
     assert slide.level_sizes == (Size(1024, 1024), Size(256, 256))
     assert slide.mpp is not None
     assert slide.mpp.value == pytest.approx(0.5)

@@ -1,0 +1,156 @@
+"""Where the time of scoring goes: reading, cutting, the network, storing, and the rest.
+
+    python benchmarks/stages.py                              # a slide of its own, on the CPU
+    python benchmarks/stages.py --slide node.tiff --mpp 0.5 --stride 32
+    python benchmarks/stages.py --device cuda --side 100000 --stride 32
+
+The slide is scored in this process as ``histoslide score`` does, with a clock around each step in
+every thread. A step's seconds are summed over threads; its share of the wall time is what it would
+take away if nothing ran beside it. ``busy`` is the part of the wall time in which the network had a
+batch: on an accelerator it is what should be near 100 %. Cells per second exclude the start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+import histoslide.scoring
+import histoslide.store.writing
+import histoslide.tiles
+from histoslide.geometry import Mpp
+from histoslide.heatmap import make_heatmap
+from histoslide.isolation import IsolatedSlide
+from histoslide.model import Batches, load_model
+from histoslide.scoring import ScoreMode
+from histoslide.store import BlockTarget, store_heatmap
+from histoslide.synthetic import scene, write_slide
+
+MPP = 0.243
+"""Micrometres per pixel of the slide that is made."""
+
+
+class Clock:
+    """Seconds by step, summed over threads, and the time in which any thread was in the network."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.busy = 0.0
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._since = 0.0
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Count what runs in the block."""
+        started = time.perf_counter()
+        with self._lock:
+            if name == "network":
+                if not self._inside:
+                    self._since = started
+                self._inside += 1
+        try:
+            yield
+        finally:
+            ended = time.perf_counter()
+            with self._lock:
+                self.seconds[name] += ended - started
+                if name == "network":
+                    self._inside -= 1
+                    if not self._inside:
+                        self.busy += ended - self._since
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, counted."""
+
+        @functools.wraps(function)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            with self.step(name):
+                return function(*args, **kwargs)
+
+        return counted
+
+
+@contextmanager
+def clocked(clock: Clock) -> Iterator[None]:
+    """Count the steps of the engine while the block runs."""
+    steps: list[tuple[Any, str, str]] = [
+        (histoslide.tiles, "read_window", "reading"),
+        (histoslide.scoring, "read_window", "reading"),
+        (histoslide.scoring, "cut_tiles", "cutting"),
+        (Batches, "_fill", "filling"),
+        (Batches, "_run", "network"),
+        (BlockTarget, "__setitem__", "storing"),
+        (histoslide.store.writing, "_complete", "storing"),
+    ]
+    with ExitStack() as stack:
+        for owner, name, step in steps:
+            counted = clock.around(step, getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, counted))
+        yield
+
+
+def made_slide(folder: Path, side: int) -> Path:
+    """A slide of tissue from edge to edge, with the levels of a scanner."""
+    tile = scene(1024, 1024, mpp=MPP, seed=1).pixels
+    pixels = np.tile(tile, (-(-side // 1024), -(-side // 1024), 1))[:side, :side]
+    path = folder / "slide.tif"
+    write_slide(path, pixels, mpp=MPP, downsamples=(4.0, 16.0))
+    return path
+
+
+def main() -> None:
+    """Score a slide and print where the time went."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slide", type=Path, help="a slide of yours (default: one is made)")
+    parser.add_argument("--mpp", type=float, help="its resolution, if it records none")
+    parser.add_argument("--side", type=int, default=16384, help="of the slide that is made, in px")
+    parser.add_argument("--stride", type=int, default=96)
+    parser.add_argument("--mode", choices=("exact", "cascade", "dense"), default="exact")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--backend", choices=("torch", "openvino"))
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8"))
+    given = parser.parse_args()
+    model = load_model(
+        device=torch.device(given.device), backend=given.backend, precision=given.precision
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = given.slide or made_slide(folder, given.side)
+        mpp = None if given.mpp is None else Mpp(value=given.mpp, source="--mpp")
+        mode = ScoreMode(mode=given.mode)
+        clock = Clock()
+        with IsolatedSlide(path, mpp=mpp) as slide:
+            lazy = make_heatmap(slide, model, stride_px=given.stride, mode=mode)
+            model.probabilities(torch.zeros(1, 3, 96, 96, dtype=torch.uint8))  # is built by now
+            with clocked(clock):
+                started = time.perf_counter()
+                heat = store_heatmap(lazy, folder / "heat.zarr")
+                wall = time.perf_counter() - started
+    cells = heat.metadata["counts"]["scored"]
+    print(f"{path.name}: {cells:,} cells in {wall:.1f} s, {cells / wall:,.0f} a second, on")
+    print(f"{model.device}, {model.engine}, {given.mode}, stride {given.stride}")
+    # A batch is cut inside the network's turn, and counted there by itself.
+    filling = clock.seconds.pop("filling")  # inside the network's turn
+    clock.seconds["network"] -= filling
+    clock.seconds["cutting"] += filling
+    for step in ("reading", "cutting", "network", "storing"):
+        seconds = clock.seconds[step]
+        print(f"{step:8} {seconds:8.2f} s in all threads, {seconds / wall:6.1%} of the wall time")
+    print(f"busy     {clock.busy:8.2f} s with a batch in the network, {clock.busy / wall:6.1%}")
+
+
+if __name__ == "__main__":
+    main()
