@@ -31,6 +31,7 @@ from histoslide.errors import HistoslideError
 from histoslide.model import Model, ModelSpec, default_bundle, load_bundle, load_model, pick_device
 from histoslide.model.backends import BackendName, Precision
 from histoslide.model.fast_paths import FastPaths, choose_path, fast_paths_file, read_fast_paths
+from histoslide.model.int8 import ranges_sha256
 from histoslide.model.prediction import file_sha256
 from histoslide.runners import BlockIndex
 from histoslide.slide import Slide
@@ -151,6 +152,8 @@ class ClusterModel:
     """Identifies the weights."""
     engine: str
     """What computes in the workers and how precisely."""
+    ranges_sha256: str | None
+    """Tells the ranges apart that int8 rounds by; None for other precisions."""
     device: str
     """Where."""
     plugin: str
@@ -297,6 +300,7 @@ class Cluster:
             spec=spec,
             sha256=sha256,
             engine=" ".join(engine),
+            ranges_sha256=ranges_sha256(paths.ranges) if paths and engine[1] == "int8" else None,
             device=", ".join(devices),
             plugin=name,
         )

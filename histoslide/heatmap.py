@@ -49,6 +49,11 @@ class BlockModel(Protocol):
         ...
 
     @property
+    def ranges_sha256(self) -> str | None:
+        """Tells the ranges apart that int8 rounds by; None for other precisions."""
+        ...
+
+    @property
     def device(self) -> object:
         """Where; for people to read."""
         ...
@@ -108,6 +113,11 @@ class LazyHeatmap:
         return self.blocks["probability"]
 
     @property
+    def _ranges(self) -> dict[str, Any]:
+        found = self.model.get("ranges_sha256")
+        return {} if found is None else {"model.ranges_sha256": found}
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the values of the heatmap, JSON-ready."""
         grid = self.grid
@@ -124,6 +134,7 @@ class LazyHeatmap:
             "mask.plan_sha256": hashlib.sha256(self.plan.tobytes()).hexdigest(),
             "model.name": self.model["name"],
             "model.sha256": self.model["sha256"],
+            **self._ranges,
             "engine": self.engine,
             **self.mode.settings,
         }
@@ -250,7 +261,8 @@ def make_heatmap(
             "name": model.spec.name,
             "sha256": model.sha256,
             "spec": json.loads(model.spec.to_json()),
-        },
+        }
+        | ({} if model.ranges_sha256 is None else {"ranges_sha256": model.ranges_sha256}),
         mode=mode,
         engine=model.engine,
         device=str(model.device),

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fakes import FakeSlide
 from histoslide_cli.main import main
 from models import colour_model
 from PIL import Image
 from torch import Tensor, nn
 
-from histoslide.errors import BundleError, HistoslideError
+from histoslide.errors import BundleError, HistoslideError, SettingsDifferError
+from histoslide.geometry import Mpp
+from histoslide.heatmap import LazyHeatmap, make_heatmap
 from histoslide.model import Model, default_bundle, load_model, save_bundle
 from histoslide.model.architectures import build_network
 from histoslide.model.backends import (
@@ -39,6 +42,7 @@ from histoslide.model.graphs import TileGraph
 from histoslide.model.int8 import activation_ranges, quantised
 from histoslide.model.prediction import file_sha256, fold_batch_norm
 from histoslide.model.spec import ModelSpec
+from histoslide.store import store_heatmap
 
 CPU = torch.device("cpu")
 SPEC = ModelSpec(
@@ -253,6 +257,32 @@ def test_what_cannot_run_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @needs_openvino
+@needs_openvino
+def test_a_heatmap_is_not_gone_on_with_after_other_ranges_were_measured(
+    tmp_path: Path, ranges: dict[str, float], network: nn.Sequential
+) -> None:
+    slide = FakeSlide([np.full((300, 300, 3), 120, np.uint8)], mpp=Mpp(value=0.972, source="test"))
+
+    def lazy(top: float, precision: Precision = "int8") -> LazyHeatmap:
+        model = Model(
+            SPEC,
+            network,
+            device=CPU,
+            sha256="same",
+            backend=OpenVinoBackend(precision=precision),
+            ranges={name: value * top for name, value in ranges.items()},
+        )
+        return make_heatmap(slide, model)
+
+    assert lazy(1.0).fingerprint == lazy(1.0).fingerprint
+    assert lazy(1.0, "fp32").fingerprint == lazy(2.0, "fp32").fingerprint
+    out = tmp_path / "h.zarr"
+    heat = store_heatmap(lazy(1.0), out)
+    assert heat.metadata["model"]["ranges_sha256"] == lazy(1.0).fingerprint["model.ranges_sha256"]
+    with pytest.raises(SettingsDifferError, match=r"model\.ranges_sha256 differs"):
+        store_heatmap(lazy(2.0), out)
+
+
 def test_int8_needs_measured_ranges(small_bundle: Path) -> None:
     with pytest.raises(HistoslideError, match="histoslide model calibrate"):
         load_model(small_bundle, device=CPU, precision="int8")

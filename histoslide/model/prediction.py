@@ -22,7 +22,7 @@ from histoslide.model.bundle import default_bundle, load_bundle, read_spec
 from histoslide.model.converted import ConvertedGraphs
 from histoslide.model.fast_paths import FastPaths, choose_path, read_fast_paths
 from histoslide.model.graphs import AreaGraph, TileGraph, refuse_areas
-from histoslide.model.int8 import quantised
+from histoslide.model.int8 import quantised, ranges_sha256
 from histoslide.model.spec import ModelSpec
 
 CPU_BATCH = 32
@@ -92,6 +92,11 @@ class Model:
     def engine(self) -> str:
         """What computes and how precisely; equal engines on equal machines give equal results."""
         return f"{self._backend.name} {self._backend.precision}"
+
+    @property
+    def ranges_sha256(self) -> str | None:
+        """Tells the ranges apart that int8 rounds by; None where it is not int8 that computes."""
+        return ranges_sha256(self._ranges) if self._backend.precision == "int8" else None
 
     @property
     def batch_size(self) -> int:
