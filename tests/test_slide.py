@@ -530,6 +530,29 @@ def test_folders_are_searched_by_ending_and_files_are_taken_as_they_are(tmp_path
     assert find_slides([odd, folder]) == [odd, *(folder / n for n in ("A.TIF", "b.svs", "c.ndpi"))]
 
 
+def test_a_dicom_series_in_a_folder_is_one_slide(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+
+    def write(name: str, series: str) -> Path:
+        data = pydicom.Dataset()
+        data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.77.1.6", f"1.2.{name[0]}"
+        data.SeriesInstanceUID = series
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        path = tmp_path / name
+        data.save_as(path, enforce_file_format=True)
+        return path
+
+    first, other = write("1.dcm", "1.5"), write("3.dcm", "1.6")
+    write("2.dcm", "1.5")
+    broken = tmp_path / "4.dcm"
+    broken.write_bytes(b"none")
+    svs = tmp_path / "5.svs"
+    svs.touch()
+    assert find_slides([tmp_path]) == [first, other, broken, svs]
+    assert find_slides([tmp_path / "2.dcm"]) == [tmp_path / "2.dcm"]  # named, so meant
+
+
 def test_a_folder_without_slides_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(SlideOpenError, match="is a folder without slides"):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 from histoslide.errors import SlideOpenError
 from histoslide.place import is_remote, storage_errors
+
+logger = logging.getLogger(__name__)
 
 SLIDE_SUFFIXES = frozenset(
     {
@@ -18,6 +22,8 @@ SLIDE_SUFFIXES = frozenset(
 
 def find_slides(paths: list[Path]) -> list[Path]:
     """Slide files among ``paths``; folders are searched (not recursively) by file ending.
+
+    Of a DICOM series in a folder, whose files are the levels of one slide, the first file counts.
 
     Raises:
         SlideOpenError: a folder holds no slide, or the only path does not exist.
@@ -48,7 +54,36 @@ def find_slides(paths: list[Path]) -> list[Path]:
 def _slides_in(folder: Path) -> list[Path]:
     """Its slide files in order; a folder that is called like one is none."""
     found = sorted(path for path in folder.iterdir() if is_slide_file(path))
-    return found if is_remote(folder) else [path for path in found if not path.is_dir()]
+    if is_remote(folder):
+        return found
+    return _one_a_series([path for path in found if not path.is_dir()])
+
+
+def _one_a_series(paths: list[Path]) -> list[Path]:
+    """The paths, of each DICOM series only the first: its files are the levels of one slide."""
+    several = sum(path.suffix.lower() == ".dcm" for path in paths) > 1
+    if several and find_spec("pydicom") is None:
+        logger.warning(
+            "%s: DICOM files of one slide count as several: pip install 'histoslide[dicom]'",
+            paths[0].parent,
+        )
+        return paths
+    chosen: dict[str, Path] = {}
+    for path in paths:
+        series = _series_of(path) if several and path.suffix.lower() == ".dcm" else None
+        chosen.setdefault(series or str(path), path)
+    return list(chosen.values())
+
+
+def _series_of(path: Path) -> str | None:
+    """The series that a DICOM file belongs to; None where it does not say."""
+    import pydicom  # noqa: PLC0415 - an extra
+
+    try:
+        found = pydicom.dcmread(path, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
+    except (OSError, pydicom.errors.InvalidDicomError):  # opening it as a slide will say why
+        return None
+    return str(found.SeriesInstanceUID) if "SeriesInstanceUID" in found else None
 
 
 def is_slide_file(path: Path) -> bool:
