@@ -805,6 +805,7 @@ def test_the_finder_suggests_a_rate_from_the_curve_it_saw() -> None:
         (("normal", "tumour"), "tumour"),
         (("Tumor", "Normal"), "Tumor"),
         (("0", "1"), "1"),
+        (("1", "Normal"), "1"),
         (("negative", "POSITIVE"), "POSITIVE"),
         (("normal", "tumour", "fat"), None),
     ],
@@ -815,7 +816,10 @@ def test_the_tumour_class_is_known_by_its_name(
     assert tumour_class(classes) == expected
 
 
-@pytest.mark.parametrize("classes", [("cancer", "tumor"), ("cat", "dog"), ("abnormal", "normal")])
+@pytest.mark.parametrize(
+    "classes",
+    [("cancer", "tumor"), ("cat", "dog"), ("abnormal", "normal"), ("1", "2"), ("1", "other")],
+)
 def test_of_two_classes_one_must_mean_tumour(classes: tuple[str, str]) -> None:
     """Guessing wrong would show a heatmap of normal tissue as one of tumour."""
     with pytest.raises(DataError, match=f"{classes[0]}, {classes[1]} means tumour: pass --tumour"):
