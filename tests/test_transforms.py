@@ -233,6 +233,8 @@ def test_the_centroid_would_show_a_shift() -> None:
         Augmentation(max_zoom=1.15, p_affine=1),
         Augmentation(max_shift=0.06, p_affine=1),
         Augmentation(max_zoom=1.1, max_shift=0.03, p_affine=1),
+        Augmentation(min_zoom=0.85, p_affine=1),
+        Augmentation(min_zoom=0.9, max_zoom=1.05, max_shift=0.03, p_affine=1),
     ],
 )
 def test_the_drift_that_is_allowed_is_the_drift_there_is(change: Augmentation) -> None:

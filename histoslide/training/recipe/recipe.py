@@ -178,9 +178,10 @@ class Recipe:
                 raise DataError(f"augmentation {name} {value} would move {label}: {way_out}")
         drift, limit = change.drift_px(self.input_px), LARGEST_DRIFT * self.label_px
         if drift > limit:
+            zoom = "min_zoom" if change.drifts_most_when_reduced else "max_zoom"
             raise DataError(
-                f"augmentation max_zoom {change.max_zoom} and max_shift {change.max_shift} would "
-                f"move {label} by {drift:.1f} px, more than {limit:g}: zoom less, set "
+                f"augmentation {zoom} {getattr(change, zoom)} and max_shift {change.max_shift} "
+                f"would move {label} by {drift:.1f} px, more than {limit:g}: zoom less, set "
                 "zoom_centred, or leave the shift out"
             )
         if self.input_px / change.max_zoom < self.label_px:
