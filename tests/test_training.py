@@ -20,7 +20,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.optimizer import Adam, OptimWrapper
-from fastai.torch_core import norm_bias_params
+from fastai.torch_core import TensorCategory, norm_bias_params
 from fastai.vision.learner import vision_learner
 from patches import DATA, QUICK, SIDE_PX, Memory, centre_patches
 from torch import Tensor, nn
@@ -717,6 +717,25 @@ def test_balanced_weights_make_classes_count_alike() -> None:
     assert float(learner.loss_func(logits, targets)) == pytest.approx(np.log(2))
     with pytest.raises(DataError, match="3 numbers for the 2 classes normal, tumour"):
         class_weights(data, dataclasses.replace(QUICK, class_weights=(1.0, 2.0, 3.0)))
+
+
+def test_a_class_that_training_lacks_weighs_nothing() -> None:
+    """With a large weight, label smoothing would pull every patch towards it."""
+    pixels = np.zeros((40, SIDE_PX, SIDE_PX, 3), np.uint8)
+    labels = np.array([0] * 30 + [2] * 10)
+    data = dataclasses.replace(
+        DATA, classes=("a", "b", "c"), train=Memory(pixels, labels), valid=Memory(pixels, labels)
+    )
+    recipe = dataclasses.replace(QUICK, class_weights="balanced", label_smoothing=0.3)
+    weights = class_weights(data, recipe)
+    assert weights == pytest.approx([40 / 2 / 30, 0, 40 / 2 / 10])
+    loss = loss_function(data, recipe, CPU)
+    logits = torch.zeros(3, 3, requires_grad=True)
+    loss(logits, torch.tensor([0, 2, 0])).backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, 1] > 0).all()  # going down takes probability from it
+    # A validation batch of nothing else: its mean over no weight at all would be no number.
+    assert float(loss(logits.detach(), TensorCategory([1, 1, 1]))) == 0
 
 
 def test_bfloat16_trains_on_the_cpu() -> None:

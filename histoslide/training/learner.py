@@ -13,7 +13,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import RocAuc, RocAucBinary, accuracy
 from fastai.torch_core import params
-from torch import nn
+from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
 from torch.amp.grad_scaler import GradScaler
 
@@ -112,7 +112,18 @@ def loss_function(data: PatchData, recipe: Recipe, device: torch.device) -> Cros
     """
     weights = class_weights(data, recipe)
     weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
-    return CrossEntropyLossFlat(weight=weight, label_smoothing=recipe.label_smoothing)
+    kind = CrossEntropyLossFlat if weights is None or all(weights) else PartialCrossEntropy
+    return kind(weight=weight, label_smoothing=recipe.label_smoothing)
+
+
+class PartialCrossEntropy(CrossEntropyLossFlat):
+    """Cross entropy where some class weighs nothing: a batch of it alone has no loss, not 0/0."""
+
+    def __call__(self, inp: Tensor, targ: Tensor, **kwargs: object) -> Tensor:
+        """The loss of logits of shape (n, classes) for labels of shape (n,)."""
+        if not self.func.weight[targ].any():
+            return inp.sum() * 0
+        return super().__call__(inp, targ, **kwargs)
 
 
 def class_weights(data: PatchData, recipe: Recipe) -> list[float] | None:
@@ -131,9 +142,10 @@ def class_weights(data: PatchData, recipe: Recipe) -> list[float] | None:
     if recipe.class_weights == "none":
         return None
     counts = np.bincount(data.train.labels, minlength=len(data.classes))
-    # A class that does not occur weighs nothing, whatever its weight.
-    weights: list[float] = (counts.sum() / len(counts) / np.maximum(counts, 1)).tolist()
-    return weights
+    # A class without patches still counts where labels are smoothed, in every patch, so its weight
+    # must be none: the inverse of (almost) no patches would draw all patches towards it.
+    weights: list[float] = (counts.sum() / (counts > 0).sum() / np.maximum(counts, 1)).tolist()
+    return [weight if count else 0.0 for weight, count in zip(weights, counts, strict=True)]
 
 
 def amp_mode(precision: str, device: torch.device) -> AMPMode | None:

@@ -69,7 +69,7 @@ class Recipe:
     """Alpha of the Beta distribution that mixes pairs of patches (Zhang et al. 2018); 0: off."""
     class_weights: str | tuple[float, ...] = "none"
     """Weights of the classes in the loss: ``none``, ``balanced`` (inverse to their number of
-    training patches, 1 on average) or one number a class."""
+    training patches, so that a patch weighs 1 on average; 0 without any) or one number a class."""
     ema_decay: float = 0.0
     """Decay a step of the exponential average of the weights that is validated and kept; 0: off."""
     precision: str = "fp32"
