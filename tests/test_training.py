@@ -15,7 +15,6 @@ import torch
 from conftest import add_tiny
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
-from fastai.callback.training import GradientAccumulation
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
@@ -793,10 +792,91 @@ def test_summed_gradients_step_once_a_batch() -> None:
 
     stage = QUICK.stages[0]
     learner = make_learner(DATA, QUICK, stage, build_network("tiny", 2), device=CPU, batch_size=4)
-    assert any(isinstance(cb, GradientAccumulation) for cb in learner.cbs)
     learner.add_cb(Steps())
     fit_stage(learner, stage)
     assert steps == [3, 7, 11, 15]
+
+
+@pytest.fixture
+def tens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for ten patches: of the 64 there are, batches of 20 or 32 leave 20 over."""
+    monkeypatch.setattr("histoslide.training.fit.fitting_batch_size", lambda *_, **__: 10)
+
+
+def weights_of(trained: TrainedModel) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trained.learner.model.state_dict().items()}
+
+
+@pytest.mark.usefixtures("tens")
+def test_an_interrupted_run_that_sums_gradients_ends_as_an_uninterrupted_one(
+    tmp_path: Path,
+) -> None:
+    recipe = dataclasses.replace(
+        QUICK, stages=(Stage(epochs=2, lr=1e-2),) * 2, batch_size=32, keep="last"
+    )
+    expected = weights_of(train(DATA, recipe, device=CPU))
+    for last in (1, 2, 3):
+
+        def stop(record: EpochRecord, last: int = last) -> None:
+            if record.epoch == last + 1:  # the checkpoint is of the epoch before
+                raise KeyboardInterrupt
+
+        folder = tmp_path / str(last)
+        with pytest.raises(KeyboardInterrupt):
+            train(DATA, recipe, device=CPU, folder=folder, on_epoch=stop)
+        again = weights_of(train(DATA, recipe, device=CPU, folder=folder))
+        assert all(torch.equal(again[name], expected[name]) for name in expected)
+
+
+def test_what_does_not_fill_a_batch_is_dropped_and_forgotten() -> None:
+    stage = Stage(epochs=2, lr=1e-3)
+    recipe = dataclasses.replace(QUICK, stages=(stage,), batch_size=24)
+    learner = make_learner(DATA, recipe, stage, build_network("tiny", 2), device=CPU, batch_size=20)
+    steps: list[tuple[int, int]] = []
+
+    class Steps(Callback):  # type: ignore[misc]
+        def after_step(self) -> None:
+            steps.append((self.learn.epoch, self.learn.iter))
+
+    learner.add_cb(Steps())
+    fit_stage(learner, stage)
+    assert steps == [(0, 1), (1, 1)]  # of three batches an epoch, the third is left over
+    assert not any(p.grad is not None and p.grad.any() for p in learner.model.parameters())
+
+
+def test_less_than_a_batch_is_a_step_of_all_there_is() -> None:
+    """The one step of an epoch equals that of a batch of these patches, however it was summed."""
+    small = dataclasses.replace(DATA, train=centre_patches(16, seed=2))
+    stage = Stage(epochs=1, lr=1e-3)
+    gradients: list[list[Tensor]] = []
+
+    class Gradients(Callback):  # type: ignore[misc]
+        order = 9  # after the accumulation
+
+        def before_step(self) -> None:
+            found = [p.grad for p in self.learn.model.parameters()]
+            gradients.append([gradient.clone() for gradient in found if gradient is not None])
+
+    torch.manual_seed(0)
+    network = build_network("tiny", 2).eval()
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    for batch_size, asked in ((16, 16), (4, 64)):
+        network.load_state_dict(start)
+        recipe = dataclasses.replace(QUICK, batch_size=asked)
+        learner = make_learner(small, recipe, stage, network, device=CPU, batch_size=batch_size)
+        learner.add_cbs([Gradients(), Settled()])
+        fit_stage(learner, stage)
+    assert len(gradients) == 2
+    assert len(gradients[0]) == len(list(network.parameters()))
+    for whole, summed in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, summed, rtol=1e-3, atol=1e-6)
+
+
+class Settled(Callback):  # type: ignore[misc]
+    """Batch norms as in validation, so that a patch does not depend on those beside it."""
+
+    def before_batch(self) -> None:
+        self.learn.model.eval()
 
 
 def test_the_finder_suggests_a_rate_from_the_curve_it_saw() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.mixup import MixUp
-from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import RocAuc, RocAucBinary, accuracy
@@ -20,6 +19,7 @@ from torch.amp.grad_scaler import GradScaler
 from histoslide.datasets import PatchData
 from histoslide.errors import DataError
 from histoslide.model.architectures import BODY_SPLIT
+from histoslide.training.accumulation import WholeBatches
 from histoslide.training.loaders import make_loaders
 from histoslide.training.mosaic import MosaicContext
 from histoslide.training.optimiser import optimiser
@@ -54,7 +54,7 @@ def make_learner(
         device: where.
         workers: processes that decode patches.
         batch_size: patches that fit into memory at once; gradients are summed until the recipe's
-            batch is full. None as the recipe says.
+            batch is full, see ``WholeBatches``. None as the recipe says.
 
     Raises:
         DataError: the precision cannot be had on the device, or class weights do not fit.
@@ -77,7 +77,7 @@ def make_learner(
     if stage.mosaic:
         learner.add_cb(MosaicContext(stage.mosaic))
     if batch_size is not None and batch_size < recipe.batch_size:
-        learner.add_cb(GradientAccumulation(recipe.batch_size))
+        learner.add_cb(WholeBatches(recipe.batch_size))
     if (mode := amp_mode(recipe.precision, device)) is not None:
         learner.add_cb(DevicePrecision(mode))
     # Always: the network remembers what an earlier stage froze.
