@@ -27,8 +27,9 @@ from torchvision.models import resnet18
 
 from histoslide.datasets import ImageFiles
 from histoslide.errors import BundleError, DataError
-from histoslide.model import load_model, pick_device, read_spec
+from histoslide.model import ModelSpec, load_model, pick_device, read_spec
 from histoslide.model.architectures import BODY_SPLIT, ConcatPool, build_network
+from histoslide.model.graphs import TileGraph
 from histoslide.model.spec import TOTAL_STRIDE_PX
 from histoslide.patch_evaluation.figures import fit_temperature
 from histoslide.training.averaging import WeightAveraging
@@ -391,6 +392,30 @@ def test_loaders_pair_every_patch_with_its_label() -> None:
             numbers += batch.tolist()
         assert len(set(numbers)) == len(numbers) == expected
     assert numbers == list(range(count))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_validation_patches_are_prepared_as_the_model_does(name: str) -> None:
+    """Epochs are judged, and the best one is chosen, by what the bundle will see."""
+    recipe = RECIPES[name]
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (4, recipe.input_px, recipe.input_px, 3), dtype=np.uint8)
+    patches = Memory(pixels, np.arange(4) % 2)
+    data = dataclasses.replace(DATA, train=patches, valid=patches)
+    images, _ = make_loaders(data, recipe, device=CPU).valid.one_batch()
+    spec = ModelSpec(
+        name=name,
+        architecture=recipe.architecture,
+        classes=data.classes,
+        tumour_class="tumour",
+        input_px=recipe.input_px,
+        label_px=recipe.label_px,
+        network_px=recipe.side_px(recipe.stages[-1]),
+        mean=recipe.mean,
+        std=recipe.std,
+    )
+    expected = TileGraph(spec, nn.Identity()).prepare(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    torch.testing.assert_close(images.as_subclass(Tensor), expected, rtol=0, atol=1e-5)
 
 
 def test_fewer_patches_than_a_batch_are_still_trained_on() -> None:

@@ -83,7 +83,8 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of training patches."""
     presize_px: int | None = None
-    """Side to which a patch is resized before it is augmented, in pixels; None leaves it."""
+    """Side to which a training patch is resized before it is augmented, in pixels; None leaves
+    it."""
     input_px: int = PCAM_INPUT_PX
     """Side of the patches, in model pixels."""
     network_px: int | None = None
