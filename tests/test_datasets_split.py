@@ -222,6 +222,52 @@ def test_extra_patches_of_validation_slides_are_left_out(tmp_path: Path) -> None
     assert sorted(data.left_out) == [n for n in slides if n >= "p0200" and slides[n] in held]
 
 
+def write_test_slides(root: Path, tested: str) -> Path:
+    """Slides a-d below ``train/``, those of ``tested`` below ``test/`` too; the table of slides."""
+    rows = ["name,slide"]
+    for first, (part, slides) in enumerate((("train", "abcd"), ("test", tested), ("more", "ax"))):
+        for label in (0, 1):
+            numbers = [1000 * first + 100 * label + i for i in range(len(slides))]
+            write_images(root / part / str(label), numbers)
+            rows += [f"p{n:04},{slide}" for n, slide in zip(numbers, slides, strict=True)]
+    (root / "slides.csv").write_text("\n".join(rows))
+    return root / "slides.csv"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_of_a_test_slide_is_trained_on(seed: int, tmp_path: Path) -> None:
+    table = write_test_slides(tmp_path, "ab")
+    split = Split(kind="slide", fraction=0.2, seed=seed)
+    data = open_patches(tmp_path, extra=(tmp_path / "more",), slides=table, split=split)
+    assert data.test is not None
+    assert set(data.test.slides or ()) == {"a", "b"}
+    parts = [set(part.slides or ()) for part in (data.train, data.valid)]
+    assert sorted(map(sorted, parts)) in ([["c"], ["d", "x"]], [["c", "x"], ["d"]])
+    assert "x" in parts[0]
+    save_split(data, tmp_path / "split.csv")
+    left_out = [f"p{n:04}" for n in (0, 1, 100, 101, 2000, 2100)]
+    assert data.left_out == dict.fromkeys(left_out, "slide")
+    with (tmp_path / "split.csv").open() as file:
+        assert sorted(r["name"] for r in csv.DictReader(file) if r["part"] == "slide") == left_out
+
+
+def test_a_test_set_of_all_slides_leaves_nothing(tmp_path: Path) -> None:
+    table = write_test_slides(tmp_path, "abcd")
+    with pytest.raises(DataError, match=r"all slides of .* test set too.*: choose --split random"):
+        open_patches(tmp_path, slides=table, split=Split(kind="slide"))
+
+
+def test_slides_shared_with_the_test_set_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = write_test_slides(tmp_path, "ab")
+    open_patches(tmp_path, slides=table, split=Split(kind="random", fraction=0.5, seed=1))
+    assert "training and test set share 2 slides" in caplog.text
+    caplog.clear()
+    open_patches(tmp_path, slides=table, split=Split(kind="slide", fraction=0.2))
+    assert "share" not in caplog.text
+
+
 def test_shared_slides_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_kaggle(tmp_path, [0, 1] * 10)
     slides = tmp_path / "slides.csv"
@@ -365,7 +411,7 @@ def test_digests_that_end_in_zeros_are_told_apart() -> None:
 
 def test_a_saved_split_gives_the_same_parts(tmp_path: Path) -> None:
     write_copies(tmp_path / "data")
-    data = open_patches(tmp_path / "data", split=Split(kind="random", fraction=0.3, seed=1))
+    data = open_patches(tmp_path / "data", split=Split(kind="random", fraction=0.5, seed=1))
     save_split(data, tmp_path / "split.csv")
     with (tmp_path / "split.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -630,7 +676,7 @@ def test_the_wrong_size_is_said_at_once(tmp_path: Path, duplicates: str) -> None
 
 def test_renamed_classes_keep_the_rest(tmp_path: Path) -> None:
     write_copies(tmp_path)
-    data = open_patches(tmp_path, split=Split(kind="random", fraction=0.3, seed=1))
+    data = open_patches(tmp_path, split=Split(kind="random", fraction=0.5, seed=1))
     renamed = dataclasses.replace(data, classes=("normal", "tumour"))
     assert renamed.left_out == data.left_out
     assert renamed.split == data.split

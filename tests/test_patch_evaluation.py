@@ -252,6 +252,7 @@ def spec_of(classes: tuple[str, ...], tumour: str | None):  # type: ignore[no-un
         (("0", "1"), ("cancer", "healthy"), "cancer", [1, 0]),
         (("0", "1"), ("0", "1"), "1", [0, 1]),
         (("normal", "tumour"), ("0", "1"), "1", [0, 1]),
+        (("normal", "tumour"), ("0", "1"), "0", [1, 0]),
         (("0", "1", "2"), ("a", "b", "c"), None, [0, 1, 2]),
         (("c", "a"), ("a", "b", "c"), None, [2, 0]),
     ],
@@ -268,6 +269,8 @@ def test_classes_are_not_guessed() -> None:
         match_classes(("benign", "malignant"), spec)
     with pytest.raises(DataError, match="--class-names"):
         match_classes(("cancer", "healthy"), spec_of(("0", "1"), "1"))
+    with pytest.raises(DataError, match="--class-names"):
+        match_classes(("normal", "tumour"), spec_of(("0", "1"), None))
     found = match_classes(("benign", "malignant"), spec, names=("normal", "tumour"))
     assert found.tolist() == [0, 1]
     assert match_classes(("a", "b"), spec, names=("tumour", "normal")).tolist() == [1, 0]

@@ -187,6 +187,10 @@ def test_an_impossible_recipe_is_refused(changes: dict[str, Any], said: str) -> 
         (Augmentation(max_zoom=1.3), "by 11.1 px, more than 8"),
         (Augmentation(max_shift=0.1), "by 9.6 px, more than 8"),
         (Augmentation(max_zoom=1.15, max_shift=0.02), "by 8.2 px, more than 8"),
+        (Augmentation(min_zoom=0.5, p_affine=1), "min_zoom 0.5 and max_shift 0.0 would move the"),
+        (Augmentation(min_zoom=0.8, max_zoom=1.1), "min_zoom 0.8 and max_shift 0.0 would move"),
+        (Augmentation(min_zoom=0.9, max_zoom=1.3), "max_zoom 1.3 and max_shift 0.0 would move"),
+        (Augmentation(min_zoom=0.9, max_shift=0.04), "by 8.6 px, more than 8"),
         (Augmentation(max_zoom=3.5, zoom_centred=True), "would cut into the centre 32 px"),
         (Augmentation(min_scale=0.75), "min_scale 0.75 would move the centre 32 px"),
         (Augmentation(max_warp=0.2), "max_warp 0.2 would move the centre 32 px"),
@@ -201,7 +205,7 @@ def test_what_moves_the_label_off_the_centre_is_refused(change: Augmentation, sa
 
 
 def test_a_centred_zoom_may_be_larger() -> None:
-    centred = Augmentation(max_zoom=2.9, zoom_centred=True)
+    centred = Augmentation(min_zoom=0.5, max_zoom=2.9, zoom_centred=True)
     assert Recipe(name="x", stages=(Stage(epochs=1),), augmentation=centred)
 
 

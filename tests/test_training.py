@@ -15,12 +15,11 @@ import torch
 from conftest import add_tiny
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
-from fastai.callback.training import GradientAccumulation
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.optimizer import Adam, OptimWrapper
-from fastai.torch_core import norm_bias_params
+from fastai.torch_core import TensorCategory, norm_bias_params
 from fastai.vision.learner import vision_learner
 from patches import DATA, QUICK, SIDE_PX, Memory, centre_patches
 from torch import Tensor, nn
@@ -28,8 +27,9 @@ from torchvision.models import resnet18
 
 from histoslide.datasets import ImageFiles
 from histoslide.errors import BundleError, DataError
-from histoslide.model import load_model, pick_device, read_spec
+from histoslide.model import ModelSpec, load_model, pick_device, read_spec
 from histoslide.model.architectures import BODY_SPLIT, ConcatPool, build_network
+from histoslide.model.graphs import TileGraph
 from histoslide.model.spec import TOTAL_STRIDE_PX
 from histoslide.patch_evaluation.figures import fit_temperature
 from histoslide.training.averaging import WeightAveraging
@@ -394,6 +394,30 @@ def test_loaders_pair_every_patch_with_its_label() -> None:
     assert numbers == list(range(count))
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_validation_patches_are_prepared_as_the_model_does(name: str) -> None:
+    """Epochs are judged, and the best one is chosen, by what the bundle will see."""
+    recipe = RECIPES[name]
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (4, recipe.input_px, recipe.input_px, 3), dtype=np.uint8)
+    patches = Memory(pixels, np.arange(4) % 2)
+    data = dataclasses.replace(DATA, train=patches, valid=patches)
+    images, _ = make_loaders(data, recipe, device=CPU).valid.one_batch()
+    spec = ModelSpec(
+        name=name,
+        architecture=recipe.architecture,
+        classes=data.classes,
+        tumour_class="tumour",
+        input_px=recipe.input_px,
+        label_px=recipe.label_px,
+        network_px=recipe.side_px(recipe.stages[-1]),
+        mean=recipe.mean,
+        std=recipe.std,
+    )
+    expected = TileGraph(spec, nn.Identity()).prepare(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    torch.testing.assert_close(images.as_subclass(Tensor), expected, rtol=0, atol=1e-5)
+
+
 def test_fewer_patches_than_a_batch_are_still_trained_on() -> None:
     small = dataclasses.replace(DATA, train=centre_patches(6, seed=2))
     loaders = make_loaders(small, QUICK, QUICK.stages[0], device=CPU)
@@ -719,6 +743,25 @@ def test_balanced_weights_make_classes_count_alike() -> None:
         class_weights(data, dataclasses.replace(QUICK, class_weights=(1.0, 2.0, 3.0)))
 
 
+def test_a_class_that_training_lacks_weighs_nothing() -> None:
+    """With a large weight, label smoothing would pull every patch towards it."""
+    pixels = np.zeros((40, SIDE_PX, SIDE_PX, 3), np.uint8)
+    labels = np.array([0] * 30 + [2] * 10)
+    data = dataclasses.replace(
+        DATA, classes=("a", "b", "c"), train=Memory(pixels, labels), valid=Memory(pixels, labels)
+    )
+    recipe = dataclasses.replace(QUICK, class_weights="balanced", label_smoothing=0.3)
+    weights = class_weights(data, recipe)
+    assert weights == pytest.approx([40 / 2 / 30, 0, 40 / 2 / 10])
+    loss = loss_function(data, recipe, CPU)
+    logits = torch.zeros(3, 3, requires_grad=True)
+    loss(logits, torch.tensor([0, 2, 0])).backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, 1] > 0).all()  # going down takes probability from it
+    # A validation batch of nothing else: its mean over no weight at all would be no number.
+    assert float(loss(logits.detach(), TensorCategory([1, 1, 1]))) == 0
+
+
 def test_bfloat16_trains_on_the_cpu() -> None:
     recipe = dataclasses.replace(QUICK, precision="bf16")
     seen: list[torch.dtype] = []
@@ -774,10 +817,91 @@ def test_summed_gradients_step_once_a_batch() -> None:
 
     stage = QUICK.stages[0]
     learner = make_learner(DATA, QUICK, stage, build_network("tiny", 2), device=CPU, batch_size=4)
-    assert any(isinstance(cb, GradientAccumulation) for cb in learner.cbs)
     learner.add_cb(Steps())
     fit_stage(learner, stage)
     assert steps == [3, 7, 11, 15]
+
+
+@pytest.fixture
+def tens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for ten patches: of the 64 there are, batches of 20 or 32 leave 20 over."""
+    monkeypatch.setattr("histoslide.training.fit.fitting_batch_size", lambda *_, **__: 10)
+
+
+def weights_of(trained: TrainedModel) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trained.learner.model.state_dict().items()}
+
+
+@pytest.mark.usefixtures("tens")
+def test_an_interrupted_run_that_sums_gradients_ends_as_an_uninterrupted_one(
+    tmp_path: Path,
+) -> None:
+    recipe = dataclasses.replace(
+        QUICK, stages=(Stage(epochs=2, lr=1e-2),) * 2, batch_size=32, keep="last"
+    )
+    expected = weights_of(train(DATA, recipe, device=CPU))
+    for last in (1, 2, 3):
+
+        def stop(record: EpochRecord, last: int = last) -> None:
+            if record.epoch == last + 1:  # the checkpoint is of the epoch before
+                raise KeyboardInterrupt
+
+        folder = tmp_path / str(last)
+        with pytest.raises(KeyboardInterrupt):
+            train(DATA, recipe, device=CPU, folder=folder, on_epoch=stop)
+        again = weights_of(train(DATA, recipe, device=CPU, folder=folder))
+        assert all(torch.equal(again[name], expected[name]) for name in expected)
+
+
+def test_what_does_not_fill_a_batch_is_dropped_and_forgotten() -> None:
+    stage = Stage(epochs=2, lr=1e-3)
+    recipe = dataclasses.replace(QUICK, stages=(stage,), batch_size=24)
+    learner = make_learner(DATA, recipe, stage, build_network("tiny", 2), device=CPU, batch_size=20)
+    steps: list[tuple[int, int]] = []
+
+    class Steps(Callback):  # type: ignore[misc]
+        def after_step(self) -> None:
+            steps.append((self.learn.epoch, self.learn.iter))
+
+    learner.add_cb(Steps())
+    fit_stage(learner, stage)
+    assert steps == [(0, 1), (1, 1)]  # of three batches an epoch, the third is left over
+    assert not any(p.grad is not None and p.grad.any() for p in learner.model.parameters())
+
+
+def test_less_than_a_batch_is_a_step_of_all_there_is() -> None:
+    """The one step of an epoch equals that of a batch of these patches, however it was summed."""
+    small = dataclasses.replace(DATA, train=centre_patches(16, seed=2))
+    stage = Stage(epochs=1, lr=1e-3)
+    gradients: list[list[Tensor]] = []
+
+    class Gradients(Callback):  # type: ignore[misc]
+        order = 9  # after the accumulation
+
+        def before_step(self) -> None:
+            found = [p.grad for p in self.learn.model.parameters()]
+            gradients.append([gradient.clone() for gradient in found if gradient is not None])
+
+    torch.manual_seed(0)
+    network = build_network("tiny", 2).eval()
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    for batch_size, asked in ((16, 16), (4, 64)):
+        network.load_state_dict(start)
+        recipe = dataclasses.replace(QUICK, batch_size=asked)
+        learner = make_learner(small, recipe, stage, network, device=CPU, batch_size=batch_size)
+        learner.add_cbs([Gradients(), Settled()])
+        fit_stage(learner, stage)
+    assert len(gradients) == 2
+    assert len(gradients[0]) == len(list(network.parameters()))
+    for whole, summed in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, summed, rtol=1e-3, atol=1e-6)
+
+
+class Settled(Callback):  # type: ignore[misc]
+    """Batch norms as in validation, so that a patch does not depend on those beside it."""
+
+    def before_batch(self) -> None:
+        self.learn.model.eval()
 
 
 def test_the_finder_suggests_a_rate_from_the_curve_it_saw() -> None:
@@ -805,6 +929,7 @@ def test_the_finder_suggests_a_rate_from_the_curve_it_saw() -> None:
         (("normal", "tumour"), "tumour"),
         (("Tumor", "Normal"), "Tumor"),
         (("0", "1"), "1"),
+        (("1", "Normal"), "1"),
         (("negative", "POSITIVE"), "POSITIVE"),
         (("normal", "tumour", "fat"), None),
     ],
@@ -815,7 +940,10 @@ def test_the_tumour_class_is_known_by_its_name(
     assert tumour_class(classes) == expected
 
 
-@pytest.mark.parametrize("classes", [("cancer", "tumor"), ("cat", "dog"), ("abnormal", "normal")])
+@pytest.mark.parametrize(
+    "classes",
+    [("cancer", "tumor"), ("cat", "dog"), ("abnormal", "normal"), ("1", "2"), ("1", "other")],
+)
 def test_of_two_classes_one_must_mean_tumour(classes: tuple[str, str]) -> None:
     """Guessing wrong would show a heatmap of normal tissue as one of tumour."""
     with pytest.raises(DataError, match=f"{classes[0]}, {classes[1]} means tumour: pass --tumour"):

@@ -103,13 +103,16 @@ def centroids(images: Tensor) -> Tensor:
 
 
 def described(transform: Any) -> list[Any]:
-    """Every parameter of a fastai transform, with those of the functions it is composed of."""
+    """Every parameter of a fastai transform, with those of the functions it is composed of.
+
+    Not its class, as ours are subclasses, which leave validation patches alone; nor its ``p``, as
+    these do not use it: what they are composed of draws for itself.
+    """
     functions = [*getattr(transform, "aff_fs", []), *getattr(transform, "coord_fs", [])]
     functions += list(getattr(transform, "fs", []))
     return [
-        type(transform).__name__,
         {k: getattr(transform, k, None) for k in ("size", "mode", "pad_mode", "align_corners")},
-        {k: getattr(transform, k, None) for k in ("p", "min_scale", "max_scale", "ratio")},
+        {k: getattr(transform, k, None) for k in ("min_scale", "max_scale", "ratio")},
         [
             (f.func.__name__, f.keywords)
             if isinstance(f, partial)
@@ -126,9 +129,9 @@ def test_augmentations_are_those_that_fastai_builds(name: str) -> None:
     assert len(ours) == len(theirs)
     for own, other in zip(ours, theirs, strict=True):
         mine, his = described(own), described(other)
-        assert mine[:3] == his[:3]
-        assert [f[0] for f in mine[3]] == [f[0] for f in his[3]]
-        for (_, a), (_, b) in zip(mine[3], his[3], strict=True):
+        assert mine[:2] == his[:2]
+        assert [f[0] for f in mine[2]] == [f[0] for f in his[2]]
+        for (_, a), (_, b) in zip(mine[2], his[2], strict=True):
             for key in a.keys() | b.keys():
                 assert a.get(key) == b.get(key) or (not a.get(key) and not b.get(key))
 
@@ -178,17 +181,16 @@ def test_lighting_is_drawn_from_the_range_of_fastai_1(
     assert float(drawn.max()) == pytest.approx(high, abs=0.02)
 
 
-@pytest.mark.parametrize("split", [0, 1])
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_pixels_are_those_of_fastai(name: str, split: int) -> None:
+def test_pixels_of_training_patches_are_those_of_fastai(name: str) -> None:
     side = {"pcam": 96, "colorectal": 460}[name]
     images = (random_images(4, side) * 255).byte()
     recipe = RECIPES[name]
     ours = batch_transforms(recipe, recipe.stages[-1])
     theirs = [IntToFloatTensor(), *NOTEBOOKS[name](), Normalize.from_stats(*imagenet_stats)]
     ours[-1].setup(None), theirs[-1].setup(None)
-    mine = apply(ours, images, split=split)
-    his = apply(theirs, images, split=split)
+    mine = apply(ours, images)
+    his = apply(theirs, images)
     assert mine.shape == (4, 3, 224, 224)
     torch.testing.assert_close(mine, his, rtol=0, atol=0)
 
@@ -233,6 +235,8 @@ def test_the_centroid_would_show_a_shift() -> None:
         Augmentation(max_zoom=1.15, p_affine=1),
         Augmentation(max_shift=0.06, p_affine=1),
         Augmentation(max_zoom=1.1, max_shift=0.03, p_affine=1),
+        Augmentation(min_zoom=0.85, p_affine=1),
+        Augmentation(min_zoom=0.9, max_zoom=1.05, max_shift=0.03, p_affine=1),
     ],
 )
 def test_the_drift_that_is_allowed_is_the_drift_there_is(change: Augmentation) -> None:

@@ -96,7 +96,8 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--tumour",
         metavar="NAME",
-        help="the class that means tumour (default: the one named 1, tumour, positive, …)",
+        help="the class that means tumour (default: the one named tumour, positive, …, or 1 "
+        "beside 0)",
     )
     group.add_argument(
         "--mpp",

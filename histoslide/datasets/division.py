@@ -137,9 +137,12 @@ def assign(source: Source, split: Split) -> NDArray[np.str_]:
         case "random":
             held = random_indices(len(pool), split.fraction, split.seed)
         case _:
-            patches = Joined(tuple(patches for _, patches in _pool(source)))
-            assert patches.slides is not None  # resolve() has seen to it
-            held = slide_indices(patches.slides, patches.labels, split.fraction, split.seed)
+            pool = pool[_apart_from_test(source, home)[pool]]
+            everything = Joined(tuple(source.parts.values()))
+            part[np.isin(home, _POOL)] = "slide"  # what is not in the pool is of a test slide
+            held = slide_indices(
+                _slides(source)[pool].tolist(), everything.labels[pool], split.fraction, split.seed
+            )
     part[pool] = "train"
     part[pool[held]] = "valid"
     return part
@@ -157,13 +160,32 @@ def _slides(source: Source) -> NDArray[np.str_]:
     return np.array(slides, dtype=np.str_)
 
 
+def _apart_from_test(source: Source, home: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Which patches are not of a slide that the test set has patches of.
+
+    Raises:
+        DataError: none of those that may be divided.
+    """
+    slides = _slides(source)
+    apart = (slides == "") | ~np.isin(slides, slides[home == "test"])
+    if not (apart & np.isin(home, _POOL)).any():
+        raise DataError(
+            f"all slides of {source.root} are in its test set too, which leaves nothing to train "
+            "on: choose --split random, which does not keep slides apart"
+        )
+    return apart
+
+
 def _leave_out_slides(source: Source, part: NDArray[np.str_]) -> None:
     """Whole slides are held back: what ``extra`` has of them is not trained on."""
     slides = _slides(source)
-    shared = (part == "train") & (slides != "") & np.isin(slides, slides[part == "valid"])
-    if shared.any():
-        part[shared] = "slide"
-        logger.info("%d extra patches are of validation slides: left out", shared.sum())
+    held = np.isin(part, ("valid", "test"))
+    part[(part == "train") & (slides != "") & np.isin(slides, slides[held])] = "slide"
+    if (part == "slide").any():
+        logger.info(
+            "%d patches are of validation or test slides: left out of training",
+            (part == "slide").sum(),
+        )
 
 
 def _leave_out_bad(
@@ -269,13 +291,15 @@ def conflicting(
 
 def _warn_of_shared_slides(source: Source, part: NDArray[np.str_]) -> None:
     slides = _slides(source)
-    train, valid = (set(slides[part == name].tolist()) - {""} for name in ("train", "valid"))
-    if shared := len(train & valid):
-        logger.warning(
-            "training and validation share %d slides, so figures will be too good: "
-            "--split slide keeps slides apart",
-            shared,
-        )
+    train = set(slides[part == "train"].tolist()) - {""}
+    for name, said in (("valid", "validation"), ("test", "test set")):
+        if shared := len(train & set(slides[part == name].tolist())):
+            logger.warning(
+                "training and %s share %d slides, so figures will be too good: "
+                "--split slide keeps slides apart",
+                said,
+                shared,
+            )
 
 
 def _gather(

@@ -21,6 +21,7 @@ def match_classes(
 
     Classes are matched by name, in any case. Bare numbers are matched by order, where both sides
     have as many classes; but the 1 of two classes is the tumour class, wherever the model keeps it.
+    The two classes of PatchCamelyon are those of a model with numbers that has a tumour class.
 
     Args:
         found: classes of the data, in the order of their labels.
@@ -41,8 +42,9 @@ def match_classes(
         if _are_numbers(found):
             order = list(range(len(found)))
             return np.array(order if spec.tumour_index != 0 or len(order) != 2 else order[::-1])
-        if _are_numbers(spec.classes) and tuple(found) == LAYOUT_CLASSES:
-            return np.arange(len(found), dtype=np.int64)
+        tumour = spec.tumour_index
+        if tumour is not None and _are_numbers(spec.classes) and tuple(found) == LAYOUT_CLASSES:
+            return np.array([1 - tumour, tumour], dtype=np.int64)
     raise DataError(
         f"the data have the classes {', '.join(found)} and the model {spec.name} has "
         f"{', '.join(spec.classes)}: say with --class-names what the model calls each class of "

@@ -49,11 +49,15 @@ logger = logging.getLogger(__name__)
 
 TUMOUR_NAMES = frozenset(
     {
-        "1", "tumour", "tumours", "tumor", "tumors", "positive", "metastasis", "metastases",
+        "tumour", "tumours", "tumor", "tumors", "positive", "metastasis", "metastases",
         "metastatic", "cancer", "carcinoma", "malignant",
     }
 )  # fmt: skip
 """Class names that mean tumour in a two-class set, compared in lower case."""
+
+NORMAL_NAMES = frozenset({"0", "normal", "negative", "benign", "healthy"})
+"""Names, in lower case, of the other class of a set whose class ``1`` means tumour: a number alone
+says nothing, and the ``1`` of ``1`` and ``2`` is as likely the normal tissue."""
 
 LOG_NAME = "log.jsonl"
 """Name of the log in a run folder: one JSON object an epoch."""
@@ -329,6 +333,8 @@ def tumour_class(classes: tuple[str, ...], named: str | None = None) -> str | No
     if len(classes) != 2:
         return None
     found = [name for name in classes if name.lower() in TUMOUR_NAMES]
+    if not found and any(name.lower() in NORMAL_NAMES for name in classes):
+        found = [name for name in classes if name == "1"]
     if len(found) != 1:
         raise DataError(
             f"it is not clear which of the classes {', '.join(classes)} means tumour: "

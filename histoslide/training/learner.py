@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.mixup import MixUp
-from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import RocAuc, RocAucBinary, accuracy
 from fastai.torch_core import params
-from torch import nn
+from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
 from torch.amp.grad_scaler import GradScaler
 
 from histoslide.datasets import PatchData
 from histoslide.errors import DataError
 from histoslide.model.architectures import BODY_SPLIT
+from histoslide.training.accumulation import WholeBatches
 from histoslide.training.loaders import make_loaders
 from histoslide.training.mosaic import MosaicContext
 from histoslide.training.optimiser import optimiser
@@ -54,7 +54,7 @@ def make_learner(
         device: where.
         workers: processes that decode patches.
         batch_size: patches that fit into memory at once; gradients are summed until the recipe's
-            batch is full. None as the recipe says.
+            batch is full, see ``WholeBatches``. None as the recipe says.
 
     Raises:
         DataError: the precision cannot be had on the device, or class weights do not fit.
@@ -77,7 +77,7 @@ def make_learner(
     if stage.mosaic:
         learner.add_cb(MosaicContext(stage.mosaic))
     if batch_size is not None and batch_size < recipe.batch_size:
-        learner.add_cb(GradientAccumulation(recipe.batch_size))
+        learner.add_cb(WholeBatches(recipe.batch_size))
     if (mode := amp_mode(recipe.precision, device)) is not None:
         learner.add_cb(DevicePrecision(mode))
     # Always: the network remembers what an earlier stage froze.
@@ -112,7 +112,18 @@ def loss_function(data: PatchData, recipe: Recipe, device: torch.device) -> Cros
     """
     weights = class_weights(data, recipe)
     weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
-    return CrossEntropyLossFlat(weight=weight, label_smoothing=recipe.label_smoothing)
+    kind = CrossEntropyLossFlat if weights is None or all(weights) else PartialCrossEntropy
+    return kind(weight=weight, label_smoothing=recipe.label_smoothing)
+
+
+class PartialCrossEntropy(CrossEntropyLossFlat):
+    """Cross entropy where some class weighs nothing: a batch of it alone has no loss, not 0/0."""
+
+    def __call__(self, inp: Tensor, targ: Tensor, **kwargs: object) -> Tensor:
+        """The loss of logits of shape (n, classes) for labels of shape (n,)."""
+        if not self.func.weight[targ].any():
+            return inp.sum() * 0
+        return super().__call__(inp, targ, **kwargs)
 
 
 def class_weights(data: PatchData, recipe: Recipe) -> list[float] | None:
@@ -131,9 +142,10 @@ def class_weights(data: PatchData, recipe: Recipe) -> list[float] | None:
     if recipe.class_weights == "none":
         return None
     counts = np.bincount(data.train.labels, minlength=len(data.classes))
-    # A class that does not occur weighs nothing, whatever its weight.
-    weights: list[float] = (counts.sum() / len(counts) / np.maximum(counts, 1)).tolist()
-    return weights
+    # A class without patches still counts where labels are smoothed, in every patch, so its weight
+    # must be none: the inverse of (almost) no patches would draw all patches towards it.
+    weights: list[float] = (counts.sum() / (counts > 0).sum() / np.maximum(counts, 1)).tolist()
+    return [weight if count else 0.0 for weight, count in zip(weights, counts, strict=True)]
 
 
 def amp_mode(precision: str, device: torch.device) -> AMPMode | None:

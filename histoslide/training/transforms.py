@@ -50,7 +50,7 @@ def item_transforms(recipe: Recipe) -> list[Transform]:
     if recipe.augmentation.jpeg:
         steps.append(Recompress(recipe.augmentation.jpeg))
     if recipe.presize_px is not None:
-        steps.append(Resize(recipe.presize_px))
+        steps.append(Presize(recipe.presize_px))
     return [*steps, ToTensor()]
 
 
@@ -89,13 +89,15 @@ def augmentations(settings: Augmentation, size: int | None) -> list[Transform]:
         )
     if settings.max_shift:
         steps.append(Shift(settings.max_shift, p, align_corners=True, **common))
+    if steps:
+        steps.insert(0, Affine(align_corners=True, **common))  # fastai joins the others to it
     if settings.max_lighting:
         steps += [
             light(max_lighting=settings.max_lighting, p=settings.p_lighting)
             for light in (Brightness, Contrast)
         ]
     if crops:
-        steps.append(RandomResizedCropGPU(size, min_scale=settings.min_scale, ratio=(1, 1)))
+        steps.append(RandomCrop(size, min_scale=settings.min_scale, ratio=(1, 1)))
     if settings.stain:
         steps.append(StainJitter(settings.stain))
     if settings.sharpness:
@@ -115,6 +117,33 @@ class Recompress(RandTransform):
         """The patch after one more compression."""
         quality = int(torch.randint(40, 91, ()))
         return PILImage.create(recompress(np.asarray(image), quality))
+
+
+class TrainingOnly:
+    """What keeps a change of fastai's from validation patches, where fastai resizes with it.
+
+    There ``FitSize`` does so alone, as the model does when it scores: or epochs would be judged,
+    and the best one chosen, by what another resampling shows.
+    """
+
+    do: bool
+
+    def before_call(self, b: object, split_idx: int | None) -> None:
+        """Draw, and say whether to go on."""
+        super().before_call(b, split_idx)  # type: ignore[misc]
+        self.do = split_idx == TRAINING_ONLY
+
+
+class Affine(TrainingOnly, AffineCoordTfm):
+    """All geometric changes in one resampling."""
+
+
+class RandomCrop(TrainingOnly, RandomResizedCropGPU):
+    """A random part of each patch, resized."""
+
+
+class Presize(TrainingOnly, Resize):
+    """One patch resized before it is augmented."""
 
 
 class Shift(AffineCoordTfm):
@@ -167,7 +196,10 @@ class CentreCrop(DisplayedTransform):
 
 
 class FitSize(DisplayedTransform):
-    """Resize to the network's input, where no other step has; as the model does when it scores."""
+    """Resize to the network's input, where no other step has; as the model does when it scores.
+
+    In validation no other step ever has.
+    """
 
     order = 70
 

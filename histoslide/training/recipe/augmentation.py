@@ -66,6 +66,24 @@ class Augmentation:
         require(1 <= self.max_zoom < math.inf, "augmentation max_zoom", "1 or more", self)
 
     def drift_px(self, input_px: int) -> float:
-        """How far zoom and shift may together move the centre, in pixels of the patch."""
-        zoom = 0.0 if self.zoom_centred else (1 - 1 / self.max_zoom) / 2
-        return (zoom + self.max_shift) * input_px
+        """How far zoom and shift may together move the centre, in pixels of the patch.
+
+        Of the patch as it is before it is magnified, and after it is reduced.
+        """
+        return (max(self._zoom_drifts) + self.max_shift) * input_px
+
+    @property
+    def drifts_most_when_reduced(self) -> bool:
+        """Whether ``min_zoom`` moves the centre further than ``max_zoom``."""
+        reduced, magnified = self._zoom_drifts
+        return reduced > magnified
+
+    @property
+    def _zoom_drifts(self) -> tuple[float, float]:
+        """How far zooming out and in move the centre, as a part of the side.
+
+        A point of the patch stays where it is, and the centre lies up to half a side away from it.
+        """
+        if self.zoom_centred:
+            return 0.0, 0.0
+        return (1 - self.min_zoom) / 2, (1 - 1 / self.max_zoom) / 2

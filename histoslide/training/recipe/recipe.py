@@ -69,7 +69,7 @@ class Recipe:
     """Alpha of the Beta distribution that mixes pairs of patches (Zhang et al. 2018); 0: off."""
     class_weights: str | tuple[float, ...] = "none"
     """Weights of the classes in the loss: ``none``, ``balanced`` (inverse to their number of
-    training patches, 1 on average) or one number a class."""
+    training patches, so that a patch weighs 1 on average; 0 without any) or one number a class."""
     ema_decay: float = 0.0
     """Decay a step of the exponential average of the weights that is validated and kept; 0: off."""
     precision: str = "fp32"
@@ -83,7 +83,8 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of training patches."""
     presize_px: int | None = None
-    """Side to which a patch is resized before it is augmented, in pixels; None leaves it."""
+    """Side to which a training patch is resized before it is augmented, in pixels; None leaves
+    it."""
     input_px: int = PCAM_INPUT_PX
     """Side of the patches, in model pixels."""
     network_px: int | None = None
@@ -178,9 +179,10 @@ class Recipe:
                 raise DataError(f"augmentation {name} {value} would move {label}: {way_out}")
         drift, limit = change.drift_px(self.input_px), LARGEST_DRIFT * self.label_px
         if drift > limit:
+            zoom = "min_zoom" if change.drifts_most_when_reduced else "max_zoom"
             raise DataError(
-                f"augmentation max_zoom {change.max_zoom} and max_shift {change.max_shift} would "
-                f"move {label} by {drift:.1f} px, more than {limit:g}: zoom less, set "
+                f"augmentation {zoom} {getattr(change, zoom)} and max_shift {change.max_shift} "
+                f"would move {label} by {drift:.1f} px, more than {limit:g}: zoom less, set "
                 "zoom_centred, or leave the shift out"
             )
         if self.input_px / change.max_zoom < self.label_px:
