@@ -277,6 +277,19 @@ def test_dicom(heat: Heatmap, tmp_path: Path) -> None:
     assert pydicom.dcmread(tmp_path / "b.dcm").SOPInstanceUID == dataset.SOPInstanceUID
 
 
+def test_dicom_takes_names_of_any_script(tmp_path: Path) -> None:
+    p = np.full((5, 5, 2), 0.5, dtype=np.float32)
+    for i, name in enumerate(("病理.svs", "žluťoučký.svs")):
+        heat = stored_heatmap(tmp_path / f"{i}.zarr", p, name=name, classes=("нет", "опухоль"))
+        write_dicom(heat, tmp_path / f"{i}.dcm")
+        dataset = pydicom.dcmread(tmp_path / f"{i}.dcm")
+        assert dataset.SeriesDescription.startswith(f"{name}: P(")
+        functional = dataset.SharedFunctionalGroupsSequence[0]
+        groups = [functional, *dataset.PerFrameFunctionalGroupsSequence]
+        maps = [m for group in groups for m in group.get("RealWorldValueMappingSequence", ())]
+        assert {m.LUTLabel for m in maps} == {"опухоль"}
+
+
 def test_dicom_in_several_frames_and_channels(tmp_path: Path) -> None:
     p = np.random.default_rng(1).dirichlet((1, 1, 1), (40, 600)).astype(np.float32)
     heat = stored_heatmap(tmp_path / "h.zarr", p, classes=("a", "b", "c"))
