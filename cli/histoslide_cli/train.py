@@ -218,7 +218,11 @@ def _initial_weights(arguments: argparse.Namespace) -> dict[str, Tensor] | None:
         raise DataError(
             f"--pretrained {path} does not exist: pass imagenet, none, or a .safetensors bundle"
         )
-    facts = {"mpp": arguments.mpp, "input_px": arguments.patch_size}
+    facts = {
+        "mpp": arguments.mpp,
+        "input_px": arguments.patch_size,
+        "label_px": arguments.label_size,
+    }
     _, state = read_weights(path, trust_pickle=arguments.trust_pickle, facts=facts)
     return state
 
