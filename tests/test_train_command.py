@@ -319,6 +319,15 @@ def test_options_change_the_recipe() -> None:
     assert len(choose_recipe(parse("--freeze-epochs", "0")).stages) == 1
 
 
+def test_size_is_that_of_every_stage(tmp_path: Path) -> None:
+    path = tmp_path / "growing.toml"
+    stages = ["[[stages]]\nepochs = 1\nnetwork_px = 64\n", "[[stages]]\nepochs = 1\n"]
+    path.write_text("\n".join(["network_px = 128\n", *stages]))
+    for options, sides in (((), [64, 128]), (("--size", "96"), [96, 96])):
+        recipe = choose_recipe(parse("--recipe", str(path), *options))
+        assert [recipe.side_px(stage) for stage in recipe.stages] == sides
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -131,7 +131,11 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--arch", metavar="NAME", help="resnet18, resnet34 or resnet50")
     group.add_argument(
-        "--size", type=int, metavar="PX", help="side of what the network sees, after resizing"
+        "--size",
+        type=int,
+        metavar="PX",
+        help="side of what the network sees, after resizing; in every stage, whatever the recipe "
+        "says of it",
     )
     group.add_argument(
         "--pretrained",
@@ -257,6 +261,9 @@ def choose_recipe(arguments: argparse.Namespace) -> Recipe:
         "keep": arguments.keep,
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if arguments.size is not None:  # a stage's own would win over the recipe's
+        stages = (dataclasses.replace(stage, network_px=None) for stage in recipe.stages)
+        changes["stages"] = tuple(stages)
     if arguments.class_weights is not None:
         changes["class_weights"] = _class_weights(arguments.class_weights)
     if arguments.pretrained not in (None, "none"):
