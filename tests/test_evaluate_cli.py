@@ -90,6 +90,19 @@ def test_a_person_gets_a_table_and_a_report(
     assert len(Predictions.load(out / "predictions.csv")) == 16
 
 
+def test_files_of_others_are_refused_before_anything_is_predicted(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("predictions.csv", "roc.png", "samples-1.png"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        # A model that is not there would be found missing first if anything came before.
+        assert evaluate(data, tmp_path / "no.safetensors", "--out", str(folder)) == 2
+        assert f"{name} exists: pass --overwrite" in capsys.readouterr().err
+        assert (folder / name).read_text() == "mine"
+
+
 def test_slides_and_threshold_and_symmetries(
     data: Path, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

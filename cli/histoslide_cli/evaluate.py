@@ -139,7 +139,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
     """Refuse what cannot work before minutes are spent on it."""
     from histoslide.errors import HistoslideError
     from histoslide.outputs import refuse_existing
-    from histoslide.patch_evaluation.report import REPORT_NAME
+    from histoslide.patch_evaluation.report import refuse_report
 
     if arguments.workers is not None and arguments.workers < 1:
         raise HistoslideError(f"--workers must be at least 1, not {arguments.workers}")
@@ -165,7 +165,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
         if arguments.out.exists() and not arguments.out.is_dir():
             raise HistoslideError(f"--out {arguments.out} is a file: name a folder")
         refuse_file_name(arguments.out, "name the folder that gets report.html and its tables")
-        refuse_existing(arguments.out / REPORT_NAME, overwrite=arguments.overwrite)
+        refuse_report(arguments.out, overwrite=arguments.overwrite)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
