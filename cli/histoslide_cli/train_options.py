@@ -228,7 +228,10 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--json", action="store_true", help="print JSON")
     group.add_argument(
-        "--overwrite", action="store_true", help="replace an existing bundle and run folder"
+        "--overwrite",
+        action="store_true",
+        help="replace an existing bundle and run folder; an unfinished run of the same settings "
+        "goes on",
     )
 
 
