@@ -10,7 +10,7 @@ from histoslide_cli.console import EXIT_DONE, place
 from histoslide_cli.lesions import add_lesion_options, lesion_settings
 
 if TYPE_CHECKING:
-    from histoslide.store import Heatmap
+    from histoslide.store import Heatmap, NgffVersion
 
 FORMATS = {
     "geojson": (".geojson", ".json"),
@@ -137,7 +137,7 @@ def _write(heat: Heatmap, arguments: argparse.Namespace) -> None:
             overwrite=overwrite,
         )
     elif arguments.to == "ome-zarr":
-        ngff = arguments.ngff or "0.4"
+        ngff: NgffVersion = arguments.ngff or "0.4"
         convert_heatmap(heat, out, ngff=ngff, overwrite=overwrite, packed=arguments.packed)
     else:
         writers = {
