@@ -68,6 +68,14 @@ def _add_patches(
         help="of the data (default: recognised)",
     )
     parser.add_argument(
+        "--extra",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="further folder per class, as it was given to train; may be repeated",
+    )
+    parser.add_argument(
         "--split", type=Path, metavar="FILE", help="split.csv of a run, which says the parts"
     )
     parser.add_argument(
@@ -148,13 +156,14 @@ def _check_options(arguments: argparse.Namespace) -> None:
             "out",
             "part",
             "layout",
+            "extra",
             "split",
             "slides",
             "skip_bad",
             "class_names",
             "threshold",
         ):
-            if getattr(arguments, name) not in (None, False):
+            if getattr(arguments, name) not in (None, False, []):
                 option = name.replace("_", "-")
                 raise HistoslideError(
                     f"--predict is for patches without labels, to which --{option} says nothing: "
@@ -207,6 +216,7 @@ def _judge(arguments: argparse.Namespace) -> int:
         arguments.data,
         arguments.part or ("valid" if split is not None else None),
         layout=arguments.layout,
+        extra=tuple(arguments.extra),
         split=split,
         slides=arguments.slides,
         skip_bad=arguments.skip_bad,
