@@ -522,6 +522,36 @@ def test_a_plain_folder_is_one_part(tmp_path: Path) -> None:
     )
 
 
+def test_the_split_of_a_run_with_extra_folders_is_judged_with_them(tmp_path: Path) -> None:
+    own, more = tmp_path / "own", tmp_path / "more"
+    write_two(own)
+    write_images(more / "b", range(200, 204))
+    data = open_patches(own, extra=(more,), split=Split(kind="random", fraction=0.3))
+    save_split(data, tmp_path / "split.csv")
+    split = Split.parse(str(tmp_path / "split.csv"))
+    with pytest.raises(DataError, match="give the data, --extra and"):
+        open_part(own, "valid", split=split)
+    for part, patches in (("valid", data.valid), ("train", data.train)):
+        found, _ = open_part(own, part, extra=(more,), split=split)  # type: ignore[arg-type]
+        assert contents(found) == contents(patches)
+    everything = contents(open_part(own, extra=(more,))[0])
+    assert sorted(everything) == sorted(contents(data.train) + contents(data.valid))
+    with pytest.raises(DataError, match="no labelled part 'train'"):
+        open_part(own, "train", extra=(more,))
+
+
+def test_extra_folders_are_of_the_part_to_train_on(tmp_path: Path) -> None:
+    write_two(tmp_path / "own" / "train", 2)
+    write_images(tmp_path / "own" / "valid" / "a", range(50, 52))
+    write_images(tmp_path / "more" / "b", range(200, 202))
+    extra = (tmp_path / "more",)
+    train = [(0, 0), (1, 0), (100, 1), (101, 1)]
+    assert contents(open_part(tmp_path / "own", "train")[0]) == train
+    joined = [*train, (200, 1), (201, 1)]
+    assert contents(open_part(tmp_path / "own", "train", extra=extra)[0]) == joined
+    assert contents(open_part(tmp_path / "own", extra=extra)[0]) == [(50, 0), (51, 0)]
+
+
 def test_one_class_is_enough_to_judge_on(tmp_path: Path) -> None:
     write_images(tmp_path / "tumour", range(3))
     assert len(open_part(tmp_path)[0]) == 3

@@ -10,6 +10,7 @@ import pytest
 from histoslide_cli.main import build_parser
 
 from histoslide.heatmap import DEFAULT_TISSUE_THRESHOLD
+from histoslide.lesions import LesionSettings
 from histoslide.render import DEFAULT_OVERLAY_PX, DEFAULT_THRESHOLD
 from histoslide.scoring import Status
 from histoslide.tissue import METHODS
@@ -48,7 +49,17 @@ def test_options_mirror_the_library() -> None:
     assert score.tissue_threshold == DEFAULT_TISSUE_THRESHOLD
     assert score.threshold == DEFAULT_THRESHOLD
     overlay = parser.parse_args(["overlay", "h.zarr", "--out", "h.png"])
-    assert (overlay.threshold, overlay.size) == (DEFAULT_THRESHOLD, DEFAULT_OVERLAY_PX)
+    assert overlay.size == DEFAULT_OVERLAY_PX
+    reference = " ".join((DOCS / "reference" / "cli.md").read_text(encoding="utf-8").split())
+    settings = LesionSettings()
+    for said, default in (
+        ("cells at or above are outlined", DEFAULT_THRESHOLD),
+        ("a focus has at least one cell at or above it", settings.seed_probability),
+        ("a focus is made of connected cells at or above it", settings.extend_probability),
+        ("join foci nearer than this, in micrometres; 0 joins none", settings.join_gap_um),
+        ("leave out lesions of fewer cells", settings.min_cells),
+    ):
+        assert f"{said} (default: {default:g})" in reference
     for method in METHODS:
         arguments = ["score", "a.svs", "--out", "h.zarr", "--tissue", method]
         assert parser.parse_args(arguments).tissue == method

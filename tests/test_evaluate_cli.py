@@ -10,6 +10,7 @@ import pytest
 from histoslide_cli.main import main
 from PIL import Image
 
+from histoslide.datasets import Split, open_patches, save_split
 from histoslide.model import load_bundle, load_model, save_bundle
 from histoslide.patch_evaluation.assessment import assess
 from histoslide.patch_evaluation.bootstrap import FEWEST_SLIDES
@@ -88,6 +89,36 @@ def test_a_person_gets_a_table_and_a_report(
     assert (out / "report.html").read_bytes() == before
     assert evaluate(data, small_bundle, "--out", str(out), "--overwrite") == 0
     assert len(Predictions.load(out / "predictions.csv")) == 16
+
+
+def test_files_of_others_are_refused_before_anything_is_predicted(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("predictions.csv", "roc.png", "samples-1.png"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        # A model that is not there would be found missing first if anything came before.
+        assert evaluate(data, tmp_path / "no.safetensors", "--out", str(folder)) == 2
+        assert f"{name} exists: pass --overwrite" in capsys.readouterr().err
+        assert (folder / name).read_text() == "mine"
+
+
+def test_the_split_of_a_run_with_extra_folders(
+    data: Path, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_patches(tmp_path / "more" / "1", 3, seed=9)
+    extra, table = (tmp_path / "more",), tmp_path / "split.csv"
+    split = Split(kind="random", fraction=0.5)
+    save_split(open_patches(data, extra=extra, split=split), table)
+    options = ["--split", str(table), "--json"]
+    assert evaluate(data, small_bundle, *options) == 2
+    assert "give the data, --extra" in capsys.readouterr().err
+    assert evaluate(data, small_bundle, *options, "--extra", str(extra[0])) == 0
+    assert json.loads(capsys.readouterr().out)["figures"]["patches"] == 2 * COUNT
+    predict = ["--extra", str(extra[0]), "--predict", str(tmp_path / "p.csv")]
+    assert evaluate(data, small_bundle, *predict) == 2
+    assert "to which --extra says nothing" in capsys.readouterr().err
 
 
 def test_slides_and_threshold_and_symmetries(

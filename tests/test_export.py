@@ -277,6 +277,19 @@ def test_dicom(heat: Heatmap, tmp_path: Path) -> None:
     assert pydicom.dcmread(tmp_path / "b.dcm").SOPInstanceUID == dataset.SOPInstanceUID
 
 
+def test_dicom_takes_names_of_any_script(tmp_path: Path) -> None:
+    p = np.full((5, 5, 2), 0.5, dtype=np.float32)
+    for i, name in enumerate(("病理.svs", "žluťoučký.svs")):
+        heat = stored_heatmap(tmp_path / f"{i}.zarr", p, name=name, classes=("нет", "опухоль"))
+        write_dicom(heat, tmp_path / f"{i}.dcm")
+        dataset = pydicom.dcmread(tmp_path / f"{i}.dcm")
+        assert dataset.SeriesDescription.startswith(f"{name}: P(")
+        functional = dataset.SharedFunctionalGroupsSequence[0]
+        groups = [functional, *dataset.PerFrameFunctionalGroupsSequence]
+        maps = [m for group in groups for m in group.get("RealWorldValueMappingSequence", ())]
+        assert {m.LUTLabel for m in maps} == {"опухоль"}
+
+
 def test_dicom_in_several_frames_and_channels(tmp_path: Path) -> None:
     p = np.random.default_rng(1).dirichlet((1, 1, 1), (40, 600)).astype(np.float32)
     heat = stored_heatmap(tmp_path / "h.zarr", p, classes=("a", "b", "c"))
@@ -380,3 +393,38 @@ def test_command_options(heat: Heatmap, tmp_path: Path) -> None:
     assert document["histoslide"]["corner_l0"] == [0, 0]
     assert len(document["features"]) > ROWS * COLS - 35
     assert math.isfinite(document["features"][0]["properties"]["measurements"]["Area mm^2"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "options", "said"),
+    [
+        ("ome-tiff", "a.ome.tif", ["--class", "nonsense"], "--class says nothing to --to ome-tiff"),
+        ("csv", "a.csv", ["--cells"], "--cells says nothing to --to csv, only to geojson"),
+        ("dicom", "a.dcm", ["--gap", "0"], "--gap says nothing to --to dicom"),
+        ("ome-zarr", "a.zarr", ["--seed", "0.99"], "--seed says nothing to --to ome-zarr"),
+        (
+            "numpy",
+            "a.npz",
+            ["--ngff", "0.5"],
+            "--ngff says nothing to --to numpy, only to ome-zarr",
+        ),
+        ("geojson", "a.geojson", ["--packed"], "--packed says nothing to --to geojson"),
+    ],
+)
+def test_options_of_another_format_are_refused(
+    heat: Heatmap, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    kind: str, name: str, options: list[str], said: str,
+) -> None:  # fmt: skip
+    out = str(tmp_path / name)
+    assert main(["export", str(heat.path), "--to", kind, "--out", out, *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_lesions_are_not_drawn_at_a_threshold(
+    heat: Heatmap, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["overlay", str(heat.path), "--out", str(tmp_path / "o.png"), "--lesions"]
+    assert main([*command, "--threshold", "0"]) == 2
+    assert "to which --threshold says nothing" in capsys.readouterr().err
+    assert main(command) == 0

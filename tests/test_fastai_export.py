@@ -322,3 +322,21 @@ def test_the_commands_take_a_trusted_export(
     )
     assert np.isfinite(from_pickle).any()
     np.testing.assert_allclose(from_pickle, from_bundle, atol=1e-5)
+
+
+def test_training_goes_on_from_an_export_of_a_notebook(
+    patches: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.safetensors"
+    command = ["train", str(patches), "--pretrained", str(plain), "--trust-pickle"]
+    command += ["--arch", "resnet18", "--mpp", "0.972", "--patch-size", "48", "--size", "32"]
+    command += ["--valid-fraction", "0.5", "--batch-size", "2", "--epochs", "1"]
+    command += ["--freeze-epochs", "0", "--lr", "1e-12", "--device", "cpu", "--out", str(out)]
+    assert main(command) == 2
+    assert "--label-px PX" in capsys.readouterr().err  # nothing is guessed
+    assert main([*command, "--label-size", "16"]) == 0
+    _, given = read_export(plain, FACTS)
+    _, state = load_bundle(out)
+    learnt = [name for name in given if name.endswith(("weight", "bias"))]
+    assert len(learnt) > 60
+    assert all(torch.allclose(state[name], given[name], atol=1e-6) for name in learnt)

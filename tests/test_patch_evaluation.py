@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -713,6 +714,24 @@ def test_a_report_of_two_classes(tmp_path: Path) -> None:
     assert (tmp_path / "model.safetensors").read_text() == "kept"
     with pytest.raises(OutputExistsError, match="--overwrite"):
         write_report(tmp_path, **arguments)  # type: ignore[arg-type]
+
+
+def test_files_of_others_are_not_in_the_way_of_a_report(nasty: Path, tmp_path: Path) -> None:
+    """Every name that a report takes is refused by itself, before anything is drawn."""
+    data = made_up(4)
+    for path in nasty.iterdir():
+        folder = tmp_path / path.stem
+        folder.mkdir()
+        (folder / "samples-of-mine.png").write_text("kept")
+        write = functools.partial(
+            write_report, folder, predictions=data, patches=red_patches([1]), spec=MODEL.spec
+        )
+        with pytest.raises(DataError, match="are not of these"):  # nothing is in its way
+            write(title="x")
+        (folder / path.name).write_text("years of work")
+        with pytest.raises(OutputExistsError, match=rf"{path.name} exists: pass --overwrite"):
+            write(title="x")
+        assert (folder / path.name).read_text() == "years of work"
 
 
 def test_a_report_that_cannot_be_drawn_leaves_nothing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Pictures: what is drawn where, and what is left alone."""
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from heatmaps import stored_heatmap
 from hypothesis import given
 from hypothesis import strategies as st
 from models import colour_model
+from PIL import Image
 
 from histoslide.errors import OutputExistsError, StoreError
 from histoslide.geometry import Mpp, Size
@@ -22,6 +24,7 @@ from histoslide.render import (
     contact_sheet,
     draw_mask,
     draw_overlay,
+    read_png_label,
     save_png,
     scale_bar_um,
 )
@@ -122,6 +125,24 @@ def test_contact_sheet_shows_tiles_with_their_box() -> None:
     assert tuple(sheet[104 + 50, 4 + 4]) == (110, 110, 110)
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet([], label_px=32)
+
+
+def test_a_picture_of_any_size_is_known_by_its_label(tmp_path: Path) -> None:
+    """Of very many pixels, without one of them: what lies there is told apart by its header."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        size, check = len(data).to_bytes(4, "big"), zlib.crc32(kind + data).to_bytes(4, "big")
+        return size + kind + data + check
+
+    side = (60_000).to_bytes(4, "big")
+    header = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", side + side + b"\x08\x02\0\0\0")
+    pixels = chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    foreign, ours, jpeg, cut = (tmp_path / name for name in ("f.png", "o.png", "j.png", "c.png"))
+    foreign.write_bytes(header + pixels)
+    ours.write_bytes(header + chunk(b"tEXt", b"histoslide\0heat") + pixels)
+    Image.new("RGB", (4, 4)).save(jpeg, "JPEG")
+    cut.write_bytes(header[:20])
+    assert [read_png_label(it) for it in (foreign, ours, jpeg, cut)] == [None, "heat", None, None]
 
 
 def test_pictures_are_not_overwritten_unasked(tmp_path: Path) -> None:

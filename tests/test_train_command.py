@@ -3,11 +3,13 @@
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +19,14 @@ from fastai.learner import load_learner
 from fastai.vision.core import PILImage
 from histoslide_cli.main import build_parser, main
 from histoslide_cli.train_options import choose_recipe
+from histoslide_cli.train_progress import TrainProgress
 from PIL import Image
 
 from histoslide.errors import HistoslideError
 from histoslide.model import load_model, read_spec
 from histoslide.training.fit import TrainedModel
 from histoslide.training.recipe import RECIPES
+from histoslide.training.records import EpochRecord
 
 CLASSES = ("TUMOR", "STROMA", "COMPLEX", "LYMPHO", "DEBRIS", "MUCOSA", "ADIPOSE", "EMPTY")
 SMALL = ["--arch", "tiny", "--pretrained", "none", "--size", "32", "--batch-size", "16"]
@@ -195,7 +199,8 @@ def test_a_killed_run_goes_on_with_the_same_command(pcam: Path, tmp_path: Path) 
     process = subprocess.Popen(command, env=environment)
     log = tmp_path / "m.run" / "log.jsonl"
     deadline = time.monotonic() + 200
-    while not log.exists() and time.monotonic() < deadline:
+    # Empty while no epoch is done.
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -209,6 +214,100 @@ def test_a_killed_run_goes_on_with_the_same_command(pcam: Path, tmp_path: Path) 
         assert record["valid_loss"] == pytest.approx(known["valid_loss"], rel=1e-4)
     assert len(after) >= len(done)
     assert out.exists()
+
+
+def interrupt_in(epoch: int, command: list[str]) -> None:
+    """Run a command that is interrupted in the first step of an epoch."""
+    step = TrainProgress.step
+
+    def stop(self: TrainProgress, now: int, *others: Any) -> None:
+        if now == epoch:
+            raise KeyboardInterrupt
+        step(self, now, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainProgress, "step", stop)
+        assert main(command) == 130
+
+
+def epochs_that_run(command: list[str]) -> list[int]:
+    """Numbers of the epochs that a command trains until it is done."""
+    seen, finish = [], TrainProgress.finish_epoch
+
+    def note(self: TrainProgress, record: EpochRecord) -> None:
+        seen.append(record.epoch)
+        finish(self, record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainProgress, "finish_epoch", note)
+        assert main(command) == 0
+    return seen
+
+
+def quick(pcam: Path, out: Path, *options: str) -> list[str]:
+    """Two epochs."""
+    epochs = ["--epochs", "2", "--freeze-epochs", "0", "--valid-fraction", "0.3", "--quiet"]
+    return ["train", str(pcam), *SMALL, *epochs, "--out", str(out), *options]
+
+
+def test_an_interrupted_run_that_overwrites_goes_on(pcam: Path, tmp_path: Path) -> None:
+    command = quick(pcam, tmp_path / "m.safetensors", "--overwrite", "--lr", "find")
+    checkpoint = tmp_path / "m.run" / "checkpoint.pt"
+    interrupt_in(2, command)
+    assert epochs_that_run(command) == [2]
+    assert not checkpoint.exists()
+    interrupt_in(2, command)  # what is finished begins again
+    assert checkpoint.exists()
+    interrupt_in(1, [*command, "--batch-size", "8"])  # and what is another run is replaced
+    assert not checkpoint.exists()
+
+
+def test_a_run_with_other_settings_leaves_the_begun_one_as_it_is(
+    pcam: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = quick(pcam, tmp_path / "m.safetensors")
+    interrupt_in(1, command)  # no epoch is done, and yet it has begun
+    interrupt_in(2, command)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "m.run").iterdir()}
+    assert main([*command, "--batch-size", "8"]) == 2
+    assert "batch_size was 16, is 8" in capsys.readouterr().err
+    after = {path.name: path.read_bytes() for path in (tmp_path / "m.run").iterdir()}
+    assert after == before
+
+
+def test_a_foreign_export_is_not_overwritten_by_a_run_that_goes_on(
+    pcam: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = tmp_path / "mine.pkl"
+    command = quick(pcam, tmp_path / "m.safetensors")
+    interrupt_in(2, command)
+    export.write_text("mine")
+    command += ["--export-pkl", str(export)]
+    assert main(command) == 2
+    assert "mine.pkl exists: pass --overwrite" in capsys.readouterr().err
+    assert export.read_text() == "mine"
+
+
+def test_files_of_the_user_are_no_begun_run(
+    pcam: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "exp"
+    folder.mkdir()
+    recipe, split = folder / "recipe.json", folder / "split.csv"
+    recipe.write_text('{"base": "pcam", "architecture": "tiny", "imagenet": false}')
+    shutil.copy(trained / "m.run" / "split.csv", split)
+    before = recipe.read_text(), split.read_text()
+    command = quick(pcam, tmp_path / "m.safetensors", "--run", str(folder))
+    for options, said in (
+        ([], "exp exists: pass --overwrite"),
+        (["--recipe", str(recipe)], "recipe.json would be written over"),
+        (["--recipe", str(recipe), "--overwrite"], "recipe.json would be written over"),
+        (["--split", str(split), "--overwrite"], "split.csv would be written over"),
+    ):
+        assert main([*command, *options]) == 2
+        assert said in capsys.readouterr().err
+        assert (recipe.read_text(), split.read_text()) == before
+        assert set(folder.iterdir()) == {recipe, split}
 
 
 def test_check_reports_and_does_not_train(
@@ -269,6 +368,7 @@ def test_a_run_without_room_for_its_results_need_not_train_again(
             patch.setattr(TrainedModel, method, full)
             assert main(command) == 2
         assert not out.exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["m.run"]  # nor half an export
     trained = read_log(tmp_path / "m.run")
     capsys.readouterr()
     assert main(command) == 0
@@ -317,6 +417,15 @@ def test_options_change_the_recipe() -> None:
         assert not chosen.imagenet
         assert [stage.trainable_groups for stage in chosen.stages] == groups
     assert len(choose_recipe(parse("--freeze-epochs", "0")).stages) == 1
+
+
+def test_size_is_that_of_every_stage(tmp_path: Path) -> None:
+    path = tmp_path / "growing.toml"
+    stages = ["[[stages]]\nepochs = 1\nnetwork_px = 64\n", "[[stages]]\nepochs = 1\n"]
+    path.write_text("\n".join(["network_px = 128\n", *stages]))
+    for options, sides in (((), [64, 128]), (("--size", "96"), [96, 96])):
+        recipe = choose_recipe(parse("--recipe", str(path), *options))
+        assert [recipe.side_px(stage) for stage in recipe.stages] == sides
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,14 @@ def _add_patches(
         help="of the data (default: recognised)",
     )
     parser.add_argument(
+        "--extra",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="further folder per class, as it was given to train; may be repeated",
+    )
+    parser.add_argument(
         "--split", type=Path, metavar="FILE", help="split.csv of a run, which says the parts"
     )
     parser.add_argument(
@@ -139,7 +147,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
     """Refuse what cannot work before minutes are spent on it."""
     from histoslide.errors import HistoslideError
     from histoslide.outputs import refuse_existing
-    from histoslide.patch_evaluation.report import REPORT_NAME
+    from histoslide.patch_evaluation.report import refuse_report
 
     if arguments.workers is not None and arguments.workers < 1:
         raise HistoslideError(f"--workers must be at least 1, not {arguments.workers}")
@@ -148,13 +156,14 @@ def _check_options(arguments: argparse.Namespace) -> None:
             "out",
             "part",
             "layout",
+            "extra",
             "split",
             "slides",
             "skip_bad",
             "class_names",
             "threshold",
         ):
-            if getattr(arguments, name) not in (None, False):
+            if getattr(arguments, name) not in (None, False, []):
                 option = name.replace("_", "-")
                 raise HistoslideError(
                     f"--predict is for patches without labels, to which --{option} says nothing: "
@@ -165,7 +174,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
         if arguments.out.exists() and not arguments.out.is_dir():
             raise HistoslideError(f"--out {arguments.out} is a file: name a folder")
         refuse_file_name(arguments.out, "name the folder that gets report.html and its tables")
-        refuse_existing(arguments.out / REPORT_NAME, overwrite=arguments.overwrite)
+        refuse_report(arguments.out, overwrite=arguments.overwrite)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -207,6 +216,7 @@ def _judge(arguments: argparse.Namespace) -> int:
         arguments.data,
         arguments.part or ("valid" if split is not None else None),
         layout=arguments.layout,
+        extra=tuple(arguments.extra),
         split=split,
         slides=arguments.slides,
         skip_bad=arguments.skip_bad,

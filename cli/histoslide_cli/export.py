@@ -10,7 +10,7 @@ from histoslide_cli.console import EXIT_DONE, place
 from histoslide_cli.lesions import add_lesion_options, lesion_settings
 
 if TYPE_CHECKING:
-    from histoslide.store import Heatmap
+    from histoslide.store import Heatmap, NgffVersion
 
 FORMATS = {
     "geojson": (".geojson", ".json"),
@@ -21,6 +21,21 @@ FORMATS = {
     "numpy": (".npz",),
 }
 """What can be written, and the endings under which people look for it."""
+
+OPTIONS = {
+    "geojson": {
+        "cells": "--cells",
+        "no_bounds_crop": "--no-bounds-crop",
+        "seed": "--seed",
+        "extend": "--extend",
+        "smooth": "--smooth",
+        "gap": "--gap",
+        "min_cells": "--min-cells",
+        "class_name": "--class",
+    },
+    "ome-zarr": {"ngff": "--ngff", "packed": "--packed"},
+}
+"""Options of one format alone."""
 
 
 def add_parser(
@@ -44,7 +59,6 @@ def add_parser(
     parser.add_argument(
         "--ngff",
         choices=("0.4", "0.5"),
-        default="0.4",
         help="OME-Zarr version of ome-zarr (default: 0.4)",
     )
     parser.add_argument(
@@ -72,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     from histoslide.store import open_heatmap
 
     _check_name(arguments.out, arguments.to)
+    _check_options(arguments)
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
     _write(open_heatmap(arguments.heatmap), arguments)
     print(arguments.out)  # noqa: T201
@@ -87,6 +102,19 @@ def _check_name(out: Path, wanted: str) -> None:
         raise HistoslideError(
             f"--out {out} ends like {promised[0]}, not {wanted}: end it in {FORMATS[wanted][0]}"
         )
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Refuse options that the chosen format would ignore."""
+    from histoslide.errors import HistoslideError
+
+    for wanted, options in OPTIONS.items():
+        for name, option in options.items():
+            value = getattr(arguments, name)
+            if wanted != arguments.to and value is not None and value is not False:
+                raise HistoslideError(
+                    f"{option} says nothing to --to {arguments.to}, only to {wanted}: leave it out"
+                )
 
 
 def _write(heat: Heatmap, arguments: argparse.Namespace) -> None:
@@ -109,9 +137,8 @@ def _write(heat: Heatmap, arguments: argparse.Namespace) -> None:
             overwrite=overwrite,
         )
     elif arguments.to == "ome-zarr":
-        convert_heatmap(
-            heat, out, ngff=arguments.ngff, overwrite=overwrite, packed=arguments.packed
-        )
+        ngff: NgffVersion = arguments.ngff or "0.4"
+        convert_heatmap(heat, out, ngff=ngff, overwrite=overwrite, packed=arguments.packed)
     else:
         writers = {
             "csv": write_csv, "ome-tiff": write_ome_tiff, "dicom": write_dicom, "numpy": write_npz,

@@ -44,39 +44,37 @@ def add_parser(
 
 
 def add_lesion_options(parser: argparse._ActionsContainer) -> None:
-    """How foci are found."""
+    """How foci are found.
+
+    What is not given is None and left to ``LesionSettings``: some commands must tell it apart.
+    """
     parser.add_argument(
         "--seed",
         type=float,
-        default=0.91,
         metavar="P",
         help="a focus has at least one cell at or above it (default: 0.91)",
     )
     parser.add_argument(
         "--extend",
         type=float,
-        default=0.72,
         metavar="P",
         help="a focus is made of connected cells at or above it (default: 0.72)",
     )
     parser.add_argument(
         "--smooth",
         type=float,
-        default=0.0,
         metavar="UM",
         help="smooth with a Gaussian of this deviation in micrometres before (default: 0, not)",
     )
     parser.add_argument(
         "--gap",
         type=float,
-        default=75.0,
         metavar="UM",
         help="join foci nearer than this, in micrometres; 0 joins none (default: 75)",
     )
     parser.add_argument(
         "--min-cells",
         type=int,
-        default=1,
         metavar="N",
         help="leave out lesions of fewer cells (default: 1)",
     )
@@ -93,14 +91,15 @@ def lesion_settings(arguments: argparse.Namespace) -> LesionSettings:
     """
     from histoslide.lesions import LesionSettings
 
-    return LesionSettings(
-        class_name=arguments.class_name,
-        seed_probability=arguments.seed,
-        extend_probability=arguments.extend,
-        smoothing_um=arguments.smooth,
-        join_gap_um=arguments.gap,
-        min_cells=arguments.min_cells,
-    )
+    given = {
+        "class_name": arguments.class_name,
+        "seed_probability": arguments.seed,
+        "extend_probability": arguments.extend,
+        "smoothing_um": arguments.smooth,
+        "join_gap_um": arguments.gap,
+        "min_cells": arguments.min_cells,
+    }
+    return LesionSettings(**{name: value for name, value in given.items() if value is not None})
 
 
 def run(arguments: argparse.Namespace) -> int:

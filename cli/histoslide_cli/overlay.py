@@ -45,9 +45,8 @@ def add_parser(
     parser.add_argument(
         "--threshold",
         type=float,
-        default=0.5,
         metavar="P",
-        help="cells at or above are outlined (default: 0.5)",
+        help="cells at or above are outlined (default: 0.5); not with --lesions",
     )
     parser.add_argument(
         "--lesions",
@@ -68,14 +67,20 @@ def run(arguments: argparse.Namespace) -> int:
     from histoslide.lesions import LesionSettings, find_lesions
     from histoslide.outputs import refuse_existing
     from histoslide.remote import local_copy
-    from histoslide.render import draw_overlay, save_png
+    from histoslide.render import DEFAULT_THRESHOLD, draw_overlay, save_png
     from histoslide.slide import open_slide
     from histoslide.store import open_heatmap
 
     if not 100 <= arguments.size <= 20_000:
         raise HistoslideError(f"--size must lie in 100-20000 px, not {arguments.size}")
-    if not 0 <= arguments.threshold <= 1:
-        raise HistoslideError(f"--threshold must lie in 0-1, not {arguments.threshold}")
+    if arguments.lesions and arguments.threshold is not None:
+        raise HistoslideError(
+            "--lesions outlines what 'histoslide lesions' lists, to which --threshold says "
+            "nothing: leave one of the two out"
+        )
+    threshold = DEFAULT_THRESHOLD if arguments.threshold is None else arguments.threshold
+    if not 0 <= threshold <= 1:
+        raise HistoslideError(f"--threshold must lie in 0-1, not {threshold}")
     refuse_other_picture("--out", arguments.out)
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
     heat = open_heatmap(arguments.heatmap)
@@ -90,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
             heat,
             slide,
             longest_px=arguments.size,
-            threshold=arguments.threshold,
+            threshold=threshold,
             class_name=arguments.class_name,
             lesions=find_lesions(heat, LesionSettings(class_name=arguments.class_name))
             if arguments.lesions

@@ -8,11 +8,20 @@ import json
 import logging
 import os
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoslide_cli.console import EXIT_DONE, EXIT_USAGE, Progress
 from histoslide_cli.model_choice import is_pickle, read_weights
+from histoslide_cli.run_folder import (
+    RATES_NAME,
+    RECIPE_NAME,
+    SPLIT_NAME,
+    begin_run,
+    prepare_outputs,
+    read_rates,
+)
 from histoslide_cli.train_options import FIND, add_options, choose_recipe
 from histoslide_cli.train_progress import TrainProgress
 
@@ -26,9 +35,6 @@ if TYPE_CHECKING:
     from histoslide.training.recipe import Recipe
 
 logger = logging.getLogger("histoslide.cli")
-
-RECIPE_NAME = "recipe.json"
-"""Name of the recipe in a run folder; where it lies, the run has begun."""
 
 
 def add_parser(
@@ -100,9 +106,11 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
     from histoslide.training.distributed import process_group
     from histoslide.training.fit import train
 
-    folder = _prepare_outputs(arguments)
+    folder = prepare_outputs(arguments, recipe)
     data = _open_data(arguments, recipe)
     initial = _initial_weights(arguments)
+    if is_first():
+        begin_run(arguments, data, recipe, folder, initial=initial)
     with process_group(pick_device(arguments.device)) as device:
         _say(data, recipe, device)
         workers = _workers(arguments.workers, device)
@@ -139,39 +147,6 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
 def is_first() -> bool:
     """Whether this process writes: the only one, or the first of those torchrun started."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _prepare_outputs(arguments: argparse.Namespace) -> Path:
-    """Make sure that everything may be written; returns the run folder.
-
-    Raises:
-        HistoslideError: something exists, or cannot be written.
-    """
-    from histoslide.errors import HistoslideError
-    from histoslide.outputs import refuse_existing
-    from histoslide.patch_evaluation.report import REPORT_NAME
-    from histoslide.training.checkpoint import FILE_NAME
-
-    out: Path = arguments.out
-    if out.suffix != ".safetensors":
-        raise HistoslideError(f"--out {out} must end in .safetensors")
-    folder: Path = arguments.run_folder or out.with_suffix(".run")
-    refuse_existing(out, overwrite=arguments.overwrite)
-    trained = (folder / FILE_NAME).exists()  # perhaps to its end, with no room for the results
-    unfinished = (folder / RECIPE_NAME).exists() and (
-        trained or not (folder / REPORT_NAME).exists()
-    )
-    if arguments.export_pkl is not None and not (unfinished and trained):
-        refuse_existing(arguments.export_pkl, overwrite=arguments.overwrite)
-    if folder.exists() and not unfinished and any(folder.iterdir()):
-        refuse_existing(folder, overwrite=arguments.overwrite)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if arguments.overwrite and is_first():
-            (folder / FILE_NAME).unlink(missing_ok=True)
-    except OSError as error:
-        raise HistoslideError(f"{folder} cannot be written: {error.strerror}") from error
-    return folder
 
 
 def _open_data(arguments: argparse.Namespace, recipe: Recipe) -> PatchData:
@@ -218,7 +193,11 @@ def _initial_weights(arguments: argparse.Namespace) -> dict[str, Tensor] | None:
         raise DataError(
             f"--pretrained {path} does not exist: pass imagenet, none, or a .safetensors bundle"
         )
-    facts = {"mpp": arguments.mpp, "input_px": arguments.patch_size}
+    facts = {
+        "mpp": arguments.mpp,
+        "input_px": arguments.patch_size,
+        "label_px": arguments.label_size,
+    }
     _, state = read_weights(path, trust_pickle=arguments.trust_pickle, facts=facts)
     return state
 
@@ -273,21 +252,18 @@ def _find_rate(
 
     What it found is kept in the run folder: a run that goes on must go on with the same rate.
     """
-    from histoslide.patch_evaluation.history import RateSearch
     from histoslide.training.checkpoint import FILE_NAME
     from histoslide.training.rates import find_rate, scale_rates
 
     if arguments.lr != FIND:
         return recipe, None
-    path = folder / "lr_find.json"
-    if path.exists() and (folder / FILE_NAME).exists():
-        search = RateSearch.from_dict(json.loads(path.read_text()))
-    else:
-        search = find_rate(
-            data, recipe, device=device, seed=arguments.seed, workers=workers, initial=initial
-        )
-        if is_first():
-            path.write_text(json.dumps(search.as_dict()) + "\n", encoding="utf-8")
+    known = read_rates(folder) if (folder / FILE_NAME).exists() else None
+    search = known or find_rate(
+        data, recipe, device=device, seed=arguments.seed, workers=workers, initial=initial
+    )
+    if known is None and is_first():
+        text = json.dumps(search.as_dict()) + "\n"
+        (folder / RATES_NAME).write_text(text, encoding="utf-8")
     assert search.suggestion is not None
     logger.info("learning rate %.2g, from the longest valley of the loss", search.suggestion)
     return scale_rates(recipe, search.suggestion), search
@@ -316,7 +292,7 @@ def _write_inputs(data: PatchData, recipe: Recipe, folder: Path) -> None:
     from histoslide.patch_evaluation.plots import plain, to_png
     from histoslide.patch_evaluation.samples import patch_figure, pick_samples
 
-    save_split(data, folder / "split.csv", overwrite=True)
+    save_split(data, folder / SPLIT_NAME, overwrite=True)
     try:
         names = data.train.names
         (folder / RECIPE_NAME).write_text(
@@ -341,14 +317,18 @@ def _write_results(
     arguments: argparse.Namespace, model: TrainedModel, data: PatchData, folder: Path
 ) -> None:
     from histoslide.training.checkpoint import FILE_NAME
-    from histoslide.training.fastai_export import write_export
+    from histoslide.training.fastai_export import pending_export
 
-    out: Path = arguments.out
-    if arguments.export_pkl is not None:  # nothing stood there, or an attempt of this very run
-        write_export(model.learner, arguments.export_pkl, model.spec, overwrite=True)
-    page = model.report(folder, data.valid, overwrite=True)
-    # The bundle last: while it is missing, the same command goes on from the checkpoint.
-    model.save(out, half=arguments.half, overwrite=arguments.overwrite)
+    out, overwrite = arguments.out, arguments.overwrite
+    with ExitStack() as stack:
+        if arguments.export_pkl is not None:
+            pending = pending_export(
+                model.learner, arguments.export_pkl, model.spec, overwrite=overwrite
+            )
+            stack.enter_context(pending)
+        page = model.report(folder, data.valid, overwrite=True)
+        # The bundle last: while it is missing, the same command goes on from the checkpoint.
+        model.save(out, half=arguments.half, overwrite=overwrite)
     (folder / FILE_NAME).unlink(missing_ok=True)  # it has served, and is large
     figures = model.figures
     if arguments.json:

@@ -132,7 +132,11 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--arch", metavar="NAME", help="resnet18, resnet34 or resnet50")
     group.add_argument(
-        "--size", type=int, metavar="PX", help="side of what the network sees, after resizing"
+        "--size",
+        type=int,
+        metavar="PX",
+        help="side of what the network sees, after resizing; in every stage, whatever the recipe "
+        "says of it",
     )
     group.add_argument(
         "--pretrained",
@@ -225,7 +229,10 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--json", action="store_true", help="print JSON")
     group.add_argument(
-        "--overwrite", action="store_true", help="replace an existing bundle and run folder"
+        "--overwrite",
+        action="store_true",
+        help="replace an existing bundle and run folder; an unfinished run of the same settings "
+        "goes on",
     )
 
 
@@ -258,6 +265,9 @@ def choose_recipe(arguments: argparse.Namespace) -> Recipe:
         "keep": arguments.keep,
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if arguments.size is not None:  # a stage's own would win over the recipe's
+        stages = (dataclasses.replace(stage, network_px=None) for stage in recipe.stages)
+        changes["stages"] = tuple(stages)
     if arguments.class_weights is not None:
         changes["class_weights"] = _class_weights(arguments.class_weights)
     if arguments.pretrained not in (None, "none"):

@@ -96,6 +96,7 @@ def open_part(
     part: Part | None = None,
     *,
     layout: Layout | None = None,
+    extra: tuple[Path, ...] = (),
     split: Split | None = None,
     slides: Path | None = None,
     skip_bad: bool = False,
@@ -110,6 +111,8 @@ def open_part(
         part: ``train``, ``valid`` or ``test`` as the data bring it or ``split`` makes it, ``all``
             for everything; None takes ``valid`` where the data bring one, else everything.
         layout: takes ``root`` for this layout.
+        extra: further folders per class that were trained on (folder layout only): parts of
+            ``train`` and ``all``, and among the patches that a saved split names.
         split: makes the parts that the data do not bring, for example a saved split.
         slides: CSV file with the columns ``name,slide``.
         skip_bad: leave out patches that cannot be read or have another size.
@@ -126,6 +129,7 @@ def open_part(
         data = open_patches(
             root,
             layout=layout,
+            extra=extra,
             split=split,
             slides=slides,
             duplicates="drop" if part == "train" else "keep",
@@ -137,17 +141,21 @@ def open_part(
         chosen = {"train": data.train, "valid": data.valid, "test": data.test}[part]
         return _some(chosen, part, root), data.classes
     source = open_source(
-        root, layout=layout, slides=slides, skip_bad=skip_bad, cache=cache, wanted=part
+        root,
+        layout=layout,
+        extra=extra,
+        slides=slides,
+        skip_bad=skip_bad,
+        cache=cache,
+        wanted=part,
     )
     if part is None:
         part = "valid" if "valid" in source.parts else "all"
-    if part == "all":
-        parts = tuple(source.parts.values())
-        found = _some(
-            (parts[0] if len(parts) == 1 else Joined(parts)) if parts else None, part, root
-        )
-    else:
-        found = _some(source.parts.get(part), part, root)
+    names = {"all": tuple(source.parts), "train": ("train", "extra")}.get(part, (part,))
+    if part != "all" and part not in source.parts:  # extra alone is no training set
+        names = ()
+    parts = tuple(source.parts[name] for name in names if name in source.parts)
+    found = _some((parts[0] if len(parts) == 1 else Joined(parts)) if parts else None, part, root)
     logger.info("%s: part %s with %d patches", root, part, len(found))
     if skip_bad:
         found = _readable(found, patch_px, cache, on_patches)

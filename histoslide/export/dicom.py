@@ -136,6 +136,7 @@ def _slide_dataset(heatmap: Heatmap) -> Dataset:
 
     slide = heatmap.metadata["slide"]
     made = Dataset()
+    made.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, also of the map: slides have any name
     made.SOPClassUID = _VL_WHOLE_SLIDE
     made.SOPInstanceUID = _uid(heatmap, "slide")
     made.StudyInstanceUID = _uid(heatmap, "study")

@@ -28,6 +28,22 @@ from histoslide.patch_evaluation.history import History
 from histoslide.patch_evaluation.predictions import Patches, Predictions
 
 REPORT_NAME = "report.html"
+PREDICTIONS_NAME = "predictions.csv"
+FIGURES_NAME = "figures.json"
+
+PICTURES = (
+    "loss",
+    "learning-rate",
+    "learning-rate-finder",
+    "roc",
+    "precision-recall",
+    "confusion",
+    "probabilities",
+    "reliability",
+    "slides",
+    "top-losses",
+)
+"""Names of the pictures that a report may have, beside ``samples-0``, ``samples-1``, …"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +65,19 @@ class Picture:
     def uri(self) -> str:
         """The picture as a data URI."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+def refuse_report(folder: Path, *, overwrite: bool) -> None:
+    """Make sure that a report may be written: nothing lies there under a name that it may take.
+
+    Raises:
+        OutputExistsError: something does and ``overwrite`` is false.
+    """
+    for name in (REPORT_NAME, PREDICTIONS_NAME, FIGURES_NAME, *(f"{it}.png" for it in PICTURES)):
+        refuse_existing(folder / name, overwrite=overwrite)
+    for path in sorted(folder.glob("samples-*.png")):
+        if path.stem.removeprefix("samples-").isdecimal():
+            refuse_existing(path, overwrite=overwrite)
 
 
 def write_report(
@@ -79,18 +108,19 @@ def write_report(
         assessment: of these predictions, where there is one already; None makes it.
         title: of the page.
         data: what the patches are, in a few words.
-        overwrite: replace an earlier report.
+        overwrite: replace an earlier report, and other files of those names.
 
     Returns:
         Path of the page.
 
     Raises:
-        OutputExistsError: there is a report and ``overwrite`` is false.
+        OutputExistsError: there is a report, or another file under a name that it may take, and
+            ``overwrite`` is false.
         DataError: a patch cannot be read, predictions do not fit the patches or the model, or the
             folder cannot be written.
     """
     page = folder / REPORT_NAME
-    refuse_existing(page, overwrite=overwrite)
+    refuse_report(folder, overwrite=overwrite)
     if len(patches) != len(predictions):
         raise DataError(f"{len(predictions)} predictions are not of these {len(patches)} patches")
     if predictions.classes != spec.classes:
@@ -119,12 +149,12 @@ def write_report(
     )
     figures = {"model": spec.name, "data": data} | assessment.as_dict()
     files = {f"{picture.name}.png": picture.png for picture in pictures}
-    files["figures.json"] = (json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode()
+    files[FIGURES_NAME] = (json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode()
     files[REPORT_NAME] = text.encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         predictions.save(
-            folder / "predictions.csv", temperature=temperature, threshold=assessment.threshold
+            folder / PREDICTIONS_NAME, temperature=temperature, threshold=assessment.threshold
         )
         for name, content in files.items():
             with whole_file(folder / name) as partial:
@@ -257,6 +287,7 @@ def _patch_pictures(
 def _picture(
     name: str, section: str, figure: Figure, caption: str, *, wide: bool = False
 ) -> Picture:
+    assert name in PICTURES or name.startswith("samples-"), "refuse_report knows all names"
     png = plots.to_png(figure)
     return Picture(name=name, section=section, caption=caption, png=png, wide=wide)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from histoslide.outputs import new_file
 from histoslide.place import read_bytes
@@ -43,7 +43,8 @@ def read_png_label(path: Path) -> str | None:
         data = read_bytes(path)
         if data is None:
             return None
-        with Image.open(io.BytesIO(data)) as image:
+        # Not Image.open, which refuses pictures of very many pixels: none of them is decoded here.
+        with PngImageFile(io.BytesIO(data)) as image:
             return image.info.get(_LABEL_KEY)
-    except OSError:
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises of files that are no good PNG
         return None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,12 +90,28 @@ def write_export(
         OutputExistsError: the file exists and ``overwrite`` is false.
         BundleError: the file cannot be written.
     """
+    with pending_export(learner, path, spec, overwrite=overwrite):
+        pass
+
+
+@contextmanager
+def pending_export(
+    learner: Learner, path: Path, spec: ModelSpec | None = None, *, overwrite: bool = False
+) -> Iterator[None]:
+    """The same, but the file only gets its name when the block ends without an error.
+
+    What lies under that name later is then the export of a run that has come to its end, and
+    never to be taken for an attempt of the same run.
+    """
     refuse_existing(path, overwrite=overwrite)
-    try:
-        with whole_file(path) as partial, _travelling(learner, spec), without_patches(learner.dls):
-            learner.export(partial.absolute())
-    except (OSError, RuntimeError) as error:
-        raise BundleError(f"{path} cannot be written: {why_unwritten(error)}") from error
+    with ExitStack() as stack:
+        try:
+            partial = stack.enter_context(whole_file(path))
+            with _travelling(learner, spec), without_patches(learner.dls):
+                learner.export(partial.absolute())
+        except (OSError, RuntimeError) as error:
+            raise BundleError(f"{path} cannot be written: {why_unwritten(error)}") from error
+        yield
 
 
 def read_export(
