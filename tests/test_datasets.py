@@ -65,6 +65,26 @@ def test_folders_with_their_own_split(tmp_path: Path, train: str, valid: str) ->
     assert list(data.train.names)[:2] == ["p0000", "p0001"]
 
 
+@pytest.mark.parametrize(
+    ("other", "pair"), [("train", ("val", "validation")), ("valid", ("train", "training"))]
+)
+def test_two_folders_of_one_part_are_refused(
+    tmp_path: Path, other: str, pair: tuple[str, str]
+) -> None:
+    """Neither is taken silently; but one without images, as tools leave them, does no harm."""
+    for first, part in enumerate((other, *pair)):
+        write_images(tmp_path / part / "a", range(300 * first, 300 * first + 2))
+        write_images(tmp_path / part / "b", range(300 * first + 100, 300 * first + 102))
+    with pytest.raises(DataError, match=rf"has the folders {pair[0]} and {pair[1]}, both"):
+        open_patches(tmp_path)
+    for name in ("a", "b"):
+        shutil.rmtree(tmp_path / pair[1] / name)
+    data = open_patches(tmp_path)
+    assert data.split is not None
+    assert data.split.kind == "official"
+    assert (len(data.train), len(data.valid)) == (4, 4)
+
+
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
     for label, name in enumerate(("normal", "tumour")):
         write_images(tmp_path / name, range(label * 10, label * 10 + 4))
