@@ -5,6 +5,7 @@ import multiprocessing
 import pickle
 import shutil
 import tarfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ def number_of(pixels: NDArray[np.uint8]) -> int:
     return int(pixels[0, 0, 0]) + 256 * int(pixels[0, 0, 1])
 
 
-def write_images(folder: Path, numbers: range, suffix: str = ".png") -> None:
+def write_images(folder: Path, numbers: Iterable[int], suffix: str = ".png") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         Image.fromarray(pixels_of(number)).save(folder / f"p{number:04}{suffix}")
@@ -63,6 +64,26 @@ def test_folders_with_their_own_split(tmp_path: Path, train: str, valid: str) ->
     assert contents(data.train) == [(i, 0) for i in range(5)] + [(i, 1) for i in range(10, 13)]
     assert contents(data.valid) == [(20, 0), (21, 0), (30, 1)]
     assert list(data.train.names)[:2] == ["p0000", "p0001"]
+
+
+@pytest.mark.parametrize(
+    ("other", "pair"), [("train", ("val", "validation")), ("valid", ("train", "training"))]
+)
+def test_two_folders_of_one_part_are_refused(
+    tmp_path: Path, other: str, pair: tuple[str, str]
+) -> None:
+    """Neither is taken silently; but one without images, as tools leave them, does no harm."""
+    for first, part in enumerate((other, *pair)):
+        write_images(tmp_path / part / "a", range(300 * first, 300 * first + 2))
+        write_images(tmp_path / part / "b", range(300 * first + 100, 300 * first + 102))
+    with pytest.raises(DataError, match=rf"has the folders {pair[0]} and {pair[1]}, both"):
+        open_patches(tmp_path)
+    for name in ("a", "b"):
+        shutil.rmtree(tmp_path / pair[1] / name)
+    data = open_patches(tmp_path)
+    assert data.split is not None
+    assert data.split.kind == "official"
+    assert (len(data.train), len(data.valid)) == (4, 4)
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:

@@ -387,7 +387,7 @@ def parse(*options: str) -> argparse.Namespace:
     return build_parser().parse_args(["train", "data", *options])
 
 
-def test_options_change_the_recipe() -> None:
+def test_options_change_the_recipe(tmp_path: Path) -> None:
     recipe = choose_recipe(
         parse(
             "--arch", "resnet34", "--size", "96", "--epochs", "3", "--freeze-epochs", "2",
@@ -406,12 +406,21 @@ def test_options_change_the_recipe() -> None:
     assert (recipe.precision, recipe.keep, recipe.batch_size) == ("bf16", "last", 32)
     assert (recipe.split, recipe.augmentation.stain, recipe.mpp) == ("slide", 0.2, 1.0)
     assert choose_recipe(parse()) == RECIPES["pcam"]
+    random = tmp_path / "random.toml"
+    random.write_text('base = "pcam"\nimagenet = false\n')
+    pretrained = choose_recipe(parse("--recipe", str(random), "--pretrained", "imagenet"))
+    assert [stage.trainable_groups for stage in pretrained.stages] == [1, None]
     # As fastai's vision_learner: what is not pretrained is not frozen, unless asked for.
     for options, groups in (
         (("--pretrained", "none"), [None, None]),
         (("--pretrained", "none", "--freeze-epochs", "2"), [1, None]),
         (("--pretrained", "other.safetensors"), [1, None]),
-        (("--pretrained", "none", "--recipe", "from-scratch"), [None, None, 2]),
+        (("--pretrained", "none", "--recipe", "from-scratch"), [None, None, None]),
+        (("--set", "imagenet=false"), [None, None]),
+        (("--set", "imagenet=false", "--epochs", "3", "--freeze-epochs", "2"), [1, None]),
+        (("--set", "imagenet=false", "--pretrained", "other.safetensors"), [1, None]),
+        (("--recipe", str(random)), [None, None]),
+        (("--recipe", str(random), "--epochs", "3"), [None, None]),
     ):
         chosen = choose_recipe(parse(*options))
         assert not chosen.imagenet

@@ -274,19 +274,26 @@ def choose_recipe(arguments: argparse.Namespace) -> Recipe:
         changes["imagenet"] = arguments.pretrained == "imagenet"
     recipe = dataclasses.replace(recipe, **changes)
     recipe = _change_epochs(recipe, arguments.epochs, arguments.freeze_epochs)
-    if arguments.pretrained == "none":
-        asked = arguments.freeze_epochs is not None
-        thawed = recipe.from_random_weights()
-        if not asked and thawed.stages != recipe.stages:
-            logger.info(
-                "nothing is pretrained: the %d epochs that recipe %s gives to the head train the "
-                "whole network; --freeze-epochs 0 leaves them out",
-                thawed.stages[0].epochs, recipe.name,
-            )  # fmt: skip
-        recipe = dataclasses.replace(recipe, imagenet=False) if asked else thawed
+    # A recipe says so too, by --set imagenet=false or in its file; but --pretrained goes first.
+    if arguments.pretrained == "none" or (arguments.pretrained is None and not recipe.imagenet):
+        recipe = _from_random_weights(recipe, freezes=arguments.freeze_epochs is not None)
     if arguments.lr not in (None, FIND):
         recipe = scale_rates(recipe, _rate(arguments.lr))
     return recipe
+
+
+def _from_random_weights(recipe: Recipe, *, freezes: bool) -> Recipe:
+    """The recipe without ImageNet weights, whose first stage freezes only where that is asked."""
+    if freezes:
+        return dataclasses.replace(recipe, imagenet=False)
+    thawed = recipe.from_random_weights()
+    if thawed.stages != recipe.stages:
+        logger.info(
+            "nothing is pretrained: the %d epochs that recipe %s gives to the head train the "
+            "whole network; --freeze-epochs 0 leaves them out",
+            thawed.stages[0].epochs, recipe.name,
+        )  # fmt: skip
+    return thawed
 
 
 def _change_epochs(recipe: Recipe, epochs: int | None, freeze_epochs: int | None) -> Recipe:

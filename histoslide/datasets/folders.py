@@ -94,11 +94,25 @@ def open_folders(root: Path, *, extra: tuple[Path, ...] = (), skip_bad: bool = F
 
 
 def _parts(root: Path) -> dict[str, Path]:
+    """The folder of each part that is there.
+
+    Raises:
+        DataError: two folders with images of classes are both named as the same part.
+    """
     with os.scandir(root) as entries:
-        found = {entry.name.lower(): Path(entry.path) for entry in entries if entry.is_dir()}
-    return {
-        part: found[name] for part, names in PART_NAMES.items() for name in names if name in found
-    }
+        folders = sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    parts: dict[str, Path] = {}
+    for part, names in PART_NAMES.items():
+        named = [folder for folder in folders if folder.name.lower() in names]
+        full = [folder for folder in named if _list_classes(folder)] if len(named) > 1 else named
+        if len(full) > 1:
+            raise DataError(
+                f"{root} has the folders {full[0].name} and {full[1].name}, both of which are "
+                f"{part} patches: put all of them into one, or move one away"
+            )
+        if named:
+            parts[part] = (full or named)[0]
+    return parts
 
 
 def _list_classes(root: Path) -> dict[str, list[str]]:

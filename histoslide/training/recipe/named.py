@@ -93,7 +93,9 @@ RECIPES: Mapping[str, Recipe] = {
         stages=(
             Stage(epochs=4, lr=1e-3, crop_px=48),
             Stage(epochs=3, lr=7e-4, crop_px=64),
-            Stage(epochs=3, lr=5e-4, trainable_groups=2, train_frozen_norms=False),
+            # All of the network, of which the first layers have seen small crops only; see the
+            # model card for what the two ways brought.
+            Stage(epochs=4, lr=6e-4, mosaic=0.5, pct_start=0.15, div=10.0, div_final=1e3),
         ),
         weight_decay=0.05,
         label_smoothing=0.02,

@@ -205,8 +205,6 @@ class Recipe:
         A first stage that froze the body trains it too, as fastai's ``vision_learner`` freezes only
         what is pretrained: a head on random features learns nothing.
         """
-        if not self.imagenet:
-            return self
         first, *others = self.stages
         thawed = dataclasses.replace(first, trainable_groups=None)
         return dataclasses.replace(self, imagenet=False, stages=(thawed, *others))
