@@ -35,6 +35,8 @@ def stage_list(spec: ModelSpec) -> str:
         crop = f"the centre {stage['crop_px']} px" if stage["crop_px"] else "whole patches"
         groups = stage["trainable_groups"]
         which = f", only the last {groups} of 3 parameter groups" if groups else ""
+        if mosaic := stage.get("mosaic"):
+            which += f", {100 * mosaic:g} % of the batches as mosaics"
         epochs = "1 epoch" if stage["epochs"] == 1 else f"{stage['epochs']} epochs"
         lines.append(f"{number}. {epochs} on {crop}, one-cycle to {rate(stage['lr'])}{which}")
     return "\n".join(lines)
