@@ -221,12 +221,12 @@ class Cluster:
             local = LocalCluster(
                 n_workers=int(rest), threads_per_worker=_LOCAL_THREADS, dashboard_address=":0"
             )
-            return cls(Client(local), local=local)
+            return cls(Client(local, set_as_default=False), local=local)
         try:
             if "://" in where:
-                client = Client(where)
+                client = Client(where, set_as_default=False)
             elif Path(where).exists():
-                client = Client(scheduler_file=where)
+                client = Client(scheduler_file=where, set_as_default=False)
             else:
                 raise HistoslideError(
                     f"--dask {where} is no scheduler file: give one, an address such as "
@@ -322,7 +322,7 @@ class Cluster:
         """
         rest = iter(blocks)
         running: set[Any] = set()
-        completed = distributed.as_completed()
+        completed = distributed.as_completed(loop=self._client.loop)
         try:
             while True:
                 for block in itertools.islice(rest, max(0, self._room() - len(running))):

@@ -195,7 +195,7 @@ def test_a_block_that_fails_is_tried_again(
     expected = store_heatmap(lazy_heatmap(slide_path, local), tmp_path / "local.zarr")
     with (
         LocalCluster(1, processes=False, threads_per_worker=2, dashboard_address=None) as here,
-        Client(here) as client,
+        Client(here, set_as_default=False) as client,
         Cluster(client) as cluster,
     ):
         model = cluster.load_model(small_bundle)

@@ -50,11 +50,16 @@ def test_xarray_places_are_micrometres(heat: Heatmap) -> None:
 
 def test_xarray_of_more_classes(tmp_path: Path) -> None:
     p = np.random.default_rng(0).dirichlet((1, 1, 1), (8, 9))
+    p[..., 2] = np.minimum(p[..., 2], 0.3)
+    p[2:5, 3:5] = 0.01, 0.02, 0.97
+    p /= p.sum(axis=2, keepdims=True)
     heat = stored_heatmap(tmp_path / "h.zarr", p, classes=("a", "b", "c"))
     array = heat.to_xarray()
     assert array.dims == ("class", "y", "x")
     np.testing.assert_array_equal(array.sel({"class": "b"}).values, heat.probability("b"))
-    assert "lesion" in heatmap_html(heat)  # of the last class, as nothing says which is tumour
+    # Of the last class, as nothing says which is tumour.
+    assert "<td>1</td>" in heatmap_html(heat)
+    assert "<td>2</td>" not in heatmap_html(heat)
 
 
 def test_without_xarray_the_way_out_is_named(
