@@ -9,10 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import histoslide_cli.console as console_module
 import numpy as np
 import pytest
 from crashing import BAD
-from histoslide_cli.console import duration
+from histoslide_cli.console import Progress, duration
 from histoslide_cli.main import main
 from histoslide_cli.score import exit_code
 from models import colour_model
@@ -449,3 +450,22 @@ def test_exit_codes_and_durations() -> None:
     assert [duration(s) for s in (5.2, 61, 3600, 3601, 86399, 90000)] == [
         "6 s", "2 min", "1 h 0 min", "1 h 1 min", "24 h 0 min", "1 d 1 h",
     ]  # fmt: skip
+
+
+def test_time_left_counts_what_is_done_while_one_looks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console_module, "PLAIN_INTERVAL_S", 0)
+    with Progress("x", unit="tile", quiet=False) as progress:
+        for seconds, done in ((60, 32), (1, 64), (1, 96), (300, 32), (1, 64)):
+            now[0] += seconds
+            progress.update(done, 320)
+    with Progress("y", unit="slide", quiet=False) as progress:
+        now[0] += 20
+        progress.update(1, 3)
+    said = [line.rpartition(", about ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert said[1:3] == ["8 s left", "7 s left"]  # 32 in a second, wherever the first came from
+    assert said[4:] == ["8 s left", "40 s left"]  # another count; the first of three slides
+    assert not any("left" in said[index] for index in (0, 3))

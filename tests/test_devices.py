@@ -53,8 +53,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, patches: NDArray[np.uint8])
     with torch.inference_mode():
         difference = network((images - 0.5) / 0.25) @ torch.tensor([-1.0, 1.0])
         across = last.weight[1] - last.weight[0]
-        norm.bias -= difference.mean() * across / across.square().sum()
-        last.weight *= 2 / difference.std()
+        norm.bias.sub_(difference.mean() * across / across.square().sum())
+        last.weight.mul_(2 / difference.std())
     spec = ModelSpec(
         name="steep",
         architecture="resnet18",

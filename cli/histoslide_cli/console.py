@@ -74,7 +74,8 @@ class Progress:
         self._label, self._unit, self._quiet = label, unit, quiet
         self._bar: Any = None
         self._started = self._said = time.monotonic()
-        self._first: int | None = None
+        self._since: tuple[int, float] | None = None
+        self._last = 0
 
     def __enter__(self) -> Progress:
         return self
@@ -107,16 +108,20 @@ class Progress:
                 self._bar.refresh()
             return
         now = time.monotonic()
-        first = self._first = done if self._first is None else self._first
+        if self._since is None or done < self._last:  # or another count begins
+            # How many of several were done before this run, nobody says here.
+            self._since = (0, self._started) if done == 1 else (done, now)
+        self._last = done
+        first, since = self._since
         ended = finished or done == total > 0
         if not ended and now - self._said < PLAIN_INTERVAL_S:
             return
         self._said = now
-        left = (now - self._started) / max(1, done - first + 1) * (total - done)
         tail = f", {note}" if note else ""
         units = f"{self._unit}es" if self._unit.endswith("ch") else f"{self._unit}s"
         line = f"{self._label}: {done:,} of {total:,} {units}{tail}"
-        line += f", about {duration(left)} left" if not ended and done else ""
+        if not ended and done > first:
+            line += f", about {duration((now - since) / (done - first) * (total - done))} left"
         print(f"histoslide: {line}", file=sys.stderr, flush=True)  # noqa: T201
 
 
