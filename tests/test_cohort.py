@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import histoslide_cli.console as console_module
@@ -456,7 +457,7 @@ def test_time_left_counts_what_is_done_while_one_looks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(console_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(console_module, "PLAIN_INTERVAL_S", 0)
     with Progress("x", unit="tile", quiet=False) as progress:
         for seconds, done in ((60, 32), (1, 64), (1, 96), (300, 32), (1, 64)):
