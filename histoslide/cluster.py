@@ -15,8 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import distributed
 import numpy as np
@@ -27,6 +26,7 @@ from distributed.client import FutureCancelledError
 from distributed.comm import CommClosedError
 from numpy.typing import NDArray
 
+from histoslide.closable import Closable
 from histoslide.errors import HistoslideError
 from histoslide.model import Model, ModelSpec, default_bundle, load_bundle, load_model, pick_device
 from histoslide.model.backends import BackendName, Precision
@@ -188,7 +188,7 @@ class WorkerSlide(SpokenFor):
         return self._known.read_level(level, x, y, width, height)
 
 
-class Cluster:
+class Cluster(Closable):
     """A connection to workers, and the runner of blocks on them."""
 
     def __init__(self, client: Client, *, local: LocalCluster | None = None) -> None:
@@ -236,15 +236,8 @@ class Cluster:
             raise HistoslideError(f"no scheduler answers at {where}: {error}") from error
         return cls(client)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Leave the scheduler, and end a cluster of our own."""
         self._client.close()
         if self._local is not None:
             # Workers of a busy machine may end too slowly for its patience; nothing is lost then.

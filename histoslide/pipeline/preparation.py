@@ -6,9 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from histoslide.closable import Closable
 from histoslide.fetched_slide import open_anywhere
 from histoslide.geometry import Mpp
 from histoslide.heatmap import BlockModel, LazyHeatmap, make_heatmap
@@ -23,7 +22,7 @@ from histoslide.tissue import TissueMask
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparedSlide:
+class PreparedSlide(Closable):
     """A slide that is open and planned; leave its ``with`` block to close it."""
 
     path: Path
@@ -47,16 +46,9 @@ class PreparedSlide:
     held: ExitStack
     """Closes the slide, and lets go of its local copy."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.held.__exit__(kind, error, trace)
+    def close(self) -> None:
+        """Close the slide."""
+        self.held.close()
 
 
 def prepare_slide(
