@@ -31,6 +31,7 @@ from histoslide.scoring import Status
 from histoslide.slide import OpenSlideSlide, Slide
 from histoslide.store import (
     BlockTarget,
+    Heatmap,
     NgffVersion,
     convert_heatmap,
     halve_probability,
@@ -457,3 +458,22 @@ def test_partial_files_of_a_killed_run_are_removed(tmp_path: Path, slide: OpenSl
     leftover.write_bytes(b"half")
     store_heatmap(lazy_heatmap(slide), path)
     assert not leftover.exists()
+
+
+def test_a_block_that_is_written_meanwhile_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.full((4, 64), 0.25, np.float32)
+    path = store_heatmap(lazy_of(values), tmp_path / "h.zarr").path
+    group: Any = zarr.open_group(path, mode="r+")
+    late = np.s_[:, 32:]
+    group["0"][late], group["labels/status/0"][late] = np.nan, Status.PENDING
+    read = Heatmap._read
+
+    def read_while_a_run_writes(heat: Heatmap, name: str, where: Any) -> NDArray[Any]:
+        found = read(heat, name, where)
+        group["0"][late], group["labels/status/0"][late] = 0.25, Status.SCORED
+        return found
+
+    monkeypatch.setattr(Heatmap, "_read", read_while_a_run_writes)
+    assert (open_heatmap(path).probability()[:, :32] == 0.25).all()

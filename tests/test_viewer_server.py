@@ -209,8 +209,9 @@ def test_a_store_that_is_overwritten_is_read_anew(tmp_path: Path) -> None:
     web = client(tmp_path / "h.zarr")
     first = web.get("/api/heatmaps/h/cells/0/0/0/0")
     shutil.rmtree(tmp_path / "h.zarr")
-    gone = web.get("/api/heatmaps/h/state")
-    assert (gone.status_code, "does not exist" in gone.json()["error"]) == (503, True)
+    for _ in range(2):  # not as it was, however often one asks
+        gone = web.get("/api/heatmaps/h/state")
+        assert (gone.status_code, "does not exist" in gone.json()["error"]) == (503, True)
     stored_heatmap(tmp_path / "h.zarr", values * 2, size_l0=Size(5 * 128, 4 * 128))
     second = web.get("/api/heatmaps/h/cells/0/0/0/0")
     assert np.frombuffer(first.content, "<f4", 20).max() == 0.25

@@ -168,17 +168,19 @@ class Heatmap:
             raise StoreError(
                 f"{self.path} has no class {name!r}: choose from {', '.join(self.classes)}"
             )
+        # Before the probabilities, which a run writes first: none that counts as scored is missed.
+        status = self.status
         if len(self.shown_classes) > 1:
             values = self._read("0", np.s_[self.classes.index(name)])
         else:
             values = self._read("0", np.s_[:])
             values = values if (name,) == self.shown_classes else 1 - values
-        self._check(values)
+        self._check(values, status)
         return values
 
-    def _check(self, values: NDArray[np.float32]) -> None:
+    def _check(self, values: NDArray[np.float32], status: NDArray[np.uint8]) -> None:
         """Refuse values that a run cannot have written: files were lost or altered since."""
-        status, finite = self.status, np.isfinite(values)
+        finite = np.isfinite(values)
         problem = None
         if values.shape != self.grid.shape or status.shape != self.grid.shape:
             problem = f"arrays of {values.shape} and {status.shape} for a grid of {self.grid.shape}"

@@ -40,6 +40,9 @@ watching it costs a fraction of a core."""
 
 _LEAST_REST_S = 1.0
 
+_UNREAD = ("unread",)
+"""Stamp of what no store is like."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellState:
@@ -160,8 +163,9 @@ class CellSource:
         )
 
     def _load(self) -> None:
-        # The stamp comes first: what changes after it is seen the next time.
-        self._stamp = _stamp(self._path)
+        # The stamp comes first: what changes after it is seen the next time. It counts once all is
+        # read: what cannot be read is tried again, not shown as it was.
+        self._stamp, stamp = _UNREAD, _stamp(self._path)
         self._heat = open_heatmap(self._path, allow_incomplete=True)
         self._levels: tuple[PyramidLevel, ...] = self._heat.levels()
         self._live: list[_Arrays] | None = None
@@ -182,6 +186,7 @@ class CellSource:
                 )
             ]
             self._look()
+        self._stamp = stamp
 
     def _look(self) -> None:
         """Take in the blocks that were written since the last look."""
