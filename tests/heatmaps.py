@@ -30,6 +30,7 @@ def stored_heatmap(
     ngff: NgffVersion = "0.5",
     name: str = "made.tif",
     quickhash: str = "made",
+    model: str = "made",
 ) -> Heatmap:
     """Store given probabilities; see ``lazy_of`` for the arguments."""
     lazy = lazy_of(
@@ -43,6 +44,7 @@ def stored_heatmap(
         classes=classes,
         name=name,
         quickhash=quickhash,
+        model=model,
     )
     return store_heatmap(lazy, path, ngff=ngff)
 
@@ -59,6 +61,7 @@ def lazy_of(
     classes: tuple[str, ...] = ("normal", "tumour"),
     name: str = "made.tif",
     quickhash: str = "made",
+    model: str = "made",
 ) -> LazyHeatmap:
     """A heatmap of given probabilities, to be stored.
 
@@ -74,11 +77,12 @@ def lazy_of(
         classes: of the model; two have a tumour class, the second.
         name: of the slide.
         quickhash: of the slide.
+        model: name of the model.
     """
     rows, cols = probability.shape[:2]
     cell_l0 = stride_px * model_mpp / mpp
     spec = ModelSpec(
-        name="made",
+        name=model,
         architecture="none",
         classes=classes,
         tumour_class=classes[1] if len(classes) == 2 else None,
@@ -125,6 +129,6 @@ def lazy_of(
         },
         mode=EXACT,
         engine="torch fp32",
-        model={"name": "made", "sha256": "made", "spec": json.loads(spec.to_json())},
+        model={"name": model, "sha256": "made", "spec": json.loads(spec.to_json())},
         device="cpu",
     )  # fmt: skip

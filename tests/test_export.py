@@ -290,6 +290,25 @@ def test_dicom_takes_names_of_any_script(tmp_path: Path) -> None:
         assert {m.LUTLabel for m in maps} == {"опухоль"}
 
 
+def test_dicom_cuts_names_that_are_too_long(tmp_path: Path) -> None:
+    classes = ("normal", "adipose\\fatty", "lymphocytes and plasma cells " * 3)
+    p = np.full((5, 5, 3), 0.25, dtype=np.float32)
+    heat = stored_heatmap(
+        tmp_path / "h.zarr", p, classes=classes, name=f"{'slide' * 20}.svs", model="model" * 20
+    )
+    write_dicom(heat, tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    assert dataset.ManufacturerModelName == ("model" * 20)[:64]
+    assert dataset.SeriesDescription == ("slide" * 20)[:64]
+    maps = [
+        group.RealWorldValueMappingSequence[0] for group in dataset.PerFrameFunctionalGroupsSequence
+    ]
+    assert [m.LUTLabel for m in maps] == ["normal", "adipose/fatty", "lymphocytes and"]
+    assert maps[2].LUTExplanation == (
+        "probability of lymphocytes and plasma cells, -1 where not scored"
+    )
+
+
 def test_dicom_in_several_frames_and_channels(tmp_path: Path) -> None:
     p = np.random.default_rng(1).dirichlet((1, 1, 1), (40, 600)).astype(np.float32)
     heat = stored_heatmap(tmp_path / "h.zarr", p, classes=("a", "b", "c"))

@@ -231,6 +231,9 @@ def test_a_cohort_lists_everything(tmp_path: Path) -> None:
         [
             SlideResult(slide="a.tif", state="done", output="a.zarr", highest=0.25, positive=3),
             SlideResult(slide="b.svs", state="failed", error="b.svs is empty"),
+            SlideResult(
+                slide="made.tif", state="failed", output="a b.zarr", error="of a later run"
+            ),
         ],
         total=2,
     )

@@ -75,7 +75,7 @@ def _parametric_map(heatmap: Heatmap) -> Any:
         sop_instance_uid=_uid(heatmap, "map"),
         instance_number=1,
         manufacturer="histoslide",
-        manufacturer_model_name=heatmap.metadata["model"]["name"],
+        manufacturer_model_name=_long(heatmap.metadata["model"]["name"]),
         software_versions=version("histoslide"),
         device_serial_number=heatmap.metadata["model"]["sha256"][:16],
         contains_recognizable_visual_features=False,
@@ -100,8 +100,13 @@ def _parametric_map(heatmap: Heatmap) -> Any:
         tile_size=(_TILE_PX, _TILE_PX),
     )
     made.FloatPixelPaddingValue = NOT_SCORED
-    made.SeriesDescription = f"{heatmap.metadata['slide']['name']}: P({', '.join(channels)})"[:64]
+    made.SeriesDescription = _long(f"{heatmap.metadata['slide']['name']}: P({', '.join(channels)})")
     return made
+
+
+def _long(text: str, most: int = 64) -> str:
+    """Text as DICOM's Long String holds it (PS3.5, section 6.2): no longer, and of one value."""
+    return " ".join(text.replace("\\", "/").split())[:most]
 
 
 _ORIENTATION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -114,8 +119,8 @@ def _identity(name: str) -> Any:
     from pydicom.sr.codedict import codes  # noqa: PLC0415
 
     return hd.pm.RealWorldValueMapping(
-        lut_label=name[:16],
-        lut_explanation=f"probability of {name[:20]}, or -1 where nothing was scored",
+        lut_label=_long(name, 16),
+        lut_explanation=f"probability of {_long(name, 28)}, -1 where not scored",
         unit=codes.UCUM.NoUnits,
         value_range=(NOT_SCORED, 1.0),
         slope=1.0,

@@ -66,7 +66,8 @@ def _row(catalogue: Catalogue, entry: Entry, result: SlideResult | None) -> dict
         "unreadable": counts.get("unreadable"),
         "warnings": list(heat.metadata["mask"]["warnings"]),
     }
-    if result is not None:
+    # A later run that failed or stopped before this slide tells nothing of the heatmap.
+    if result is not None and result.state in {"done", "partly unreadable"}:
         row |= {
             "highest": result.highest,
             "positive": result.positive,
