@@ -280,6 +280,23 @@ def test_lesions_are_listed_beside_the_heatmap_and_others_files_spared(
     assert (tmp_path / "h-lesions.json").read_text() == "{}"
 
 
+def test_what_lies_beside_a_replaced_heatmap_goes_with_it(slide: Path, tmp_path: Path) -> None:
+    out, model = tmp_path / "h.zarr", colour_model()
+    names = ("h.png", "h-mask.png", "h-lesions.csv", "h-lesions.json")
+    everything = ScoreOptions(tissue=EVERYTHING, mask_png=True, isolate=False)
+    score_slide(slide, out, model, everything)
+    bare = dataclasses.replace(everything, overlay=False, mask_png=False, lesions=None)
+    score_slide(slide, out, model, bare)
+    assert all((tmp_path / name).exists() for name in names), "they are of this heatmap"
+    score_slide(slide, out, model, dataclasses.replace(bare, stride_px=64, overwrite=True))
+    assert not any((tmp_path / name).exists() for name in names)
+    score_slide(slide, out, model, dataclasses.replace(everything, overwrite=True))
+    for name in names:
+        (tmp_path / name).write_bytes(b"somebody else's")
+    score_slide(slide, out, model, dataclasses.replace(bare, stride_px=64, overwrite=True))
+    assert all((tmp_path / name).read_bytes() == b"somebody else's" for name in names)
+
+
 def test_a_refused_run_draws_no_mask(slide: Path, tmp_path: Path) -> None:
     out = tmp_path / "h.zarr"
     score_slide(slide, out, colour_model(), ScoreOptions(tissue=EVERYTHING, mask_png=True))

@@ -29,6 +29,7 @@ from histoslide.lesions.summary import LesionSummary, slide_score
 from histoslide.lesions.table import (
     NOTICE,
     are_lesion_files,
+    heatmap_of_lesions,
     lesion_document,
     lesion_row,
     write_lesions,
@@ -49,6 +50,7 @@ __all__ = [
     "LesionSummary",
     "are_lesion_files",
     "find_lesions",
+    "heatmap_of_lesions",
     "kind_of",
     "lesion_document",
     "lesion_row",

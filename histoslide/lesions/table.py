@@ -113,9 +113,17 @@ def write_lesions(report: LesionReport, csv_path: Path, json_path: Path) -> None
 def are_lesion_files(csv_path: Path, json_path: Path) -> bool:
     """Whether ``write_lesions`` wrote these files, so that they may be written anew."""
     try:
-        document = read_bytes(json_path)
-        if document is None:
+        if read_bytes(json_path) is None:
             return read_bytes(csv_path) is None
-        return json.loads(document)["notice"] == NOTICE
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError:
         return False
+    return heatmap_of_lesions(json_path) is not None
+
+
+def heatmap_of_lesions(json_path: Path) -> str | None:
+    """Id of the heatmap that ``write_lesions`` wrote this file of; None where it did not."""
+    try:
+        document = json.loads(read_bytes(json_path) or b"")
+        return str(document["source"]["heatmap_id"]) if document["notice"] == NOTICE else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

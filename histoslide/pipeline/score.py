@@ -74,7 +74,8 @@ def store_slide(
                 prepared.lazy.plan,
                 longest_px=options.overlay_px,
             )
-            save_png(drawing.image, prepared.beside.mask_picture, overwrite=True, label="mask")
+            label = prepared.beside.mask_label(prepared.lazy.fingerprint)
+            save_png(drawing.image, prepared.beside.mask_picture, overwrite=True, label=label)
 
         def after_block(done: int, total: int, scored: int) -> None:
             if on_block is not None:
@@ -100,6 +101,8 @@ def finish_slide(
 ) -> SlideResult:
     """Draw the overlay, list the lesions, and say what became of the slide.
 
+    What an earlier run left here of a heatmap that was replaced goes.
+
     Args:
         prepared: the slide.
         heat: its whole heatmap.
@@ -118,6 +121,8 @@ def finish_slide(
             report = find_lesions(heat, options.lesions)
             write_lesions(report, prepared.beside.lesions_csv, prepared.beside.lesions_json)
             lesions = report.summary
+        reread = options.retry_unreadable and prepared.tiles_left > 0
+        prepared.beside.remove_others(heat, tables=reread and lesions is None)
     shown = heat.probability(shown_class)
     scored = np.isfinite(shown)
     result = SlideResult(
@@ -144,10 +149,7 @@ def _draw_overlay(
     prepared: PreparedSlide, heat: Heatmap, shown_class: str, options: ScoreOptions
 ) -> None:
     """Draw the overlay unless it is there and shows the same."""
-    label = (
-        f"P({shown_class}), threshold {options.overlay_threshold:g}, {options.overlay_px} px, "
-        f"{heat.id}, {heat.metadata['seconds']} s"
-    )
+    label = prepared.beside.overlay_label(heat, shown_class, options)
     if read_png_label(prepared.beside.picture) == label:
         return
     overlay = draw_overlay(
