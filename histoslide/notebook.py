@@ -32,9 +32,8 @@ def heatmap_html(heatmap: Heatmap) -> str:
     Args:
         heatmap: stored, complete or not.
     """
-    # A model without a tumour class has no lesions of its own accord: its last class is shown.
-    shown = heatmap.tumour_class or heatmap.classes[-1]
-    report = find_lesions(heatmap, LesionSettings(class_name=shown))
+    # A model without a tumour class has no lesions of its own accord.
+    report = find_lesions(heatmap, LesionSettings(class_name=heatmap.main_class))
     overlay = draw_overlay(heatmap, None, longest_px=OVERLAY_PX, lesions=report)
     file = io.BytesIO()
     Image.fromarray(overlay.image).save(file, "PNG", optimize=True)

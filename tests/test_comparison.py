@@ -272,6 +272,14 @@ def test_no_difference_vanishes_where_pixels_are_large(tmp_path: Path) -> None:
     assert blue.tolist() == [[50, 50]]
 
 
+def test_a_dollar_in_a_name_is_a_dollar(tmp_path: Path) -> None:
+    values = np.full((4, 5), 0.5, dtype=np.float32)
+    a = stored_heatmap(tmp_path / "cost$5_$6.zarr", values)
+    values[1] = np.nan
+    comparison = compare_heatmaps(a, stored_heatmap(tmp_path / "b.zarr", values))
+    assert draw_difference(comparison, longest_px=100).image.size
+
+
 def test_cells_that_change_sides_are_outlined(pair: tuple[Path, Path]) -> None:
     comparison = compared(pair)
     without = replace(comparison, crossings={"tumour": np.zeros(SHAPE, dtype=np.bool_)})

@@ -21,6 +21,7 @@ from heatmaps import stored_heatmap
 from PIL import Image
 
 from histoslide.geometry import Size
+from histoslide.outputs import swap_folder
 from histoslide.report.page import write_report
 from histoslide.scoring import Status
 from histoslide.slide import open_slide
@@ -376,6 +377,40 @@ def test_two_heatmaps_are_compared_across_a_border(
     assert curtain.bounding_box()["x"] == pytest.approx(892, abs=3)
     where(page)
     assert re.search(r"split=0\.\d+", page.url)
+
+
+def test_both_sides_of_the_border_show_the_class_that_is_chosen(
+    visit: Open, serve: Serve, tmp_path: Path
+) -> None:
+    for name, values in (("left", (0.1, 0.2, 0.7)), ("right", (0.5, 0.3, 0.2))):
+        stored_heatmap(
+            tmp_path / f"{name}.zarr", np.full((ROWS, COLS, 3), values, np.float32), mpp=1.0,
+            model_mpp=1.0, classes=("fat", "muscle", "tumour"),
+        )  # fmt: skip
+    page = visit(f"{serve(tmp_path)}view#heat=left&with=right&threshold=0.25&foci=0")
+    readout = page.locator("#readout")
+    # None is marked as tumour: the last is shown first, as score does.
+    playwright.expect(readout).to_contain_text("P(tumour) 0.700 · right: P(tumour) 0.200")
+    page.get_by_label("Class").select_option("muscle")
+    playwright.expect(readout).to_contain_text("P(muscle) 0.200 · right: P(muscle) 0.300")
+
+
+def test_a_heatmap_that_is_replaced_is_shown_anew(
+    visit: Open, serve: Serve, tmp_path: Path
+) -> None:
+    path = store(tmp_path)
+    page = visit(f"{serve(path)}view#x=690&y=400&mpp=1&threshold=0.1")
+    playwright.expect(page.locator("#readout")).to_contain_text("P(tumour) 0.950")
+    values = np.full((ROWS // 2, COLS // 2), 0.125, np.float32)
+    with open_slide(tmp_path / "made.tif") as slide:
+        stored_heatmap(
+            tmp_path / "new.zarr", values, mpp=1.0, model_mpp=1.0, stride_px=64,
+            size_l0=Size(WIDTH, HEIGHT), quickhash=slide.quickhash,
+        )  # fmt: skip
+    swap_folder(tmp_path / "new.zarr", path)
+    playwright.expect(page.locator("#readout")).to_contain_text("P(tumour) 0.125", timeout=30_000)
+    assert where(page) == pytest.approx((690, 400, 1), abs=2)
+    assert page.locator("#facts").inner_text().count("64 µm") == 1
 
 
 def test_a_heatmap_being_written_fills_in(visit: Open, serve: Serve, tmp_path: Path) -> None:

@@ -261,6 +261,12 @@ def test_heatmaps_of_one_slide_can_be_compared(tmp_path: Path) -> None:
     web = client(*(tmp_path / folder / "heat.zarr" for folder in "xyz"))
     others = [other["key"] for other in web.get("/api/heatmaps/heat").json()["comparable"]]
     assert others == ["heat-2"]
+    for folder, classes in (("u", "ab"), ("v", "bac"), ("w", "abc")):  # but not of other classes
+        some = np.full((4, 5, len(classes)), 1 / len(classes), np.float32)
+        stored_heatmap(tmp_path / folder / "heat.zarr", some, classes=tuple(classes))
+    web = client(*(tmp_path / folder / "heat.zarr" for folder in "uvw"))
+    others = [other["key"] for other in web.get("/api/heatmaps/heat-2").json()["comparable"]]
+    assert others == ["heat-3"]
 
 
 def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def finish_slide(
     Raises:
         HistoslideError: an output cannot be written, or time is up.
     """
-    shown_class = heat.tumour_class or heat.classes[-1]
+    shown_class = heat.main_class
     with prepared.limit.running():
         if options.overlay:
             _draw_overlay(prepared, heat, shown_class, options)

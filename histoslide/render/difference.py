@@ -99,7 +99,8 @@ def _paint_alone(picture: NDArray[np.uint8], comparison: Comparison, size: Size)
         if only.any():
             alone = cells_to_pixels(np.where(only, 1, np.nan).astype(np.float32), a.grid, size)
             picture[np.isfinite(alone)] = np.rint(np.array(to_rgb(colour)) * 255)
-            legend.append(Patch(color=colour, label=f"scored only in {side.name}"))
+            name = side.name.replace("$", r"\$")  # a $ in a file name is a $
+            legend.append(Patch(color=colour, label=f"scored only in {name}"))
     return legend
 
 

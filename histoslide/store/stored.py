@@ -66,6 +66,11 @@ class Heatmap:
         return name
 
     @property
+    def main_class(self) -> str:
+        """The class to show where there is room for one: the tumour, or else the last."""
+        return self.tumour_class or self.classes[-1]
+
+    @property
     def shown_classes(self) -> tuple[str, ...]:
         """The classes that ``array`` holds: one of two, which sum to one, else all."""
         return stored_classes(self.classes, self.tumour_class)

@@ -40,7 +40,7 @@ watching it costs a fraction of a core."""
 
 _LEAST_REST_S = 1.0
 
-_UNREAD = ("unread",)
+_UNREAD: tuple[object, ...] | None = ("unread",)
 """Stamp of what no store is like."""
 
 
@@ -90,13 +90,14 @@ class CellSource:
         return self._heat.grid
 
     def highest(self) -> float | None:
-        """Highest probability of the first stored class; None where nothing is scored yet."""
+        """Highest probability of the main class; None where nothing is scored yet."""
         with self._lock:
             if self._known_highest is None and self._live is None:
                 # The coarsest level knows it, being made of maxima.
                 with readable(self._path):
                     values = np.asarray(self._levels[-1].probability[:])
-                values = values if values.ndim == 2 else values[0]
+                channel = self._heat.shown_classes.index(self._heat.main_class)
+                values = values if values.ndim == 2 else values[channel]
                 found = values[np.isfinite(values)]
                 self._known_highest = float(found.max()) if found.size else None
             return self._known_highest

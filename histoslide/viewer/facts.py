@@ -95,7 +95,7 @@ def describe_heatmap(catalogue: Catalogue, key: str) -> dict[str, Any]:
         "key": key,
         "name": heat.path.name,
         "classes": list(heat.shown_classes),
-        "tumour_class": heat.tumour_class,
+        "main_class": heat.main_class,
         "model": metadata["model"]["name"],
         "model_sha256": metadata["model"]["sha256"],
         "slide": {
@@ -170,7 +170,7 @@ def _focus(lesion: Lesion) -> dict[str, Any]:
 
 
 def _comparable(catalogue: Catalogue, key: str, heat: Heatmap) -> list[dict[str, str]]:
-    """Other heatmaps of the same slide."""
+    """Other heatmaps of the same slide and the same classes."""
     found = []
     for entry in catalogue.entries():
         if entry.key == key:
@@ -180,7 +180,8 @@ def _comparable(catalogue: Catalogue, key: str, heat: Heatmap) -> list[dict[str,
         except HistoslideError:
             continue
         mine, its = heat.metadata["slide"], other.metadata["slide"]
-        if (mine["quickhash"], mine["size_l0"]) == (its["quickhash"], its["size_l0"]):
+        same_slide = (mine["quickhash"], mine["size_l0"]) == (its["quickhash"], its["size_l0"])
+        if same_slide and _same_classes(heat, other):
             found.append(
                 {
                     "key": entry.key,
@@ -191,6 +192,12 @@ def _comparable(catalogue: Catalogue, key: str, heat: Heatmap) -> list[dict[str,
     return found
 
 
+def _same_classes(heat: Heatmap, other: Heatmap) -> bool:
+    """Whether two heatmaps can be shown side by side: for each class of one the other has it."""
+    mine, its = heat.shown_classes, other.shown_classes
+    return set(mine) == set(its) or len(mine) == len(its) == 1
+
+
 def thumbnail(heat: Heatmap, slide: Slide | None) -> bytes:
     """A small PNG of a slide with its heatmap; grey tissue where the slide is not at hand.
 
@@ -199,7 +206,7 @@ def thumbnail(heat: Heatmap, slide: Slide | None) -> bytes:
         SlideReadError: the slide cannot be read.
     """
     picture = slide_picture(heat, slide, THUMBNAIL_PX)
-    blended = blend(picture, heat.grid, heat.probability(heat.shown_classes[0]))
+    blended = blend(picture, heat.grid, heat.probability(heat.main_class))
     buffer = io.BytesIO()
     Image.fromarray(blended).save(buffer, "PNG")
     return buffer.getvalue()

@@ -19,6 +19,7 @@ function setUpOverlay(figure) {
   cells.height = rows;
   const image = new ImageData(cols, rows);
   const canvas = figure.querySelector(".stack canvas");
+  const [width, height] = [Number(figure.dataset.width), Number(figure.dataset.height)];
   const [threshold, opacity] = [figure.querySelector(".threshold"), figure.querySelector(".opacity")];
 
   function draw() {
@@ -32,16 +33,18 @@ function setUpOverlay(figure) {
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingEnabled = false;
-    const scale = canvas.width / Number(figure.dataset.width);
-    context.drawImage(cells, 0, 0, cols * side * scale, rows * side * scale);
+    const [across, down] = [canvas.width / width, canvas.height / height];
+    context.drawImage(cells, 0, 0, cols * side * across, rows * side * down);
     canvas.style.opacity = opacity.value;
     threshold.nextElementSibling.textContent = threshold.valueAsNumber.toFixed(2);
     opacity.nextElementSibling.textContent = `${Math.round(opacity.valueAsNumber * 100)} %`;
   }
 
-  // Fine enough that cells keep their places to a fraction of a pixel of the picture.
-  canvas.width = 2000;
-  canvas.height = Math.max(1, Math.round((2000 * Number(figure.dataset.height)) / Number(figure.dataset.width)));
+  // Fine enough that cells keep their places to a fraction of a pixel of the picture, and never so
+  // high for a strip of a slide that no browser makes it.
+  const fine = Math.min(2000 / width, 4000 / height);
+  canvas.width = Math.max(1, Math.round(width * fine));
+  canvas.height = Math.max(1, Math.round(height * fine));
   for (const slider of [threshold, opacity]) slider.addEventListener("input", draw);
   draw();
   const ramp = figure.querySelector(".ramp").getContext("2d");

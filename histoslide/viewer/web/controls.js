@@ -10,7 +10,7 @@ export class Controls {
   constructor(facts, maps, wanted, onChange) {
     this.onChange = onChange;
     fill(byId("map"), maps.map((name) => [name, name]), wanted.map);
-    fill(byId("class"), facts.classes.map((name) => [name, name]), wanted.class);
+    fill(byId("class"), facts.classes.map((name) => [name, name]), wanted.class ?? facts.main_class);
     byId("class-row").hidden = facts.classes.length < 2;
     const others = facts.comparable.map(({ key, name, model }) => [key, `${name} (${model})`]);
     fill(byId("compare"), [["", "nothing"], ...others], wanted.with);

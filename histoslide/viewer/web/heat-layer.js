@@ -30,7 +30,8 @@ export class HeatLayer {
   }
 
   /** `lut` holds 256 RGB triples; cells below the threshold stay clear. */
-  setStyle(lut, threshold) {
+  setStyle(lut, wanted) {
+    const threshold = Math.fround(wanted); // as the probabilities: 0.7 is below 0.7 of 64 bits
     if (lut === this.style.lut && threshold === this.style.threshold) return;
     this.style = { lut, threshold, generation: this.style.generation + 1 };
   }

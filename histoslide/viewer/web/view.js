@@ -14,11 +14,13 @@ import { saveScreenshot } from "./screenshot.js";
 import { Stage } from "./stage.js";
 
 const POLL_MS = 2000;
+const RARE_POLL_MS = 10000;
 const LINK_MS = 300;
 const STEP = 0.05;
 const OBJECTIVES = [5, 10, 20, 40];
 
 const byId = (id) => document.getElementById(id);
+const heatmapOf = (revision) => revision.split("-")[0];
 
 class Page {
   async start() {
@@ -101,6 +103,8 @@ class Page {
       await this.#loadFoci();
     }
     await this.#compareWith(controls.other);
+    // Two heatmaps of one class each show tumour, whatever their models call it.
+    this.other?.setChannel(Math.max(0, this.other.facts.classes.indexOf(controls.className)));
     for (const layer of [this.heat, this.other]) layer?.setStyle(lut, controls.threshold);
     this.#changed();
   }
@@ -225,17 +229,22 @@ class Page {
     byId("progress-text").textContent = `${Math.floor(share * 100)} % scored, filling in`;
   }
 
-  /** While the heatmap is being written, show what has come. */
+  /** Show what has come while the heatmap is being written; begin anew when it was replaced. */
   async #follow() {
-    while (!this.facts.state.complete) {
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    for (;;) {
+      const { complete, revision } = this.facts.state;
+      await new Promise((resolve) => setTimeout(resolve, complete ? RARE_POLL_MS : POLL_MS));
       let state;
       try {
         state = await getJson(`${heatAddress(this.facts.key)}/state`);
       } catch {
         continue; // the server or the disk is away: try again
       }
-      if (state.revision === this.facts.state.revision) continue;
+      if (state.revision === revision) continue;
+      if (complete || heatmapOf(state.revision) !== heatmapOf(revision)) {
+        location.reload(); // its cells may be others; the address keeps the view
+        return;
+      }
       this.heat.setRevision(state.revision);
       this.facts = { ...this.facts, state };
       if (state.complete) {
