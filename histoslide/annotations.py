@@ -32,7 +32,7 @@ def read_geojson(path: Path) -> list[Polygon]:
         MaskError: unreadable, not GeoJSON, or without any polygon.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise MaskError(f"{path} cannot be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

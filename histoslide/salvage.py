@@ -196,6 +196,7 @@ def _recorded_mpp(page: tifffile.TiffPage) -> Mpp | None:
         return None
     if abs(x - y) > 0.01 * min(x, y):
         raise ResolutionError(
-            f"{page.parent.filename} records {um / x:g} µm/px across but {um / y:g} µm/px down"
+            f"{page.parent.filename} records {um / x:g} µm/px across but {um / y:g} µm/px down: "
+            "pixels must be square, pass --mpp if the record is wrong"
         )
     return Mpp(value=um / math.sqrt(x * y), source="slide metadata")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,6 +89,8 @@ def extract_tiles(
         "schema_version": _SCHEMA_VERSION,
         "cells_sha256": hashlib.sha256(wanted.tobytes()).hexdigest(),
     }
+    if not folder.name:  # "." has none to put another beside
+        folder = folder.absolute()
     target = folder
     restore_swap(folder)
     if folder.exists() and not _is_empty(folder):
@@ -112,7 +116,7 @@ def extract_tiles(
         if target != folder:
             swap_folder(target, folder)
     except OSError as error:
-        raise StoreError(f"{folder} cannot be written: {error}") from error
+        raise StoreError(f"{folder} cannot be written: {error.strerror or error}") from error
     return TileSet(folder=folder, tiles=result.tiles, unreadable=result.unreadable)
 
 
@@ -218,24 +222,67 @@ class _Hdf5Writer:
         self._count = 0
 
     def __enter__(self) -> _Hdf5Writer:
-        self._whole = whole_file(self._file_name)
-        self._file = h5py.File(self._whole.__enter__(), "w")
         shape = (0, self._side, self._side, 3)
-        self._pixels = self._file.create_dataset(
-            "x", shape, "uint8", maxshape=(None, *shape[1:]), chunks=(1, *shape[1:])
-        )
+        with ExitStack() as stack:
+            partial = stack.enter_context(whole_file(self._file_name))
+            self._disk = stack.enter_context(_Disk(partial))
+            file = stack.enter_context(h5py.File(self._disk, "w"))
+            self._pixels = file.create_dataset(
+                "x", shape, "uint8", maxshape=(None, *shape[1:]), chunks=(1, *shape[1:])
+            )
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._file.close()
-        self._whole.__exit__(*error)
+        self._open.__exit__(*error)
 
     def add(self, row: int, col: int, pixels: NDArray[np.uint8]) -> str:  # noqa: ARG002
         """Append a tile and return its index for the manifest."""
         self._pixels.resize(self._count + 1, axis=0)
         self._pixels[self._count] = pixels
         self._count += 1
+        self._disk.check()
         return str(self._count - 1)
+
+
+class _Disk(io.FileIO):
+    """A file that HDF5 writes to, whose errors are kept from it and raised beside it.
+
+    Where the disk is full, HDF5 says so in several lines, and crashes the process when it closes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._error: OSError | None = None
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+        if error[0] is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raise what went wrong so far."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: Any) -> int:
+        """Write all of it, or nothing more after an error."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while len(left) and self._error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cut or extend, but not after an error."""
+        try:
+            return super().truncate(size) if self._error is None else size or 0
+        except OSError as error:
+            self._error = error
+            return size or 0
 
 
 def _writer(

@@ -238,11 +238,11 @@ def find_tissue(slide: Slide, method: TissueMethod) -> TissueMask:
     size = mask_size(slide)
     rgb, readable = read_overview(slide, size)
     um_per_px = slide.size_l0.width / size.width * require_mpp(slide).value
-    warnings: tuple[str, ...] = ()
+    hsv = Hsv.of(rgb)
     if method.name == Everything.name:
         mask = method(rgb)
+        warnings = _darkness_warnings(hsv)  # of glass, which is in it, colours say nothing
     else:
-        hsv = Hsv.of(rgb)
         mask = clean(method(rgb), hsv, um_per_px)
         warnings = stain_warnings(hsv, mask)
     for warning in warnings:
@@ -258,13 +258,23 @@ def find_tissue(slide: Slide, method: TissueMethod) -> TissueMask:
 def read_mask(path: Path, slide: Slide) -> TissueMask:
     """A mask from a file: a PNG that spans the slide (non-zero is tissue), or GeoJSON polygons.
 
+    One that marks nothing, as polygons of another slide do, is logged as a warning.
+
     Raises:
         MaskError: unreadable, or a picture whose sides are not in proportion to the slide.
         ResolutionUnknownError: GeoJSON for a slide of unknown resolution.
     """
     if path.suffix.lower() in (".geojson", ".json"):
         mask = rasterise(read_geojson(path), slide.size_l0, mask_size(slide))
-        return TissueMask(mask=mask, method="file", settings={"file": path.name})
+    else:
+        mask = _read_picture(path, slide)
+    if not mask.any():
+        logger.warning("%s marks nothing on %s", path.name, slide.name)
+    return TissueMask(mask=mask, method="file", settings={"file": path.name})
+
+
+def _read_picture(path: Path, slide: Slide) -> NDArray[np.bool_]:
+    """A mask from a picture that spans the slide."""
     try:
         with Image.open(path) as image:
             pixels = _marked(image)
@@ -279,7 +289,7 @@ def read_mask(path: Path, slide: Slide) -> TissueMask:
             f"{path} is {width}×{height} px, which is not in proportion to {slide.name} "
             f"({slide.size_l0.width}×{slide.size_l0.height}): a mask must span the whole slide"
         )
-    return TissueMask(mask=pixels, method="file", settings={"file": path.name})
+    return pixels
 
 
 def _marked(image: Image.Image) -> NDArray[np.bool_]:
@@ -320,10 +330,8 @@ def stain_warnings(hsv: Hsv, mask: NDArray[np.bool_]) -> tuple[str, ...]:
         hsv: colours of the overview.
         mask: its tissue, shape (h, w).
     """
-    dark = float((hsv.value < DARK_VALUE).mean())
-    if dark > 0.5:
-        reason = f"{dark:.0%} of the slide is dark, as in fluorescence"
-        return (_NOT_HE.format(reason),)
+    if warnings := _darkness_warnings(hsv):
+        return warnings
     if not mask.any():
         grey = float((hsv.value < _GREY_VALUE).mean())
         if grey > 0.05:
@@ -335,6 +343,12 @@ def stain_warnings(hsv: Hsv, mask: NDArray[np.bool_]) -> tuple[str, ...]:
     if share < 0.5:
         return (_NOT_HE.format(f"only {share:.0%} of the tissue is pink to violet"),)
     return ()
+
+
+def _darkness_warnings(hsv: Hsv) -> tuple[str, ...]:
+    dark = float((hsv.value < DARK_VALUE).mean())
+    reason = f"{dark:.0%} of the slide is dark, as in fluorescence"
+    return (_NOT_HE.format(reason),) if dark > 0.5 else ()
 
 
 def _limited_otsu(values: NDArray[np.float64], limits: tuple[float, float]) -> float:

@@ -101,6 +101,12 @@ def test_a_file_without_polygons_is_refused(tmp_path: Path, document: object) ->
         read_geojson(save(tmp_path, document))
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "roi.geojson"
+    path.write_text(json.dumps(POLYGON), encoding="utf-8-sig")
+    assert len(read_geojson(path)) == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"\x89PNG\r\n"])
 def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "roi.geojson"

@@ -171,8 +171,9 @@ def write_csv(tmp_path: Path, content: bytes) -> Path:
         b"slide,mpp\na.svs,0.25\nb.tif,0.5\n",
         b"\xef\xbb\xbfslide,mpp\r\na.svs,0.25\r\nb.tif,0.5\r\n",
         b"note,mpp,slide\n,0.25,folder/a.svs\n\nx,0.5,/data/b.tif",
+        b"slide, mpp\na.svs, 0.25\nb.tif, 0.5\n",
     ],
-    ids=["plain", "excel", "other columns and folders"],
+    ids=["plain", "excel", "other columns and folders", "blanks"],
 )
 def test_mpp_csv(tmp_path: Path, content: bytes) -> None:
     assert read_mpp_csv(write_csv(tmp_path, content)) == {
@@ -211,6 +212,7 @@ def test_a_table_of_other_names_is_not_passed_over(caplog: pytest.LogCaptureFixt
     value = Mpp(value=0.5, source="--mpp-csv")
     refuse_misnamed({"a.svs": value, "elsewhere.svs": value}, ["a.svs", "b.svs"])
     refuse_misnamed({}, ["a.svs"])
+    refuse_misnamed({"a.svs": value}, ["a.svs", "a.tif"])  # a copy beside it in another format
     assert not caplog.records
     for name in ("b", "b.tif"):
         with pytest.raises(ResolutionError, match=rf"names {name}, but the slide is called b\.svs"):

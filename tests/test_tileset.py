@@ -2,15 +2,19 @@
 
 import csv
 import json
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import tifffile
+from histoslide_cli.console import Progress
 from histoslide_cli.main import main
 from PIL import Image
 
-from histoslide.synthetic import decode_fiducial, fiducial_slide, scene_slide
+from histoslide.synthetic import decode_fiducial, fiducial_slide, scene_slide, write_slide
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +117,115 @@ def test_several_slides_get_a_folder_each(slide: Path, tmp_path: Path) -> None:
     code = main(["tile", str(slide), str(other), "--out", str(tmp_path / "o"), "--tissue", "none"])
     assert code == 0
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["fiducial", "other"]
+
+
+def test_no_tissue_is_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    glass = np.full((300, 300, 3), 243, dtype=np.uint8)
+    path = write_slide(tmp_path / "glass.tif", glass, mpp=0.972, downsamples=())
+    for form in ("png", "pcam-hdf5"):
+        out = tmp_path / form
+        assert main(["tile", str(path), "--out", str(out), "--format", form]) == 0
+        assert "0 tiles, nothing to cut: no tissue in" in capsys.readouterr().out
+        assert manifest(out) == []
+
+
+def test_a_slide_without_resolution_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nompp.tif"
+    pixels = np.full((300, 300, 3), 200, dtype=np.uint8)
+    tifffile.imwrite(path, pixels, tile=(128, 128), photometric="rgb", metadata=None)
+    assert tile(path, tmp_path / "t") == 5
+    assert "nompp.tif records no resolution: pass --mpp" in capsys.readouterr().err
+    assert not (tmp_path / "t").exists()
+    assert tile(path, tmp_path / "t", "--mpp", "0.972") == 0
+    assert len(manifest(tmp_path / "t")) == 9
+
+
+@pytest.mark.parametrize("form", ["png", "pcam-hdf5"])
+def test_what_is_left_of_a_truncated_slide_is_cut(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    cut = tmp_path / "fiducial.tif"
+    cut.write_bytes(slide.read_bytes()[: slide.stat().st_size // 2])
+    assert tile(slide, tmp_path / "whole") == 0
+    assert tile(cut, tmp_path / "cut", "--format", form) == 3
+    said = capsys.readouterr().out
+    rows, whole = manifest(tmp_path / "cut"), {}
+    for row in manifest(tmp_path / "whole"):
+        whole[row["row"], row["col"]] = row["file"]
+    assert 0 < len(rows) < len(whole)
+    assert f"{len(rows)} tiles, {len(whole) - len(rows)} could not be read" in said
+    for number, row in enumerate(rows):
+        if form == "png":
+            pixels = np.asarray(Image.open(tmp_path / "cut" / row["file"]))
+        else:
+            with h5py.File(tmp_path / "cut" / "fiducial_x.h5") as file:
+                assert len(file["x"]) == len(rows)
+                assert row["index"] == str(number)
+                pixels = file["x"][number]
+        wanted = np.asarray(Image.open(tmp_path / "whole" / whole[row["row"], row["col"]]))
+        # To one grey level: windows that are halved are resampled at another sub-pixel phase.
+        assert np.abs(pixels.astype(int) - wanted).max() <= 1
+    below = tmp_path / "below.geojson"
+    ring = [[0, 700], [1230, 700], [1230, 811], [0, 811]]
+    below.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    assert tile(cut, tmp_path / "none", "--format", form, "--roi", str(below)) == 4
+    assert "fiducial.tif: none of its 7 tissue tiles could be read" in capsys.readouterr().err
+
+
+def test_an_interrupted_hdf5_file_begins_again(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "t"
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", interrupt_at(20))
+        assert tile(slide, out, "--format", "pcam-hdf5") == 130
+    assert [path.name for path in out.iterdir()] == ["tiles.json"]
+    assert tile(slide, out, "--format", "pcam-hdf5") == 0
+    with h5py.File(out / "fiducial_x.h5") as file:
+        assert len(file["x"]) == len(manifest(out)) == 35
+
+
+def interrupt_at(count: int) -> Callable[..., None]:
+    """What stands in for a progress bar while somebody presses Ctrl-C."""
+
+    def update(_: Progress, done: int, total: int) -> None:
+        if done == count:
+            raise KeyboardInterrupt
+
+    return update
+
+
+@pytest.mark.parametrize("form", ["png", "jpg", "pcam-hdf5"])
+def test_a_disk_that_is_full(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    """A quota, to a program, is a write that fails; HDF5 itself would crash the process."""
+    out = tmp_path / "t"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (100, 3000, 300_000) if form == "pcam-hdf5" else (100, 3000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            assert tile(slide, out, "--format", form, "--quiet") == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        said = capsys.readouterr().err
+        assert said == f"histoslide: error: {out} cannot be written: File too large\n"
+        assert not list(out.rglob("*.partial"))
+        assert not list(out.rglob("*.h5"))
+    assert tile(slide, out, "--format", form) == 0
+    assert len(manifest(out)) == 35
+
+
+def test_the_current_folder_can_be_written_and_replaced(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert tile(slide, Path()) == 0
+    assert len(manifest(here)) == 35
+    assert tile(slide, Path(), "--stride", "200", "--overwrite") == 0
+    assert len(manifest(here)) < 35
+    assert list(tmp_path.iterdir()) == [here]

@@ -223,6 +223,13 @@ def test_dark_slides_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == [f"fake: {found.warnings[0]}"]
 
 
+def test_dark_slides_are_warned_about_without_a_mask_too() -> None:
+    assert (
+        "dark, as in fluorescence" in find(np.full((160, 200, 3), 4, np.uint8), "none").warnings[0]
+    )
+    assert find(glass(), "none").warnings == (), "glass says nothing of the stain"
+
+
 def test_other_stains_are_warned_about() -> None:
     rgb = glass()
     paint(rgb, *TISSUE, (190, 150, 90), texture=6)  # brown, as DAB
@@ -300,7 +307,7 @@ def test_unreadable_masks_are_refused_by_name(
         read_mask(whole, slide)
 
 
-def test_a_mask_from_geojson(tmp_path: Path) -> None:
+def test_a_mask_from_geojson(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     slide = FakeSlide([np.full((640, 800, 3), 240, np.uint8)], mpp=Mpp(value=1.0, source="test"))
     ring = [[80, 160], [400, 160], [400, 480], [80, 480], [80, 160]]
     path = tmp_path / "roi.geojson"
@@ -310,6 +317,11 @@ def test_a_mask_from_geojson(tmp_path: Path) -> None:
     wanted[20:60, 10:50] = True
     np.testing.assert_array_equal(found.mask, wanted)
     assert (found.method, found.settings) == ("file", {"file": "roi.geojson"})
+    assert not caplog.messages
+    elsewhere = [[x + 800, y] for x, y in ring]
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [elsewhere]}))
+    assert not read_mask(path, slide).mask.any()
+    assert caplog.messages == ["roi.geojson marks nothing on fake"]
     path.write_text("{}")
     with pytest.raises(MaskError, match=r"roi\.geojson is not valid GeoJSON"):
         read_mask(path, slide)

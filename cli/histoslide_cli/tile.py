@@ -76,7 +76,7 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Tile every slide; the exit code tells whether all of it could be read."""
     from histoslide.cohort import output_names
-    from histoslide.errors import HistoslideError
+    from histoslide.errors import HistoslideError, SlideReadError
     from histoslide.pipeline import tile_slide
     from histoslide.place import is_remote
     from histoslide.slide import find_slides, refuse_misnamed
@@ -121,7 +121,14 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
             logger.error("%s", error)  # noqa: TRY400
             continue
+        if tiles.unreadable and not tiles.tiles:
+            what = f"{path.name}: none of its {tiles.unreadable} tissue tiles could be read"
+            errors.append(SlideReadError(what))
+            logger.error("%s", what)
+            continue
         damaged += tiles.unreadable > 0
-        missing = f", {tiles.unreadable} could not be read" if tiles.unreadable else ""
-        print(f"{path.name}: {tiles.tiles} tiles{missing} in {out}")  # noqa: T201
+        note = f", {tiles.unreadable} could not be read" if tiles.unreadable else ""
+        if not tiles.tiles:
+            note = ", nothing to cut: no tissue" + (" in the region" if options.roi else "")
+        print(f"{path.name}: {tiles.tiles} tiles{note} in {out}")  # noqa: T201
     return exit_code(errors, total=len(paths), damaged=damaged)

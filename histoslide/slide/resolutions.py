@@ -23,7 +23,7 @@ def read_mpp_csv(path: Path) -> dict[str, Mpp]:
     found: dict[str, Mpp] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
+            rows = csv.DictReader(file, skipinitialspace=True)
             if rows.fieldnames is None or not {"slide", "mpp"} <= set(rows.fieldnames):
                 raise ResolutionError(
                     f"{path} has the columns {','.join(rows.fieldnames or ()) or '(none)'}: need "
@@ -59,7 +59,7 @@ def refuse_misnamed(mpp_by_name: Mapping[str, Mpp], slides: Collection[str]) -> 
         ResolutionError: it names one of them by a name that differs in its ending.
     """
     stems = {Path(name).stem: name for name in slides if name not in mpp_by_name}
-    for name in mpp_by_name:
+    for name in (name for name in mpp_by_name if name not in slides):
         meant = stems.get(Path(name).stem, stems.get(name))
         if meant is not None:
             raise ResolutionError(
