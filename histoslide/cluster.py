@@ -7,12 +7,14 @@ keeps the model, which it gets when it joins, also late, and the slides that it 
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import pickle
 import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 
 from histoslide.closable import Closable
 from histoslide.errors import HistoslideError
+from histoslide.gpu_seats import take_seat
 from histoslide.model import Model, ModelSpec, default_bundle, load_bundle, load_model, pick_device
 from histoslide.model.backends import BackendName, Precision
 from histoslide.model.fast_paths import FastPaths, choose_path, fast_paths_file, read_fast_paths
@@ -40,8 +43,13 @@ from histoslide.slide_facts import SpokenFor
 if TYPE_CHECKING:
     from distributed import Worker
 
+logger = logging.getLogger(__name__)
+
 RETRIES = 3
 """Times that a block is tried again after an error or on a worker that died."""
+
+_TRIES = 3
+"""Times that all workers are told of a model, of which one may leave at that moment."""
 
 _BLOCKS_A_THREAD = 4
 """Blocks that wait at each thread of a worker: none runs dry, and the scheduler stays light."""
@@ -58,6 +66,9 @@ blocks of many slides would open and close them in turn."""
 
 _FIRST_WORKER_S = 600
 """Seconds to wait for the first worker; a queue of a large cluster takes minutes."""
+
+_Choice = tuple[str, BackendName, Precision]
+"""Device, backend and precision that a worker would compute with."""
 
 _LOCAL_THREADS = 4
 """Blocks in work at a time in each local worker, as in ``histoslide.runners``."""
@@ -84,15 +95,21 @@ class _Bundle:
             device=device,
         )
 
-    def load(self, worker: Worker) -> Model:
-        """Load it from the worker's own folder, where it stays as long as the worker."""
+    def load(self, worker: Worker, held: ExitStack) -> Model:
+        """Load it from the worker's own folder.
+
+        Args:
+            worker: that computes.
+            held: gets what must stay as long as the model does.
+        """
         path = Path(worker.local_directory) / f"histoslide-{uuid.uuid4().hex}.safetensors"
-        path.write_bytes(self.bundle)
-        if self.fast_paths is not None:
-            fast_paths_file(path).write_bytes(self.fast_paths)
+        for file, content in ((path, self.bundle), (fast_paths_file(path), self.fast_paths)):
+            if content is not None:
+                held.callback(file.unlink, missing_ok=True)
+                file.write_bytes(content)
         return load_model(
             path,
-            device=worker_device(self.device, worker.name),
+            device=worker_device(self.device, held),
             backend=self.backend,
             precision=self.precision,
         )
@@ -110,16 +127,26 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         self._worker = worker
         self._lock = threading.Lock()
         self._model: Model | None = None
+        self._held = ExitStack()
         self._slides: OrderedDict[str, Slide] = OrderedDict()
         if self._torch_threads is not None:
             torch.set_num_threads(self._torch_threads)
+
+    def teardown(self, worker: Worker) -> None:  # noqa: ARG002 - distributed's signature
+        """Called by distributed when the run or the worker ends: nothing of a run stays behind."""
+        with self._lock:
+            self._model = None
+            self._slides.clear()
+            self._held.close()
 
     @property
     def model(self) -> Model:
         """The model, loaded when the first block needs it."""
         with self._lock:
             if self._model is None:
-                self._model = self._bundle.load(self._worker)
+                with ExitStack() as held:
+                    self._model = self._bundle.load(self._worker, held)
+                    self._held = held.pop_all()
             return self._model
 
     def slide(self, key: str, packed: bytes) -> Slide:
@@ -199,6 +226,7 @@ class Cluster(Closable):
             local: the cluster behind it, where it is ours to close.
         """
         self._client, self._local = client, local
+        self._plugins: list[str] = []
         self._torch_threads: int | None = None
         if local is not None:
             self._torch_threads = max(1, torch.get_num_threads() // len(local.workers))
@@ -225,7 +253,7 @@ class Cluster(Closable):
         try:
             if "://" in where:
                 client = Client(where, set_as_default=False)
-            elif Path(where).exists():
+            elif _is_scheduler_file(Path(where)):
                 client = Client(scheduler_file=where, set_as_default=False)
             else:
                 raise HistoslideError(
@@ -237,7 +265,11 @@ class Cluster(Closable):
         return cls(client)
 
     def close(self) -> None:
-        """Leave the scheduler, and end a cluster of our own."""
+        """Leave the scheduler and let its workers forget us, or end a cluster of our own."""
+        if self._local is None and self._client.status == "running":
+            for plugin in self._plugins:
+                with suppress(OSError, ValueError):  # the scheduler goes just now, or is another
+                    self._client.unregister_worker_plugin(plugin)
         self._client.close()
         if self._local is not None:
             # Workers of a busy machine may end too slowly for its patience; nothing is lost then.
@@ -274,21 +306,16 @@ class Cluster(Closable):
         spec, _ = load_bundle(path)  # refuses here what no worker could use
         sha256 = file_sha256(path)
         paths = read_fast_paths(path, sha256=sha256)
-        try:
-            self._client.wait_for_workers(1, timeout=_FIRST_WORKER_S)
-        except TimeoutError as error:
-            raise HistoslideError(f"no worker came within {_FIRST_WORKER_S} s") from error
-        answers = self._client.run(_choose, device, paths, backend, precision)
-        chosen: set[tuple[BackendName, Precision]] = {answer[1:] for answer in answers.values()}
+        answers = self._ask_workers(device, paths, backend, precision)
+        chosen: set[tuple[BackendName, Precision]] = {answer[1:] for answer in answers}
         engine: tuple[BackendName, Precision] = ("torch", "fp32")
         if len(chosen) == 1:
             engine = chosen.pop()
-        devices = sorted({answer[0] for answer in answers.values()})
+        devices = sorted({answer[0] for answer in answers})
         model = _Bundle.of(path, backend=engine[0], precision=engine[1], device=device)
         name = f"histoslide-{uuid.uuid4().hex}"
-        self._client.register_plugin(
-            ModelPlugin(name, model, torch_threads=self._torch_threads), name=name
-        )
+        self._plugins.append(name)
+        self._register(ModelPlugin(name, model, torch_threads=self._torch_threads))
         return ClusterModel(
             spec=spec,
             sha256=sha256,
@@ -297,6 +324,44 @@ class Cluster(Closable):
             device=", ".join(devices),
             plugin=name,
         )
+
+    def _ask_workers(
+        self,
+        device: str,
+        paths: FastPaths | None,
+        backend: BackendName | None,
+        precision: Precision | None,
+    ) -> list[_Choice]:
+        """What the workers that are there would compute with.
+
+        Raises:
+            HistoslideError: none comes, or one cannot compute so.
+        """
+        asked = device, paths, backend, precision
+        # A task, not only a wait: work is what makes an adaptive cluster start its first worker.
+        first = self._client.submit(_choose, *asked, pure=False)
+        try:
+            answers = [first.result(timeout=_FIRST_WORKER_S)]
+        except TimeoutError as error:
+            raise HistoslideError(f"no worker came within {_FIRST_WORKER_S} s") from error
+        for answer in self._client.run(_choose, *asked, on_error="return").values():
+            if isinstance(answer, OSError):  # it left meanwhile
+                continue
+            if isinstance(answer, Exception):
+                raise answer
+            answers.append(answer)
+        return answers
+
+    def _register(self, plugin: ModelPlugin) -> None:
+        for _ in range(_TRIES):
+            try:
+                self._client.register_plugin(plugin, name=plugin.name)
+            except OSError as error:  # a worker left while it was told
+                logger.debug("workers are told once more", exc_info=True)
+                reason = error
+            else:
+                return
+        raise HistoslideError(f"the workers cannot be reached: {reason}") from reason
 
     @property
     def slides_at_once(self) -> int:
@@ -346,27 +411,37 @@ class Cluster(Closable):
         return max(_BLOCKS_A_THREAD, threads * _BLOCKS_A_THREAD)
 
 
+def _is_scheduler_file(path: Path) -> bool:
+    """Whether a file is one that a scheduler wrote."""
+    try:
+        return "address" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def _choose(
     device: str,
     paths: FastPaths | None,
     backend: BackendName | None,
     precision: Precision | None,
-) -> tuple[str, BackendName, Precision]:
+) -> _Choice:
     """What a worker would compute with; runs there."""
     picked = pick_device(device)
     return str(picked), *choose_path(picked, paths, backend=backend, precision=precision)
 
 
-def worker_device(device: str, worker_name: object) -> torch.device:
-    """The device of a worker: workers that share a machine take turns over its GPUs.
-
-    Where each worker sees one GPU only, as under dask-cuda, that is the one.
+def worker_device(device: str, held: ExitStack) -> torch.device:
+    """The device of a worker: workers that share a machine spread over its GPUs.
 
     Args:
         device: as ``histoslide.model.pick_device`` takes it.
-        worker_name: whole numbers tell local workers apart; others are left to themselves.
+        held: gets the worker's seat at its GPU.
     """
     picked = pick_device(device)
-    if picked.type == "cuda" and picked.index is None and isinstance(worker_name, int):
-        return torch.device("cuda", worker_name % torch.cuda.device_count())
-    return picked
+    if picked.type != "cuda" or picked.index is not None:
+        return picked
+    gpus = [
+        str(torch.cuda.get_device_properties(index).uuid)
+        for index in range(torch.cuda.device_count())
+    ]
+    return torch.device("cuda", held.enter_context(take_seat(gpus)).index)

@@ -158,6 +158,7 @@ class RunRecord:
         self._started = utc_now()
         self._lock = threading.Lock()
         self._written, self._took, self._unwritten = -math.inf, 0.0, False
+        self._finished = False
 
     def begin(self) -> None:
         """Write that the run has begun.
@@ -180,6 +181,8 @@ class RunRecord:
             StoreError: the folder cannot be written.
         """
         with self._lock:
+            if self._finished:  # a thread that was not waited for after Ctrl-C
+                return
             self._keep(result)
             self._unwritten = True
             if waited_for or self._is_due():
@@ -192,7 +195,7 @@ class RunRecord:
             StoreError: the folder cannot be written.
         """
         with self._lock:
-            if self._unwritten and self._is_due():
+            if self._unwritten and not self._finished and self._is_due():
                 self._write(ended=None)
 
     def finish(self, results: Sequence[SlideResult]) -> None:
@@ -204,6 +207,7 @@ class RunRecord:
         with self._lock:
             for result in results:
                 self._keep(result)
+            self._finished = True
             self._write(ended=utc_now())
 
     def _is_due(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,28 +34,21 @@ class FetchedSlide(SpokenFor, Closable):
     def __init__(
         self,
         path: Path,
+        open_copy: Callable[[Path], ClosableSlide],
         *,
         cache: SlideCache = DEFAULT_CACHE,
-        mpp: Mpp | None = None,
-        isolate: bool = True,
-        opener: str = DEFAULT_OPENER,
-        limit: TimeLimit | None = None,
     ) -> None:
         """Fetch and open a slide.
 
         Args:
             path: remote path (``histoslide.place``).
+            open_copy: opens the copy; picklable.
             cache: where copies are kept; without a folder of its own, in each machine's own.
-            mpp: see ``histoslide.isolation.open_for_scoring``, as for all that follows.
-            isolate: likewise.
-            opener: likewise.
-            limit: likewise.
 
         Raises:
             HistoslideError: it cannot be fetched or opened.
         """
-        self._path, self._cache, self._mpp = path, cache, mpp
-        self._isolate, self._opener, self._limit = isolate, opener, limit
+        self._path, self._open_copy, self._cache = path, open_copy, cache
         self._hash: str | None = None
         self._start()
         self._hash = self._known.quickhash
@@ -69,7 +64,7 @@ class FetchedSlide(SpokenFor, Closable):
             self._held.close()
 
     def __getstate__(self) -> dict[str, object]:
-        mine = ("_path", "_cache", "_mpp", "_isolate", "_opener", "_limit", "_hash")
+        mine = ("_path", "_open_copy", "_cache", "_hash")
         return {name: self.__dict__[name] for name in mine}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -91,15 +86,7 @@ class FetchedSlide(SpokenFor, Closable):
     def _open(self) -> ClosableSlide:
         with ExitStack() as stack:
             file = stack.enter_context(local_copy(self._path, self._cache))
-            slide = stack.enter_context(
-                open_for_scoring(
-                    file,
-                    mpp=self._mpp,
-                    isolate=self._isolate,
-                    opener=self._opener,
-                    limit=self._limit,
-                )
-            )
+            slide = stack.enter_context(self._open_copy(file))
             if self._hash not in {None, slide.quickhash}:
                 raise SlideOpenError(
                     f"{self._path} was replaced while it was read: run the same command again"
@@ -119,11 +106,16 @@ def open_anywhere(
 ) -> ClosableSlide:
     """Open a slide that is to be scored, from a file or from object storage.
 
-    The arguments are those of ``FetchedSlide``.
+    Args:
+        path: slide file, or a remote one (``histoslide.place``).
+        cache: where copies of remote ones are kept.
+        mpp: see ``histoslide.isolation.open_for_scoring``, as for all that follows.
+        isolate: likewise.
+        opener: likewise.
+        limit: likewise.
 
     Raises:
         HistoslideError: it cannot be fetched or opened.
     """
-    if is_remote(path):
-        return FetchedSlide(path, cache=cache, mpp=mpp, isolate=isolate, opener=opener, limit=limit)
-    return open_for_scoring(path, mpp=mpp, isolate=isolate, opener=opener, limit=limit)
+    open_file = partial(open_for_scoring, mpp=mpp, isolate=isolate, opener=opener, limit=limit)
+    return FetchedSlide(path, open_file, cache=cache) if is_remote(path) else open_file(path)

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,3 +158,35 @@ def test_a_reader_that_hangs_does_not_hold_up_the_others(monkeypatch: pytest.Mon
         finally:
             mended.set()
         hung.result(timeout=20)
+
+
+def test_results_of_a_second_gpu_are_waited_for_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: what is recorded at the current one says nothing of another's copy."""
+    waited: list[torch.device] = []
+
+    class Results:
+        device = torch.device("cuda", 1)
+        shape, dtype = (2, 3), torch.float32
+
+    class Host:
+        def copy_(self, results: Results, *, non_blocking: bool) -> None:
+            assert non_blocking
+
+        def numpy(self) -> list[torch.device]:
+            return list(waited)  # what had been waited for when the copy was used
+
+    def current_stream(device: torch.device | None = None) -> SimpleNamespace:
+        where = torch.device("cuda", 0) if device is None else device
+        event = SimpleNamespace(synchronize=lambda: waited.append(where))
+        return SimpleNamespace(record_event=lambda: event)
+
+    class Event:
+        def record(self) -> None: ...
+
+        def synchronize(self) -> None:
+            waited.append(torch.device("cuda", 0))
+
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: Host())
+    monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert batches_module.fetch(Results()) == [torch.device("cuda", 1)]  # type: ignore[arg-type]

@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from histoslide.cluster import Cluster, worker_device
 from histoslide.errors import HistoslideError
 from histoslide.geometry import Mpp
+from histoslide.gpu_seats import take_seat
 from histoslide.heatmap import BlockModel, LazyHeatmap, make_heatmap
 from histoslide.model import load_model
 from histoslide.scoring import Status
@@ -219,6 +221,14 @@ def test_score_on_local_workers(tmp_path: Path, slide_path: Path, small_bundle: 
     assert main([*command, "--tissue", "none", "--quiet"]) == 0
 
 
+@pytest.mark.parametrize("text", ['{"slides": []}', "[1, 2]", "7", "no JSON"])
+def test_other_files_are_no_scheduler_files(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    for where in (tmp_path, tmp_path / "run.json"):
+        with pytest.raises(HistoslideError, match="is no scheduler file: give one"):
+            Cluster.connect(str(where))
+
+
 @pytest.mark.parametrize(
     ("where", "words"),
     [
@@ -232,14 +242,119 @@ def test_places_without_a_scheduler_are_refused(where: str, words: str) -> None:
         Cluster.connect(where)
 
 
-def test_workers_on_one_machine_take_turns_over_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_on_one_machine_spread_over_its_gpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also as dask-cuda shows them: each worker all of them, its own first."""
     monkeypatch.setattr("histoslide.cluster.pick_device", torch.device)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [str(worker_device("cuda", name)) for name in (0, 1, 2)] == [
-        "cuda:0",
-        "cuda:1",
-        "cuda:0",
-    ]
-    assert str(worker_device("cuda", "tcp://host:1")) == "cuda"
-    assert str(worker_device("cuda:1", 0)) == "cuda:1"
-    assert str(worker_device("cpu", 1)) == "cpu"
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    seen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(seen))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=seen[index])
+    )
+    with ExitStack() as held:
+        chosen = []
+        for order in ("ab", "ba", "ab", "ab"):
+            seen[:] = order
+            device = worker_device("cuda", held)
+            assert device.index is not None
+            chosen.append(order[device.index])
+        assert chosen == ["a", "b", "a", "b"]
+        assert str(worker_device("cuda:1", held)) == "cuda:1"
+        assert str(worker_device("cpu", held)) == "cpu"
+    with ExitStack() as held:  # all have been left
+        assert [str(worker_device("cuda", held)) for _ in seen] == ["cuda:0", "cuda:1"]
+
+
+SITTER = """
+import sys
+from pathlib import Path
+from histoslide.gpu_seats import take_seat
+seat = take_seat(sys.argv[2].split(","), Path(sys.argv[1]))
+print(seat.index, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def sitter(folder: Path, gpus: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """A process that takes a seat, and where."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SITTER, str(folder), gpus],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline()), process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_seat_of_a_killed_worker_is_free_again(tmp_path: Path) -> None:
+    with ExitStack() as sitters:
+        seats = [sitters.enter_context(sitter(tmp_path, "a,b")) for _ in range(3)]
+        assert [index for index, _ in seats] == [0, 1, 0]
+        victim = seats[1][1]
+        victim.kill()
+        victim.wait()
+        orders = ("a,b", "b,a")
+        seats = [sitters.enter_context(sitter(tmp_path, order)) for order in orders]
+        assert [index for index, _ in seats] == [1, 0]
+    with sitter(tmp_path, "a,b") as (index, _):
+        assert index == 0
+        assert len(list(tmp_path.iterdir())) == 2  # its seat and the lock: others were swept away
+
+
+def test_where_no_seats_can_be_kept_the_first_gpu_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with take_seat(["a", "b"], file) as first, take_seat(["a", "b"], file) as second:
+        assert (first.index, second.index) == (0, 0)
+
+
+def test_an_adaptive_cluster_may_have_no_worker_at_times(
+    tmp_path: Path, slide_path: Path, small_bundle: Path
+) -> None:
+    """Workers start when there is work, and end when there is none."""
+    local = load_model(small_bundle, device=torch.device("cpu"))
+    expected = store_heatmap(lazy_heatmap(slide_path, local), tmp_path / "local.zarr")
+    with (
+        LocalCluster(
+            n_workers=0, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path
+        ) as adaptive,
+        Client(adaptive, set_as_default=False) as watcher,
+    ):
+        adaptive.adapt(minimum=0, maximum=2, interval="100ms", wait_count=2)
+        with Cluster(Client(adaptive, set_as_default=False)) as cluster:
+            model = cluster.load_model(small_bundle, backend="torch", precision="fp32")
+            assert (model.engine, model.device) == ("torch fp32", "cpu")
+            deadline = time.monotonic() + 100
+            while watcher.nthreads():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            lazy = lazy_heatmap(slide_path, model)
+            heat = store_heatmap(lazy, tmp_path / "h.zarr", runner=cluster)
+    assert (heat.status == Status.SCORED).all()
+    np.testing.assert_allclose(heat.probability(), expected.probability(), atol=1e-5)
+
+
+def test_workers_keep_nothing_of_a_run(
+    tmp_path: Path, slide_path: Path, small_bundle: Path
+) -> None:
+    with LocalCluster(1, processes=False, dashboard_address=None) as lasting:
+        (worker,) = lasting.workers.values()
+
+        def kept() -> list[str]:
+            files = Path(worker.local_directory).glob("histoslide-*")
+            return [*(p for p in worker.plugins if "histoslide" in p), *(f.name for f in files)]
+
+        with Cluster(Client(lasting, set_as_default=False)) as cluster:
+            model = cluster.load_model(small_bundle)
+            store_heatmap(lazy_heatmap(slide_path, model), tmp_path / "h.zarr", runner=cluster)
+            assert model.plugin in kept()
+            assert len(kept()) >= 2
+        assert kept() == []

@@ -305,6 +305,11 @@ def test_records_are_written_now_and_then(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(cohort_module, "_WRITE_INTERVAL_S", 1e6)
     record.report(dataclasses.replace(waiting[1], state="failed"), waited_for=True)
     assert states() == ["running", "failed"]
+    # What a thread has to say that nobody waited for after Ctrl-C comes too late.
+    record.finish([])
+    record.report(waiting[0], waited_for=True)
+    assert states() == ["running", "failed"]
+    assert json.loads((tmp_path / "run.json").read_text())["ended"] is not None
 
 
 def test_a_killed_run_left_a_slide_running(tmp_path: Path, good: Path) -> None:

@@ -28,6 +28,10 @@ MODES = {
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 
+SECOND_CUDA = pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="no second CUDA device on this machine"
+)
+
 
 @pytest.fixture(scope="module")
 def patches() -> NDArray[np.uint8]:
@@ -76,6 +80,7 @@ def heatmap(slide: Path, model: Model, mode: ScoreMode, out: Path) -> Heatmap:
     [
         ("cpu", "fp32", 1e-6),  # that the comparison itself is sound
         pytest.param("cuda", "fp32", 0.005, marks=CUDA),
+        pytest.param("cuda:1", "fp32", 0.005, marks=SECOND_CUDA),
         pytest.param("cuda", "fp16", 0.05, marks=CUDA),
         pytest.param("cuda", "bf16", 0.1, marks=CUDA),
     ],
@@ -85,7 +90,7 @@ def test_a_device_gives_what_the_cpu_gives(
 ) -> None:
     reference = load_model(bundle, device=torch.device("cpu"), precision="fp32", backend="torch")
     model = load_model(bundle, device=torch.device(device), precision=precision, backend="torch")
-    assert model.device.type == device
+    assert model.device == torch.device(device)
     for number, (name, mode) in zip(itertools.count(), MODES.items(), strict=False):
         expected = heatmap(slide, reference, mode, tmp_path / f"{number}-cpu.zarr")
         found = heatmap(slide, model, mode, tmp_path / f"{number}.zarr")

@@ -6,17 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dask.delayed import Delayed
 from heatmaps import lazy_of
 from killing import contents, probabilities
 
 from histoslide.errors import LockedError, LockLostError, StoreError
 from histoslide.lock import hold, lock_path
 from histoslide.outputs import whole_file
+from histoslide.runners import BlockIndex
 from histoslide.scoring import Status
 from histoslide.store import convert_heatmap, open_heatmap, store_heatmap
 from histoslide.synthetic import write_slide
@@ -152,6 +154,39 @@ def test_a_run_that_was_taken_over_stops(tmp_path: Path) -> None:
             store_heatmap(lazy, path, on_block=lose)
     assert not open_heatmap(path, allow_incomplete=True).complete
     assert store_heatmap(lazy, path).complete
+
+
+class Forgetful:
+    """A runner that ends with a block under way, as a cluster may when its client goes."""
+
+    slides_at_once = 1
+    late: Delayed
+
+    def run(
+        self, blocks: Sequence[BlockIndex], task: Callable[[BlockIndex], Delayed]
+    ) -> Generator[int, None, None]:
+        self.late, *others = map(task, blocks)
+        for block in others:
+            yield int(block.compute(scheduler="synchronous"))
+        raise ConnectionError(1, "the client is gone")
+
+
+def test_a_worker_that_comes_late_does_not_write_into_the_next_run(tmp_path: Path) -> None:
+    """What was scored for a run that has ended is not of the one that goes on with its store."""
+    path, wanted, late = tmp_path / "heat.zarr", probabilities(1), probabilities(2)
+    forgetful = Forgetful()
+    with pytest.raises(StoreError):
+        store_heatmap(lazy_of(late), path, runner=forgetful)
+
+    def on_block(done: int, total: int, scored: int) -> None:
+        if done == total:
+            with pytest.raises(LockLostError, match="scored for another run"):
+                forgetful.late.compute(scheduler="synchronous")
+
+    heat = store_heatmap(lazy_of(wanted), path, on_block=on_block)
+    assert heat.complete
+    first = np.s_[: heat.grid.block_cells, : heat.grid.block_cells]
+    np.testing.assert_array_equal(heat.probability()[first], wanted[first].astype(np.float32))
 
 
 def test_what_a_killed_run_left_of_a_file_is_removed(tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
 """One run at a time: held, refused, stale, taken over; with real processes."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -183,6 +187,67 @@ def test_a_lock_that_says_nothing_goes_stale_too(store: Path) -> None:
     lock_path(store).touch()
     with pytest.raises(LockedError, match="by an unknown process"), hold(store):
         pytest.fail("somebody is just writing it")
+
+
+def test_a_dead_holder_whose_clock_was_ahead_is_replaced(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = dataclasses.replace(Holder.here(beat_s=0.1), machine="elsewhere", token="x" * 32)
+    lock_path(store).write_text(json.dumps(dataclasses.asdict(elsewhere)))
+    tomorrow = time.time() + 86400
+    os.utime(lock_path(store), (tomorrow, tomorrow))
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING), hold(store, stale_s=0.6) as lock:
+        lock.check()
+    assert time.monotonic() - began >= 0.6  # its heartbeat was all there was to go by
+    assert "no sign of life" in caplog.text
+
+
+def test_a_live_holder_whose_clock_is_ahead_is_refused(store: Path) -> None:
+    elsewhere = dataclasses.replace(Holder.here(), machine="elsewhere", token="x" * 32)
+    lock_path(store).write_text(json.dumps(dataclasses.asdict(elsewhere)))
+    stop = threading.Event()
+
+    def beat_on() -> None:
+        for second in itertools.count(int(time.time()) + 86400):
+            os.utime(lock_path(store), (second, second))
+            if stop.wait(0.02):
+                return
+
+    beats = threading.Thread(target=beat_on)
+    beats.start()
+    try:
+        with pytest.raises(LockedError, match=r"on .* since"), hold(store, stale_s=5):
+            pytest.fail("two held it")
+    finally:
+        stop.set()
+        beats.join()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells open files by /proc")
+def test_files_that_are_open_need_not_be_removed(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which refuses that."""
+    unlink, removed = Path.unlink, []
+
+    def refusing_unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.exists():
+            removed.append(path.name)
+            for descriptor in Path("/proc/self/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if path.samefile(descriptor):
+                        raise RuntimeError(f"{path} is open")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refusing_unlink)
+    monkeypatch.setattr("histoslide.lock.lock_file.sys", SimpleNamespace(platform="win32"))
+    with hold(store) as lock:
+        lock.check()
+        with pytest.raises(LockedError), hold(store):
+            pytest.fail("two held it")
+    assert ".heat.zarr.lock" in removed
+    assert not list(store.parent.iterdir())
 
 
 def test_a_lock_that_was_taken_away_is_noticed(store: Path) -> None:

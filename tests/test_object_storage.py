@@ -250,7 +250,12 @@ def test_exports_and_conversions_go_there_too(folder: Path, local: Path, tmp_pat
 
 def test_a_target_of_blocks_travels_to_workers(folder: Path) -> None:
     store_heatmap(lazy_of(probabilities()), folder / "heat.zarr")
-    target = pickle.loads(pickle.dumps(BlockTarget(folder / "heat.zarr", 1)))
+    with hold(folder / "heat.zarr") as lock:
+        target = BlockTarget(folder / "heat.zarr", 1, lock.guard)
+        target = pickle.loads(pickle.dumps(target))
+        lock.guard.check()
+    with hold(folder / "heat.zarr"), pytest.raises(LockLostError, match="is being written by"):
+        pickle.loads(pickle.dumps(lock.guard)).check()
     assert target._probability.shape == (70, 40)
     np.testing.assert_array_equal(
         target._probability[:5, :5], probabilities()[:5, :5].astype(np.float32)

@@ -26,14 +26,19 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from histoslide.datasets import ImageFiles
-from histoslide.errors import BundleError, DataError
+from histoslide.errors import BundleError, DataError, OutputExistsError
 from histoslide.model import ModelSpec, load_model, pick_device, read_spec
 from histoslide.model.architectures import BODY_SPLIT, ConcatPool, build_network
 from histoslide.model.graphs import TileGraph
 from histoslide.model.spec import TOTAL_STRIDE_PX
 from histoslide.patch_evaluation.figures import fit_temperature
 from histoslide.training.averaging import WeightAveraging
-from histoslide.training.checkpoint import FILE_NAME, seed_epoch
+from histoslide.training.checkpoint import (
+    FILE_NAME,
+    load_checkpoint,
+    run_settings,
+    seed_epoch,
+)
 from histoslide.training.fit import LOG_NAME, TrainedModel, train, tumour_class
 from histoslide.training.learner import (
     DevicePrecision,
@@ -185,6 +190,24 @@ def test_a_run_may_start_from_given_weights() -> None:
     trained = train(DATA, recipe, name="x", device=CPU, initial=initial)
     weight = trained.learner.model.state_dict()["0.0.weight"]
     torch.testing.assert_close(weight, start["0.0.weight"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_does_not_go_on_from_other_given_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    given = [build_network("tiny", 2).state_dict() for _ in range(2)]
+    recipe = dataclasses.replace(QUICK, stages=(Stage(epochs=1, lr=1e-3),))
+    train(DATA, recipe, name="x", device=CPU, seed=7, initial=given[0], folder=tmp_path)
+    first, other, none = (
+        run_settings(DATA, recipe, seed=7, initial=initial) for initial in (*given, None)
+    )
+    kept = load_checkpoint(tmp_path / FILE_NAME, first)
+    with pytest.raises(OutputExistsError, match="given weights sha256 differs"):
+        load_checkpoint(tmp_path / FILE_NAME, other)
+    with pytest.raises(OutputExistsError, match="starts from given weights was True, is False"):
+        load_checkpoint(tmp_path / FILE_NAME, none)
+    del kept.settings["given weights sha256"]  # as runs of earlier releases left them
+    kept.save(tmp_path / FILE_NAME)
+    assert load_checkpoint(tmp_path / FILE_NAME, other).settings["starts from given weights"]
 
 
 def test_a_patch_of_another_size_is_named() -> None:

@@ -110,7 +110,7 @@ def begin_run(
             same = search is not None and search.suggestion is not None
             if search is not None and search.suggestion is not None:
                 recipe = scale_rates(recipe, search.suggestion)
-        settings = run_settings(data, recipe, seed=arguments.seed, initial=initial is not None)
+        settings = run_settings(data, recipe, seed=arguments.seed, initial=initial)
         try:
             load_checkpoint(checkpoint, settings)
         except HistoslideError:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from histoslide.errors import LockedError, LockLostError
@@ -26,6 +27,31 @@ _WATCHED_BEATS = 2.5
 
 _TRIES = 50
 """A lock changes hands between two looks at most a few times; more means that something is off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockGuard:
+    """What a process needs that writes for the holder of a lock; picklable."""
+
+    path: Path
+    """Of the store."""
+    token: str
+    """Of the holder."""
+
+    def check(self) -> None:
+        """Make sure that nobody else has taken the store since.
+
+        A lock that is not there is no proof: file servers show new files late.
+
+        Raises:
+            LockLostError: another run holds the lock.
+        """
+        found = _place_of(lock_path(self.path)).read()
+        if found is not None and found.holder is not None and found.holder.token != self.token:
+            raise LockLostError(
+                f"{self.path} is being written by {found.holder}: what was scored for another run "
+                "is not written into it"
+            )
 
 
 class StoreLock:
@@ -53,6 +79,11 @@ class StoreLock:
                 f"{self._path} was taken over by another run while this one gave no sign of life "
                 "for too long: this one stops, nothing is lost"
             )
+
+    @property
+    def guard(self) -> LockGuard:
+        """Watches over the lock where it cannot be held: in a worker on another machine."""
+        return LockGuard(path=self._path, token=self._holder.token)
 
     def _take(self) -> None:
         for _ in range(_TRIES):
@@ -86,21 +117,25 @@ class StoreLock:
             if is_suspended(holder.pid):
                 hint = f"it is suspended, continue it (kill -CONT {holder.pid}) or end it"
             raise LockedError(f"{self._path} is being written by {holder}: {hint}")
-        if found.age_s >= self._stale_s and self._stands_still(found):
-            return f"no sign of life for {max(0.0, found.age_s):.0f} s"
+        if found.age_s >= self._stale_s:
+            beat_s = BEAT_S if holder is None else holder.beat_s
+            if self._stands_still(found, _WATCHED_BEATS * beat_s):
+                return f"no sign of life for {max(0.0, found.age_s):.0f} s"
+        # From a clock so far ahead of ours, or before ours was put back, the age says nothing.
+        elif found.age_s <= -self._stale_s and self._stands_still(found, self._stale_s):
+            return f"no sign of life for {self._stale_s:.0f} s"
         raise LockedError(
             f"{self._path} is being written by {holder or 'an unknown process'}: wait for it or "
             f"end it (last sign of life {max(0.0, found.age_s):.0f} s ago; after "
             f"{self._stale_s:.0f} s without one it is taken for dead)"
         )
 
-    def _stands_still(self, found: Found) -> bool:
-        beat_s = found.holder.beat_s if found.holder is not None else BEAT_S
+    def _stands_still(self, found: Found, seconds: float) -> bool:
         who = found.holder or "an unknown process"
         logger.info("%s: watching whether %s is alive", self._path, who)
-        until = time.monotonic() + _WATCHED_BEATS * beat_s
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
-            time.sleep(min(1.0, beat_s / 2))
+            time.sleep(min(1.0, seconds / 5))
             now = self._where.read()
             if now is None or now.stamp != found.stamp:
                 return now is None
@@ -143,8 +178,7 @@ def hold(
         LockedError: another run holds it.
         OSError: the lock cannot be written.
     """
-    file = lock_path(path)
-    where: Place = LockObject(file) if is_remote(path) else LockFile(file)
+    where = _place_of(lock_path(path))
     lock = StoreLock(path, where, holder or Holder.here(), stale_s=stale_s)
     lock._take()  # noqa: SLF001 - only this function takes and lets go
     try:
@@ -156,3 +190,7 @@ def hold(
 def lock_path(path: Path) -> Path:
     """Where the lock of a store lies."""
     return path.with_name(f".{path.name}.lock")
+
+
+def _place_of(file: Path) -> Place:
+    return LockObject(file) if is_remote(file) else LockFile(file)

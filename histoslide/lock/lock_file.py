@@ -19,11 +19,15 @@ _TOKEN_LENGTH = 32
 
 
 class LockFile:
-    """A lock in a file system; its heartbeat is the time the file was last changed."""
+    """A lock in a file system; its heartbeat is the time the file was last changed.
+
+    Nothing is kept open: Windows removes no file that is, and what a file server has removed can
+    only be complained about. Whose lock it is stands in it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = -1
+        self._token = ""
 
     def create(self, holder: Holder) -> bool:
         """Give a file that is whole already the lock's name, unless something has it."""
@@ -40,8 +44,6 @@ class LockFile:
             return self._create_unlinked(holder)
         finally:
             temporary.unlink(missing_ok=True)
-            if not self._is_ours():
-                self._close()
         self._sweep()
         return True
 
@@ -85,40 +87,44 @@ class LockFile:
 
     def beat(self) -> bool:
         """Change the file's time."""
-        os.utime(self._file if os.utime in os.supports_fd else self._path)
-        return self._is_ours()
+        if not self._is_ours():
+            return False
+        with suppress(FileNotFoundError):  # the next look tells
+            os.utime(self._path)
+        return True
 
     def remove(self) -> None:
         """Remove the lock if it is ours, and not while another takes it over."""
+        if sys.platform == "win32":  # nobody takes over there
+            if self._is_ours():
+                self._path.unlink(missing_ok=True)
+            return
         with suppress(FileNotFoundError), self._path.open("r+b") as file:
-            if sys.platform != "win32":
-                with suppress(OSError):
-                    fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+            with suppress(OSError):
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX)
             if self._is_ours():
                 self._path.unlink()
-        self._close()
 
     def _write(self, holder: Holder) -> Path:
-        """A file of our own beside the lock, whole; it stays open."""
-        self._close()
+        """A file of our own beside the lock, whole."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(f"{self._path.name}.{holder.token}")
-        self._file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+        self._token = holder.token
         try:
-            os.write(self._file, lock_text(holder))
+            with temporary.open("xb") as file:
+                file.write(lock_text(holder))
         except BaseException:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
             raise
         return temporary
 
     def _create_unlinked(self, holder: Holder) -> bool:
         """Where a file cannot have two names: for a moment the lock is empty."""
-        self._close()
         try:
-            self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+            with self._path.open("xb") as file:
+                file.write(lock_text(holder))
         except FileExistsError:
             return False
-        os.write(self._file, lock_text(holder))
         return True
 
     def _lock_file(self, file: int) -> bool:
@@ -137,10 +143,8 @@ class LockFile:
         )
 
     def _is_ours(self) -> bool:
-        try:
-            return self._file >= 0 and os.path.samestat(self._path.stat(), os.fstat(self._file))
-        except FileNotFoundError:
-            return False
+        found = self.read()
+        return found is not None and found.holder is not None and found.holder.token == self._token
 
     def _sweep(self) -> None:
         """Remove what takers killed in the middle left; one who is at it now simply tries again."""
@@ -148,8 +152,3 @@ class LockFile:
             name, _, token = path.name.rpartition(".")
             if name == self._path.name and len(token) == _TOKEN_LENGTH:
                 path.unlink(missing_ok=True)
-
-    def _close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1

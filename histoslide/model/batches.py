@@ -215,7 +215,6 @@ def fetch(results: Tensor) -> NDArray[np.float32]:
         return results.cpu().numpy()
     host = torch.empty(results.shape, dtype=results.dtype, pin_memory=True)
     host.copy_(results, non_blocking=True)
-    event = torch.cuda.Event()
-    event.record()
-    event.synchronize()
+    # Of the results' own device: the current one, at which events are recorded, may be another.
+    torch.cuda.current_stream(results.device).record_event().synchronize()
     return host.numpy()

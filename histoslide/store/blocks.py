@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from histoslide.errors import LockLostError
 from histoslide.geometry import CellRange
 from histoslide.heatmap import LazyHeatmap
+from histoslide.lock import LockGuard
 from histoslide.place import open_group
 from histoslide.runners import BlockIndex, Runner
 from histoslide.scoring import Status
@@ -26,19 +27,22 @@ from histoslide.store.metadata import read_metadata
 class BlockTarget:
     """What Dask stores blocks into: probabilities first, status last."""
 
-    def __init__(self, path: Path, tumour_index: int | None) -> None:
+    def __init__(self, path: Path, tumour_index: int | None, guard: LockGuard) -> None:
         group = open_group(path, "r+")
         self._probability: Any = group["0"]
         self._status: Any = group["labels/status/0"]
         self._disagreement: Any = group.get("disagreement/0")
         # Two classes sum to one: the heatmap shows the tumour class, or else the second.
         self._shown = 1 if tumour_index is None else tumour_index
-        self._opened = path, tumour_index
+        self._guard = guard
+        self._opened = path, tumour_index, guard
 
     def __reduce__(self) -> tuple[object, ...]:
         return BlockTarget, self._opened
 
     def __setitem__(self, where: tuple[slice, slice], block: NDArray[np.void]) -> None:
+        # A block may come late, from a worker of a run that has ended long ago.
+        self._guard.check()
         probability = block["probability"]
         if self._probability.ndim == 2:
             self._probability[where] = probability[..., self._shown]
@@ -54,6 +58,7 @@ def run_blocks(
     path: Path,
     on_block: Callable[[int, int, int], None],
     runner: Runner,
+    guard: LockGuard,
 ) -> None:
     """Compute and write the blocks that an earlier run has left to do.
 
@@ -62,9 +67,10 @@ def run_blocks(
         path: of its store, laid out.
         on_block: called after each block with (blocks done, blocks in all, cells scored so far).
         runner: computes the blocks.
+        guard: of the lock that we hold.
 
     Raises:
-        LockLostError: ``on_block`` found that another run has taken the store.
+        LockLostError: another run has taken the store.
     """
     group = open_group(path, "r+")
     status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
@@ -79,7 +85,7 @@ def run_blocks(
     if not blocks:
         return
     scored = int((status == Status.SCORED).sum())
-    target = BlockTarget(path, lazy.spec.tumour_index)
+    target = BlockTarget(path, lazy.spec.tumour_index, guard)
 
     def task(block: BlockIndex) -> Delayed:
         values = lazy.blocks.blocks[block].to_delayed().item()

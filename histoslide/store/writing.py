@@ -77,7 +77,7 @@ def store_heatmap(
                 _reopen(target)
             if not read_metadata(target)["complete"]:
                 chosen = runner or ThreadRunner.fitted(lazy.device)
-                run_blocks(lazy, target, _checking(lock, on_block), chosen)
+                run_blocks(lazy, target, _checking(lock, on_block), chosen, lock.guard)
                 lock.check()
                 _complete(lazy, target)
             if target != path:

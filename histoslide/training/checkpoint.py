@@ -19,12 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 from fastai.torch_core import set_seed
+from torch import Tensor
 
 from histoslide.datasets import PatchData, PatchSet
 from histoslide.errors import HistoslideError, OutputExistsError
 from histoslide.outputs import named_difference, whole_file
 from histoslide.training.recipe import Recipe
 from histoslide.training.records import EpochRecord
+
+_WEIGHTS = "given weights sha256"
 
 FILE_NAME = "checkpoint.pt"
 """Name of the checkpoint in a run folder."""
@@ -107,7 +110,11 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:
         raise HistoslideError(
             f"{path} cannot be read: pass --overwrite to start the run again"
         ) from error
-    if difference := named_difference(checkpoint.settings, settings):
+    # Earlier checkpoints do not say which weights they started from.
+    asked = {
+        key: settings[key] for key in settings if key in checkpoint.settings or key != _WEIGHTS
+    }
+    if difference := named_difference(checkpoint.settings, asked):
         raise OutputExistsError(
             f"{path} is of a run with other settings ({difference}): pass --overwrite to start "
             "again, or write elsewhere"
@@ -115,8 +122,14 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:
     return checkpoint
 
 
-def run_settings(data: PatchData, recipe: Recipe, *, seed: int, initial: bool) -> dict[str, Any]:
-    """What makes two runs the same run: data, recipe and seed, as flat JSON-ready values."""
+def run_settings(
+    data: PatchData, recipe: Recipe, *, seed: int, initial: Mapping[str, Tensor] | None
+) -> dict[str, Any]:
+    """What makes two runs the same run: data, recipe, seed and given weights.
+
+    Returns:
+        Flat JSON-ready values.
+    """
     flat: dict[str, Any] = {}
     for key, value in recipe.as_dict().items():
         if isinstance(value, dict):
@@ -126,7 +139,8 @@ def run_settings(data: PatchData, recipe: Recipe, *, seed: int, initial: bool) -
     # Through JSON, so that what was stored and what is asked for have the same types.
     values = flat | {
         "seed": seed,
-        "starts from given weights": initial,
+        "starts from given weights": initial is not None,
+        _WEIGHTS: None if initial is None else _weights_digest(initial),
         "classes": data.classes,
         "training set sha256": _digest(data.train),
         "validation set sha256": _digest(data.valid),
@@ -162,4 +176,12 @@ def _plain(value: Any) -> Any:
 def _digest(patches: PatchSet) -> str:
     digest = hashlib.sha256(patches.labels.tobytes())
     digest.update("\n".join(patches.names).encode())
+    return digest.hexdigest()
+
+
+def _weights_digest(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

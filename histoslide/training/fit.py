@@ -156,7 +156,7 @@ def train(
     name = recipe.name if name is None else name
     network = start_network(data, recipe, device=device, seed=seed, initial=initial)
     spec = _uncalibrated_spec(data, recipe, name=name, licence=licence, tumour=tumour)
-    settings = run_settings(data, recipe, seed=seed, initial=initial is not None)
+    settings = run_settings(data, recipe, seed=seed, initial=initial)
     run = _begin(folder, settings, network)
 
     def finish_epoch(record: EpochRecord) -> None:
