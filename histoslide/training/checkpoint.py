@@ -27,8 +27,6 @@ from histoslide.outputs import named_difference, whole_file
 from histoslide.training.recipe import Recipe
 from histoslide.training.records import EpochRecord
 
-_WEIGHTS = "given weights sha256"
-
 FILE_NAME = "checkpoint.pt"
 """Name of the checkpoint in a run folder."""
 
@@ -110,11 +108,7 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:
         raise HistoslideError(
             f"{path} cannot be read: pass --overwrite to start the run again"
         ) from error
-    # Earlier checkpoints do not say which weights they started from.
-    asked = {
-        key: settings[key] for key in settings if key in checkpoint.settings or key != _WEIGHTS
-    }
-    if difference := named_difference(checkpoint.settings, asked):
+    if difference := named_difference(checkpoint.settings, settings):
         raise OutputExistsError(
             f"{path} is of a run with other settings ({difference}): pass --overwrite to start "
             "again, or write elsewhere"
@@ -140,7 +134,7 @@ def run_settings(
     values = flat | {
         "seed": seed,
         "starts from given weights": initial is not None,
-        _WEIGHTS: None if initial is None else _weights_digest(initial),
+        "given weights sha256": None if initial is None else _weights_digest(initial),
         "classes": data.classes,
         "training set sha256": _digest(data.train),
         "validation set sha256": _digest(data.valid),
