@@ -43,7 +43,7 @@ class ScoredCells:
     slide: str
     """Name of the slide."""
     tumour_class: str | None
-    """The tumour class of a model of two classes."""
+    """The class that means tumour; None where no class does."""
     probability: Mapping[str, NDArray[np.float32]] = field(repr=False)
     """Of each class that is shown, shape ``grid.shape``; NaN where nothing was scored."""
     status: NDArray[np.uint8] = field(repr=False)
@@ -163,7 +163,7 @@ def read_cells(heat: Heatmap) -> ScoredCells:
         grid=heat.grid,
         quickhash=heat.metadata["slide"]["quickhash"],
         slide=heat.metadata["slide"]["name"],
-        tumour_class=heat.tumour_class if len(heat.classes) == 2 else None,
+        tumour_class=heat.tumour_class,
         probability={name: heat.probability(name) for name in heat.shown_classes},
         status=heat.status,
         settings=heat.metadata["fingerprint"],
@@ -327,7 +327,8 @@ def _class_pairs(a: ScoredCells, b: ScoredCells) -> list[tuple[str, str]]:
     """Names of the classes to compare, in A and in B."""
     if a.probability.keys() == b.probability.keys():
         return [(name, name) for name in a.probability]
-    if a.tumour_class and b.tumour_class:  # two models may call it differently
+    alone = len(a.probability) == len(b.probability) == 1
+    if alone and a.tumour_class and b.tumour_class:  # two models may call it differently
         return [(a.tumour_class, b.tumour_class)]
     raise StoreError(
         f"{a.name} and {b.name} cannot be compared (classes: {', '.join(a.probability)} and "

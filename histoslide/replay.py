@@ -21,14 +21,16 @@ from histoslide.comparison import (
     read_cells,
 )
 from histoslide.errors import BundleError, HistoslideError, MaskError, OutputExistsError, StoreError
+from histoslide.fetched_slide import open_anywhere
 from histoslide.geometry import Mpp
 from histoslide.heatmap import LazyHeatmap, make_heatmap
 from histoslide.model import Model
 from histoslide.model.backends import BackendName, Precision
 from histoslide.pipeline import TissueOptions
+from histoslide.place import is_remote
+from histoslide.remote import DEFAULT_CACHE, SlideCache
 from histoslide.render import check_same_slide
 from histoslide.scoring import ScoreMode, Status
-from histoslide.slide import open_slide
 from histoslide.store import Heatmap, NgffVersion, open_heatmap, store_heatmap
 from histoslide.tissue import METHODS
 
@@ -66,6 +68,8 @@ def find_slide(heat: Heatmap) -> Path:
         StoreError: there is none.
     """
     path = heat.path.parent / str(heat.metadata["slide"]["name"])
+    if is_remote(path):
+        raise StoreError(f"{path} is not fetched unasked: pass --slide with it")
     if not path.exists():
         raise StoreError(f"{path} does not exist: pass --slide with the slide of {heat.path.name}")
     return path
@@ -142,6 +146,7 @@ def replay_heatmap(
     mask: Path | None = None,
     roi: Path | None = None,
     out: Path | None = None,
+    cache: SlideCache = DEFAULT_CACHE,
     sample: int | None = None,
     seed: int = 0,
     threshold: float = DEFAULT_CROSSING,
@@ -158,6 +163,7 @@ def replay_heatmap(
         roi: the region of interest it was made with, if it was.
         out: keep the new heatmap there; it must not exist, or be one that was begun by the same
             call. None scores into a temporary folder.
+        cache: where copies of slides in object storage are kept.
         sample: score only so many blocks, drawn at random among those that were scored.
         seed: of the draw.
         threshold: see ``histoslide.comparison.compare_heatmaps``.
@@ -184,7 +190,7 @@ def replay_heatmap(
         _refuse_finished(out)
     refuse_other_model(heat, model.sha256, f"model {model.spec.name}")
     settings = replay_settings(heat, mask=mask, roi=roi)
-    with open_slide(slide_path, mpp=settings.mpp) as slide:
+    with open_anywhere(slide_path, cache=cache, mpp=settings.mpp) as slide:
         check_same_slide(heat, slide)
         tissue, region = settings.tissue.find(slide)
         lazy = make_heatmap(

@@ -330,6 +330,7 @@ def test_outputs_called_like_something_else_are_refused(
         ),
         (["overlay", str(heat), "--out", ".", "--overwrite"], "it is a folder, name a file"),
         (["diff", str(heat), str(heat), "--out", str(tmp_path / "d.pdf")], "end its name in .png"),
+        (["report", str(heat), "--out", str(tmp_path / "r.pdf")], "end its name in .html"),
         (["info", str(slide), "--mask-png", str(tmp_path / "m.tif")], "end its name in .png"),
         (["tile", str(slide), "--out", str(tmp_path / "t.h5")], "name that"),
         (["info", str(heat)], "h.zarr is a heatmap, not a slide"),

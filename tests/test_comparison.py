@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from heatmaps import stored_heatmap
+from heatmaps import lazy_of, stored_heatmap
 from histoslide_cli.main import main
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +27,7 @@ from histoslide.geometry import Mpp, Size
 from histoslide.grid import TileGrid
 from histoslide.render import ONLY_COLOURS, draw_difference, round_limit
 from histoslide.scoring import Status
-from histoslide.store import open_heatmap
+from histoslide.store import open_heatmap, store_heatmap
 
 SHAPE = (40, 50)
 
@@ -190,6 +190,16 @@ def test_three_classes(tmp_path: Path) -> None:
     two = stored_heatmap(tmp_path / "c.zarr", values[..., 0])
     with pytest.raises(StoreError, match=r"classes: stroma, tumour, fat and tumour\)"):
         compare_heatmaps(a, two)
+
+
+def test_the_tumour_is_shown_even_where_another_class_differs_more(tmp_path: Path) -> None:
+    paths = []
+    for name, values in (("a.zarr", (0.5, 0.25, 0.25)), ("b.zarr", (0.25, 0.625, 0.125))):
+        lazy = lazy_of(np.tile(np.float32(values), (4, 5, 1)), classes=("stroma", "nerve", "fat"))
+        spec = replace(lazy.spec, tumour_class="fat")
+        lazy = replace(lazy, spec=spec, model=lazy.model | {"spec": json.loads(spec.to_json())})
+        paths.append(store_heatmap(lazy, tmp_path / name).path)
+    assert compared((paths[0], paths[1])).of().name == "fat"
 
 
 def test_two_words_for_tumour(tmp_path: Path) -> None:

@@ -187,9 +187,14 @@ def test_the_commands_read_and_write_there(
         ["export", heat, "--to", "ome-tiff", "--out", f"{out}/o.ome.tif"],
         ["report", heat, "--slide", slide, "--out", f"{out}/r.html", *cache],
         ["info", slide, *cache],
+        ["diff", heat, heat, "--out", f"{out}/d.png"],
+        ["replay", heat, "--slide", slide, "--model", str(small_bundle), *cache],
     ):
         assert main(command) == 0, command
     assert (out / "o.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "d.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "lesions" / "lesions.csv").exists()
     assert b"f.tif" in (out / "r.html").read_bytes()
     assert "f.tif" in capsys.readouterr().out
+    assert main(["replay", heat, "--model", str(small_bundle)]) == 2
+    assert "f.tif is not fetched unasked: pass --slide" in capsys.readouterr().err

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, EXIT_SOME_FAILED, refuse_other_picture
+from histoslide_cli.console import EXIT_DONE, EXIT_SOME_FAILED, place, refuse_other_picture
 
 if TYPE_CHECKING:
     from histoslide.comparison import ClassComparison, Comparison, Difference
@@ -30,11 +29,11 @@ def add_parser(
         "which settings they differ. Ends with 0 if they are equal, with 3 if not.",
         epilog="example: histoslide diff before.zarr after.zarr --out diff.png",
     )
-    parser.add_argument("a", type=Path, metavar="A.ZARR", help="made by score")
-    parser.add_argument("b", type=Path, metavar="B.ZARR", help="made by score, of the same slide")
+    parser.add_argument("a", type=place, metavar="A.ZARR", help="made by score")
+    parser.add_argument("b", type=place, metavar="B.ZARR", help="made by score, of the same slide")
     add_comparison_options(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="also draw a map of the differences: PNG to write"
+        "--out", type=place, metavar="FILE", help="also draw a map of the differences: PNG to write"
     )
     parser.add_argument(
         "--class",

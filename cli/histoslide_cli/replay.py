@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from histoslide_cli.console import Progress
+from histoslide_cli.console import Progress, add_cache_options, place, slide_cache
 from histoslide_cli.diff import (
     add_comparison_options,
     check_comparison_options,
@@ -32,13 +32,14 @@ def add_parser(
         "were used.",
         epilog="example: histoslide replay heat.zarr --slide slide.svs --sample 4",
     )
-    parser.add_argument("heatmap", type=Path, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument("heatmap", type=place, metavar="HEAT.ZARR", help="made by score")
     parser.add_argument(
         "--slide",
-        type=Path,
+        type=place,
         metavar="FILE",
         help="the slide (default: the one of that name beside the heatmap)",
     )
+    add_cache_options(parser)
     add_model_options(parser)
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
@@ -50,7 +51,7 @@ def add_parser(
         "--roi", type=Path, metavar="FILE", help="the region of interest, if it was made with one"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="NEW.ZARR", help="keep the new heatmap (default: do not)"
+        "--out", type=place, metavar="NEW.ZARR", help="keep the new heatmap (default: do not)"
     )
     parser.add_argument(
         "--sample",
@@ -98,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
             mask=arguments.mask,
             roi=arguments.roi,
             out=arguments.out,
+            cache=slide_cache(arguments),
             sample=arguments.sample,
             seed=arguments.seed,
             threshold=arguments.threshold,

@@ -7,6 +7,7 @@ import argparse
 from histoslide_cli.console import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
+    FILE_ENDINGS,
     add_cache_options,
     add_slides_option,
     place,
@@ -60,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not 200 <= arguments.size <= 8000:
         raise HistoslideError(f"--size must lie in 200-8000 px, not {arguments.size}")
+    if arguments.out.suffix.lower() in FILE_ENDINGS - {".html"}:
+        raise HistoslideError(f"--out {arguments.out}: the report is HTML, end its name in .html")
     settings = lesion_settings(arguments)
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
     catalogue = Catalogue(
