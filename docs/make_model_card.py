@@ -60,6 +60,7 @@ def make_card(spec: ModelSpec) -> str:
     """The card as Markdown."""
     data, recipe = spec.training["data"], spec.training["recipe"]
     after, before = spec.training["validation"], spec.training["validation_before_calibration"]
+    hours = sum(epoch["seconds"] for epoch in spec.training["epochs"]) / 3600
     versions = ", ".join(f"{name} {value}" for name, value in spec.training["versions"].items())
     return f"""# Model card: {spec.name}
 
@@ -92,7 +93,8 @@ on two scanner types. About half of the patches are tumour, far more than in any
 
 ## What to expect of it
 
-It is a first model, trained for a few hours on a tenth of the data. Large metastases stand out. It
+It is a first model, trained for {hours:.0f} hours on two processor cores and a tenth of
+the data. Large metastases stand out. It
 also lights up dense collagen: the capsule, trabeculae and vessel walls, and other slides' stains
 shift its probabilities. Train your own on all of PatchCamelyon, from ImageNet weights, for anything
 that matters: `histoslide train pcam/`.
@@ -100,8 +102,8 @@ that matters: `histoslide train pcam/`.
 ## Validation
 
 {after["patches"]:,} patches from the end of PatchCamelyon's validation split, half of them tumour;
-none of them is in the training set. The temperature was fitted on the same patches, so the
-calibration figures are a little better than on new ones, and epochs were not chosen by them.
+none of them is in the training set. The temperature was fitted on the same patches, and
+training ended with the epoch that was best on them, so the figures are a little better than on new ones.
 
 | | |
 |---|---|

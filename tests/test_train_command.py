@@ -415,7 +415,7 @@ def test_options_change_the_recipe(tmp_path: Path) -> None:
         (("--pretrained", "none"), [None, None]),
         (("--pretrained", "none", "--freeze-epochs", "2"), [1, None]),
         (("--pretrained", "other.safetensors"), [1, None]),
-        (("--pretrained", "none", "--recipe", "from-scratch"), [None, None, None]),
+        (("--pretrained", "none", "--recipe", "from-scratch"), [None, None, None, None]),
         (("--set", "imagenet=false"), [None, None]),
         (("--set", "imagenet=false", "--epochs", "3", "--freeze-epochs", "2"), [1, None]),
         (("--set", "imagenet=false", "--pretrained", "other.safetensors"), [1, None]),

@@ -52,13 +52,13 @@ def add_lesion_options(parser: argparse._ActionsContainer) -> None:
         "--seed",
         type=float,
         metavar="P",
-        help="a focus has at least one cell at or above it (default: 0.86)",
+        help="a focus has at least one cell at or above it (default: 0.84)",
     )
     parser.add_argument(
         "--extend",
         type=float,
         metavar="P",
-        help="a focus is made of connected cells at or above it (default: 0.6)",
+        help="a focus is made of connected cells at or above it (default: 0.5)",
     )
     parser.add_argument(
         "--smooth",

@@ -96,6 +96,7 @@ RECIPES: Mapping[str, Recipe] = {
             # All of the network, of which the first layers have seen small crops only; see the
             # model card for what the two ways brought.
             Stage(epochs=4, lr=6e-4, mosaic=0.5, pct_start=0.15, div=10.0, div_final=1e3),
+            Stage(epochs=4, lr=6e-4, mosaic=0.25, pct_start=0.15, div=10.0, div_final=1e3),
         ),
         weight_decay=0.05,
         label_smoothing=0.02,
