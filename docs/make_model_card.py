@@ -93,17 +93,17 @@ on two scanner types. About half of the patches are tumour, far more than in any
 
 ## What to expect of it
 
-It is a first model, trained for {hours:.0f} hours on two processor cores and a tenth of
-the data. Large metastases stand out. It
-also lights up dense collagen: the capsule, trabeculae and vessel walls, and other slides' stains
-shift its probabilities. Train your own on all of PatchCamelyon, from ImageNet weights, for anything
+It is a first model, trained for {hours:.0f} hours on two processor cores and a tenth of the data.
+Large metastases stand out. It also lights up dense collagen, above all the capsule, and other
+slides' stains shift its probabilities. Train your own on all of PatchCamelyon, from ImageNet weights, for anything
 that matters: `histoslide train pcam/`.
 
 ## Validation
 
 {after["patches"]:,} patches from the end of PatchCamelyon's validation split, half of them tumour;
 none of them is in the training set. The temperature was fitted on the same patches, and
-training ended with the epoch that was best on them, so the figures are a little better than on new ones.
+training ended with the epoch that was best on them, so the figures are a little better than on
+new ones.
 
 | | |
 |---|---|
