@@ -95,8 +95,8 @@ on two scanner types. About half of the patches are tumour, far more than in any
 
 It is a first model, trained for {hours:.0f} hours on two processor cores and a tenth of the data.
 Large metastases stand out. It also lights up dense collagen, above all the capsule, and other
-slides' stains shift its probabilities. Train your own on all of PatchCamelyon, from ImageNet weights, for anything
-that matters: `histoslide train pcam/`.
+slides' stains shift its probabilities. Train your own on all of PatchCamelyon,
+from ImageNet weights, for anything that matters: `histoslide train pcam/`.
 
 ## Validation
 
