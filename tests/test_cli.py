@@ -290,12 +290,14 @@ def test_read_only_folder(
 
 def test_interrupt_exits_130_and_the_next_run_continues(tmp_path: Path, small_bundle: Path) -> None:
     slide = tmp_path / "big.tif"
-    pixels = np.random.default_rng(0).integers(60, 200, (2600, 2600, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(60, 200, (1500, 1500, 3), dtype=np.uint8)
     write_slide(slide, pixels, mpp=0.972)
     out = tmp_path / "h.zarr"
-    command = [sys.executable, "-m", "histoslide_cli.main", "score", str(slide), "--out", str(out)]
-    command += ["--model", str(small_bundle), "--tissue", "none", "--stride", "8", "--no-overlay"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = ["score", str(slide), "--out", str(out), "--model", str(small_bundle)]
+    command += ["--tissue", "none", "--stride", "16", "--no-overlay"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "histoslide_cli.main", *command], stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if any((out / "labels" / "status" / "0" / "c").rglob("?")):
@@ -310,6 +312,10 @@ def test_interrupt_exits_130_and_the_next_run_continues(tmp_path: Path, small_bu
     assert not heat.complete
     assert (heat.status == Status.SCORED).any()
     assert (heat.status == Status.PENDING).any()
+    assert main(command) == 0
+    again = open_heatmap(out)
+    assert (again.id, again.complete) == (heat.id, True)
+    assert (again.status == Status.SCORED).all()
 
 
 def test_outputs_called_like_something_else_are_refused(

@@ -195,9 +195,9 @@ def test_three_classes(tmp_path: Path) -> None:
 def test_the_tumour_is_shown_even_where_another_class_differs_more(tmp_path: Path) -> None:
     paths = []
     for name, values in (("a.zarr", (0.5, 0.25, 0.25)), ("b.zarr", (0.25, 0.625, 0.125))):
-        lazy = lazy_of(np.tile(np.float32(values), (4, 5, 1)), classes=("stroma", "nerve", "fat"))
+        lazy = lazy_of(np.full((4, 5, 3), values), classes=("stroma", "nerve", "fat"))
         spec = replace(lazy.spec, tumour_class="fat")
-        lazy = replace(lazy, spec=spec, model=lazy.model | {"spec": json.loads(spec.to_json())})
+        lazy = replace(lazy, spec=spec, model={**lazy.model, "spec": json.loads(spec.to_json())})
         paths.append(store_heatmap(lazy, tmp_path / name).path)
     assert compared((paths[0], paths[1])).of().name == "fat"
 
