@@ -62,7 +62,7 @@ def draw_overlay(
         class_name, threshold = lesions.settings.class_name, lesions.settings.extend_probability
     probability = heat.probability(class_name)
     picture = blend(thumbnail, grid, probability)
-    shown = class_name or heat.tumour_class or heat.classes[1]
+    shown = class_name or heat.main_class
     title = f"{heat.metadata['slide']['name']}\n{heat.metadata['model']['name']} · outline: "
     title += f"P({shown}) ≥ {threshold:g}"
     if lesions is not None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from histoslide.datasets import PatchData, PatchSet
 from histoslide.errors import HistoslideError, OutputExistsError
+from histoslide.model.bundle import bundle_sha256
 from histoslide.outputs import named_difference, whole_file
 from histoslide.training.recipe import Recipe
 from histoslide.training.records import EpochRecord
@@ -134,7 +135,7 @@ def run_settings(
     values = flat | {
         "seed": seed,
         "starts from given weights": initial is not None,
-        "given weights sha256": None if initial is None else _weights_digest(initial),
+        "given weights sha256": None if initial is None else bundle_sha256("", initial),
         "classes": data.classes,
         "training set sha256": _digest(data.train),
         "validation set sha256": _digest(data.valid),
@@ -170,12 +171,4 @@ def _plain(value: Any) -> Any:
 def _digest(patches: PatchSet) -> str:
     digest = hashlib.sha256(patches.labels.tobytes())
     digest.update("\n".join(patches.names).encode())
-    return digest.hexdigest()
-
-
-def _weights_digest(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
