@@ -314,7 +314,7 @@ class Bench:
             script = HERE / "peers" / f"run_{tool.environment}.py"
             return [str(python), str(script), action, str(job)]
         given = json.loads(job.read_text())
-        code = "import sys; from histoslide_cli.main import main; sys.exit(main())"
+        code = "from histoslide_cli.main import run_command; run_command()"
         return [
             *(sys.executable, "-c", code, "score", given["slide"]),
             *("--out", str(job.parent / "heat.zarr")),

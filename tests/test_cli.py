@@ -288,6 +288,25 @@ def test_read_only_folder(
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_command_leaves_at_once_but_in_order(tmp_path: Path) -> None:
+    code = (
+        "import atexit, sys, tempfile; from histoslide_cli import main\n"
+        "class Slow:\n"
+        "    def __del__(self): print('freed')\n"
+        "slow = Slow()\n"
+        "kept = tempfile.TemporaryDirectory(dir=sys.argv[1])\n"
+        "atexit.register(print, 'asked')\n"
+        "main.main = lambda: print('answered') or 3\n"
+        "main.run_command()\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (out.returncode, out.stderr) == (3, "")
+    assert out.stdout.split() == ["answered", "asked"]
+    assert not any(tmp_path.iterdir())
+
+
 def test_interrupt_exits_130_and_the_next_run_continues(tmp_path: Path, small_bundle: Path) -> None:
     slide = tmp_path / "big.tif"
     pixels = np.random.default_rng(0).integers(60, 200, (1500, 1500, 3), dtype=np.uint8)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 from histoslide.errors import HistoslideError, ResolutionUnknownError
 from histoslide_cli import (
@@ -94,5 +97,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def run_command() -> NoReturn:
+    """Run the process's own command, and leave without taking the libraries apart.
+
+    Freeing every object of torch and OpenVINO takes Python a second, which the system does at once.
+    """
+    code = main()
+    atexit._run_exitfuncs()  # noqa: SLF001 - what Python itself calls next
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command()
