@@ -1,6 +1,8 @@
 """Converted networks are kept: the next run builds nothing, and computes the same to the bit."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,10 @@ from histoslide.model import (
     save_bundle,
 )
 from histoslide.model.architectures import build_network
-from histoslide.model.backends import Precision, has_openvino
+from histoslide.model.backends import Precision
 from histoslide.model.converted import KEPT_SETS, ConvertedGraphs
 from histoslide.model.fast_paths import FastPaths, read_fast_paths, write_fast_paths
+from histoslide.model.openvino_extra import has_openvino
 from histoslide.model.prediction import file_sha256
 from histoslide.model.spec import ModelSpec
 
@@ -156,3 +159,23 @@ def test_sets_that_were_used_longest_ago_are_forgotten(bundle: Path, tmp_path: P
     names = {path.name for path in folder.iterdir()}
     assert len(names) == KEPT_SETS
     assert {str(age) for age in range(KEPT_SETS - 1)} < names
+
+
+def test_openvino_reports_nothing_to_anybody(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch\n"
+        "from histoslide.model.backends import OpenVinoBackend\n"
+        "class Mean(torch.nn.Module):\n"
+        "    def forward(self, pixels): return pixels.float().mean(dim=(2, 3))\n"
+        "program = OpenVinoBackend().compile(Mean, (2, 3, 8, 8), name='mean')\n"
+        "program(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))\n"  # imported, traced, converted
+        "told = type(sys.modules['openvino.tools.ovc'].telemetry).__module__\n"
+        "print(told, *(n for n, m in sys.modules.items() if m and 'telemetry.backend' in n))\n"
+    )
+    environment = os.environ | {"HOME": str(tmp_path)}
+    environment.pop("CI", None)  # where it is set, OpenVINO is silent by itself
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.split() == ["openvino.tools.ovc.telemetry_stub"]
+    assert not (tmp_path / "intel").exists()  # where it would keep an id of this user

@@ -26,7 +26,6 @@ from histoslide.model.backends import (
     OpenVinoBackend,
     Precision,
     TorchBackend,
-    has_openvino,
     make_backend,
     supported,
 )
@@ -40,6 +39,7 @@ from histoslide.model.fast_paths import (
 )
 from histoslide.model.graphs import TileGraph
 from histoslide.model.int8 import activation_ranges, quantised
+from histoslide.model.openvino_extra import has_openvino
 from histoslide.model.prediction import file_sha256, fold_batch_norm
 from histoslide.model.spec import ModelSpec
 from histoslide.store import store_heatmap
@@ -250,7 +250,7 @@ def test_what_cannot_run_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> 
         make_backend("openvino", "fp32", torch.device("cuda"))
     with pytest.raises(HistoslideError, match="cannot compute in fp16"):
         make_backend("openvino", "fp16", CPU)
-    monkeypatch.setattr("histoslide.model.backends.find_spec", lambda _: None)
+    monkeypatch.setattr("histoslide.model.openvino_extra.find_spec", lambda _: None)
     with pytest.raises(HistoslideError, match=r"pip install 'histoslide\[openvino\]'"):
         make_backend("openvino", "int8", CPU)
     assert supported(CPU) == [("torch", "fp32")]

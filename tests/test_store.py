@@ -26,7 +26,7 @@ from ome_zarr_models.v05.image_label import ImageLabel as ImageLabelV05
 from histoslide.errors import SettingsDifferError, StoreError
 from histoslide.geometry import Box, Mpp
 from histoslide.heatmap import LazyHeatmap, make_heatmap
-from histoslide.model.backends import has_openvino
+from histoslide.model.openvino_extra import has_openvino
 from histoslide.scoring import Status
 from histoslide.slide import OpenSlideSlide, Slide
 from histoslide.store import (

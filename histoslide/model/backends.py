@@ -6,7 +6,6 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from histoslide.errors import BundleError, HistoslideError
 from histoslide.model.batches import Program
 from histoslide.model.converted import ConvertedGraphs, write_graph
+from histoslide.model.openvino_extra import has_cpu_bf16, has_openvino, import_openvino
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "int8")
@@ -120,18 +120,17 @@ class OpenVinoBackend:
         A batch is computed in as many parts at a time as there are threads, up to
         ``_MOST_STREAMS``: threads that share each layer of one part wait for one another.
         """
-        import openvino  # noqa: PLC0415 - an extra
-
         threads = torch.get_num_threads()
         streams = min(threads, _MOST_STREAMS, shape[0])
         count = -(-shape[0] // streams)
-        hint = "bf16" if self.precision == "bf16" else "f32"
+        # What int8 leaves in floating point, a tenth of its time, gains from bfloat16 too.
+        hint = "bf16" if self.precision in {"bf16", "int8"} and has_cpu_bf16() else "f32"
         settings: dict[str, Any] = {
             "NUM_STREAMS": str(streams),
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": threads,
         }
-        core = openvino.Core()
+        core = import_openvino().Core()
         name = f"{name}-{count}x{shape[-1]}"
         kept = None if self.converted is None else self.converted.find(name)
         if kept is None:
@@ -175,8 +174,6 @@ def _convert(graph: nn.Module, shape: tuple[int, int, int, int]) -> Any:
     Raises:
         BundleError: OpenVINO does not know one of its parts.
     """
-    import openvino  # noqa: PLC0415 - an extra
-
     graph = graph.to("cpu").eval()
     example = torch.zeros((1, *shape[1:]), dtype=torch.uint8)  # one is traced fastest
     try:
@@ -184,7 +181,7 @@ def _convert(graph: nn.Module, shape: tuple[int, int, int, int]) -> Any:
             warnings.simplefilter("ignore")  # what the two say of tracing is not for our user
             # Traced here: the converter's own trace runs the network twice more to check.
             traced = torch.jit.trace(graph, example, check_trace=False)
-            converted = openvino.convert_model(traced, example_input=example)
+            converted = import_openvino().convert_model(traced, example_input=example)
         converted.reshape(list(shape))
     except Exception as error:  # its converter raises whatever its parts do
         raise BundleError(
@@ -192,20 +189,6 @@ def _convert(graph: nn.Module, shape: tuple[int, int, int, int]) -> Any:
             "use --backend torch"
         ) from error
     return converted
-
-
-def has_openvino() -> bool:
-    """Whether the extra ``openvino`` is installed."""
-    return find_spec("openvino") is not None
-
-
-def has_cpu_bf16() -> bool:
-    """Whether the CPU computes in bfloat16 itself, as OpenVINO sees it."""
-    if not has_openvino():
-        return False
-    import openvino  # noqa: PLC0415 - an extra
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def make_backend(

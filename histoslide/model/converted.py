@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from histoslide.cache_folder import cache_folder, key_of
+from histoslide.model.openvino_extra import import_openvino
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +115,7 @@ class ConvertedGraphs:
 
 def write_graph(graph: Any, folder: Path) -> Path:
     """Write an ``openvino.Model`` without rounding its weights, and return its file."""
-    import openvino  # noqa: PLC0415 - an extra
-
-    openvino.save_model(graph, folder / _MODEL, compress_to_fp16=False)
+    import_openvino().save_model(graph, folder / _MODEL, compress_to_fp16=False)
     return folder / _MODEL
 
 

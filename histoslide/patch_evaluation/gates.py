@@ -14,10 +14,11 @@ from sklearn.metrics import roc_auc_score
 from histoslide.datasets.patches import PatchSet, Subset
 from histoslide.errors import DataError
 from histoslide.model import Model, load_bundle
-from histoslide.model.backends import Precision, has_cpu_bf16, has_openvino
+from histoslide.model.backends import Precision
 from histoslide.model.fast_paths import FastPaths, Gate
 from histoslide.model.graphs import TileGraph
 from histoslide.model.int8 import activation_ranges
+from histoslide.model.openvino_extra import has_cpu_bf16, has_openvino
 from histoslide.model.prediction import file_sha256, folded_network, make_model
 from histoslide.patch_evaluation.predictions import predict_patches, read_batches
 
