@@ -4,6 +4,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import zarr
@@ -28,6 +29,7 @@ from histoslide.render import (
     save_png,
     scale_bar_um,
 )
+from histoslide.render.canvas import Canvas
 from histoslide.scoring import Status
 from histoslide.slide import OpenSlideSlide, open_slide
 from histoslide.store import Heatmap, open_heatmap, store_heatmap
@@ -48,6 +50,32 @@ def heat(tmp_path: Path, slide: OpenSlideSlide) -> Heatmap:
     tissue = TissueMask(mask=mask, method="file")
     lazy = make_heatmap(slide, colour_model(), tissue=tissue)
     return store_heatmap(lazy, tmp_path / "heat.zarr")
+
+
+def test_the_picture_is_put_down_pixel_by_pixel() -> None:
+    rng = np.random.default_rng(2)
+    for size in (Size(431, 97), Size(60, 200), Size(1, 3)):
+        picture = rng.integers(0, 256, (size.height, size.width, 3), dtype=np.uint8)
+        canvas = Canvas(size, "a title")
+        canvas.show(picture, Size(4000, 3000))
+        drawn = canvas.finish()
+        rows = np.s_[drawn.top : drawn.top + size.height]
+        cols = np.s_[drawn.left : drawn.left + size.width]
+        np.testing.assert_array_equal(drawn.image[rows, cols], picture)
+        assert drawn.slide_size == size
+
+
+def test_colours_are_those_of_the_map_by_their_opacity() -> None:
+    sizes = {"input_px": 32, "label_px": 32, "stride_px": 32}
+    grid = TileGrid(
+        size_l0=Size(101 * 32, 32), slide_mpp=Mpp(value=1.0, source="test"), model_mpp=1.0, **sizes
+    )
+    thumbnail = np.random.default_rng(3).integers(0, 256, (1, 101, 3), dtype=np.uint8)
+    probability = np.linspace(0, 1, 101, dtype=np.float32)[None]
+    colour = mpl.colormaps["viridis"](probability)[..., :3] * 255
+    opacity = (0.1 + 0.6 * probability)[..., None]
+    exact = thumbnail * (1 - opacity) + colour * opacity
+    assert np.abs(blend(thumbnail, grid, probability) - exact).max() <= 1
 
 
 def test_background_is_untouched(slide: OpenSlideSlide, heat: Heatmap) -> None:

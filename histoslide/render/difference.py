@@ -68,7 +68,7 @@ def draw_difference(
         label = f"changes sides of {comparison.threshold:g}"
         legend.append(Patch(fill=False, edgecolor="black", label=label))
     canvas = Canvas(size, title, right=8, below=len(legend))
-    canvas.axes.imshow(picture, extent=(0, grid.size_l0.width, grid.size_l0.height, 0))
+    canvas.show(picture, grid.size_l0)
     outline_cells(canvas, grid, crossing)
     if legend:  # under the slide, where it hides nothing
         canvas.axes.legend(

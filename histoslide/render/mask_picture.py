@@ -48,7 +48,7 @@ def draw_mask(
         f"{count:,} of {plan.size:,} cells to score"
     )
     canvas = Canvas(size, title)
-    canvas.axes.imshow(picture, extent=(0, grid.size_l0.width, grid.size_l0.height, 0))
+    canvas.show(picture, grid.size_l0)
     outline_cells(canvas, grid, plan == Status.PENDING, colour=_GREEN, halo="white")
     _tile_example(canvas, grid, plan)
     _explain(canvas)

@@ -47,9 +47,7 @@ def outline_cells(
     lines = LineCollection(list(segments), colors=colour, linewidths=width)
     if halo is not None:
         lines.set_path_effects([PathStroke(linewidth=3 * width, foreground=halo), PathNormal()])
-    canvas.axes.add_collection(lines)
-    canvas.axes.set_xlim(0, grid.size_l0.width)
-    canvas.axes.set_ylim(grid.size_l0.height, 0)
+    canvas.axes.add_collection(lines, autolim=False)
 
 
 def outline_lesions(canvas: Canvas, size_l0: Size, lesions: Sequence[Lesion]) -> None:

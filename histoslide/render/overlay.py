@@ -68,7 +68,7 @@ def draw_overlay(
     if lesions is not None:
         title += f", with a seed ≥ {lesions.settings.seed_probability:g}"
     canvas = Canvas(size, title)
-    canvas.axes.imshow(picture, extent=(0, grid.size_l0.width, grid.size_l0.height, 0))
+    canvas.show(picture, grid.size_l0)
     if lesions is None:
         outline_cells(canvas, grid, probability >= threshold)
     else:
