@@ -210,9 +210,11 @@ class WorkerSlide(SpokenFor):
     def _known(self) -> Slide:
         return _plugin(self._plugin).slide(self._key, self._packed)
 
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def read_level(
+        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
+    ) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
-        return self._known.read_level(level, x, y, width, height)
+        return self._known.read_level(level, x, y, width, height, shrink)
 
 
 class Cluster(Closable):

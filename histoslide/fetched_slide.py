@@ -53,9 +53,11 @@ class FetchedSlide(SpokenFor, Closable):
         self._start()
         self._hash = self._known.quickhash
 
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def read_level(
+        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
+    ) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
-        return self._known.read_level(level, x, y, width, height)
+        return self._known.read_level(level, x, y, width, height, shrink)
 
     def close(self) -> None:
         """Let go of the slide and of its copy; they are had again when the slide is read again."""

@@ -87,6 +87,8 @@ class Reading:
 
     region: Region
     """Which."""
+    shrink: int
+    """See ``Slide.read_level``."""
     seconds: float
     """How long that may take."""
 
@@ -145,7 +147,7 @@ def main(descriptor: int) -> None:
         slide = _answer(channel, opening.seconds, partial(_open, channel, opening))
         while slide is not None:
             reading: Reading = messages.get()
-            _answer(channel, reading.seconds, partial(_read, channel, slide, reading.region))
+            _answer(channel, reading.seconds, partial(_read, channel, slide, reading))
 
 
 def _listen(channel: Channel, messages: queue.SimpleQueue[Any]) -> None:
@@ -176,8 +178,9 @@ def _open(channel: Channel, opening: Opening) -> Slide:
     return slide
 
 
-def _read(channel: Channel, slide: Slide, region: Region) -> None:
-    pixels = slide.read_level(region.level, region.x, region.y, region.width, region.height)
+def _read(channel: Channel, slide: Slide, reading: Reading) -> None:
+    at = reading.region
+    pixels = slide.read_level(at.level, at.x, at.y, at.width, at.height, reading.shrink)
     channel.send(pixels.shape, pixels)
 
 

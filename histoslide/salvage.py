@@ -122,9 +122,11 @@ class SalvagedTiff(Closable):
         """None but a vendor that says what happened."""
         return {"openslide.vendor": "damaged-tiff"}
 
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def read_level(
+        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
+    ) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
-        return self._reader.read(level, x, y, width, height)
+        return self._reader.read(level, x, y, width, height, shrink)
 
     @property
     def readers(self) -> tuple[str, ...]:

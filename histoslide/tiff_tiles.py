@@ -18,12 +18,20 @@ import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
+from histoslide.averaging import average_squares
 from histoslide.geometry import Size
 
 MAX_TILE_PX = 4096 * 4096
 """Largest tile that is decoded; beyond it the directory of a file is more likely nonsense."""
 
 _SAMPLES = 3
+_MOST_SHRUNK = 8
+"""A JPEG is made of squares of 8 pixels a side, each of which can be decoded to one."""
+
+_SHRUNK_ALIKE = frozenset({"444", "420"})
+"""Kinds of chroma subsampling, alike across and down, that decoders shrink as well as luma. Of the
+others they average chroma over twice as many pixels as was asked for."""
+
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
@@ -123,28 +131,41 @@ class TiffTiles:
         """More bytes than any coding needs for a tile; a larger count is nonsense."""
         return 2 * _SAMPLES * self.tile.width * self.tile.height + 2**16
 
-    def canvas(self) -> NDArray[np.uint8]:
-        """Memory for the pixels of a tile, to decode into."""
-        return np.empty((self.tile.height, self.tile.width, _SAMPLES), dtype=np.uint8)
+    def shrunk_by_decoding(self, shrink: int) -> int:
+        """How much of a reduction by a power of two ``decode`` does itself; 1 for nothing of it."""
+        if self.coding not in {Coding.JPEG_RGB, Coding.JPEG_YCBCR}:
+            return 1
+        while shrink > _MOST_SHRUNK or self.tile.width % shrink or self.tile.height % shrink:
+            shrink //= 2
+        return shrink
 
-    def decode(self, data: bytes, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    def canvas(self, shrink: int = 1) -> NDArray[np.uint8]:
+        """Memory for the pixels of a tile, to decode into."""
+        shape = (self.tile.height // shrink, self.tile.width // shrink, _SAMPLES)
+        return np.empty(shape, dtype=np.uint8)
+
+    def decode(
+        self, data: bytes, *, out: NDArray[np.uint8] | None = None, shrink: int = 1
+    ) -> NDArray[np.uint8]:
         """Decode the bytes of one tile.
 
         Args:
             data: of the tile, as the file holds them.
             out: a ``canvas`` to write over; None for a new one.
+            shrink: as ``shrunk_by_decoding`` gives it: squares of so many pixels a side are
+                averaged. A JPEG decoder has their means from fewer terms of the cosine transform.
 
         Returns:
-            RGB, shape (tile.height, tile.width, 3).
+            RGB, shape (tile.height / shrink, tile.width / shrink, 3).
 
         Raises:
             TileDecodeError: the bytes are damaged, or another size or colour space than promised.
         """
-        pixels = self.canvas() if out is None else out
+        pixels = self.canvas(shrink) if out is None else out
         try:
             match self.coding:
                 case Coding.JPEG_RGB | Coding.JPEG_YCBCR:
-                    return self._decode_jpeg(data, pixels)
+                    return self._decode_jpeg(data, pixels, shrink)
                 case Coding.JPEG_2000_RGB:
                     return self._decode_jpeg_2000(data, pixels)
                 case Coding.JPEG_2000_YCBCR:
@@ -156,22 +177,27 @@ class TiffTiles:
         except Exception as error:  # every codec has errors of its own
             raise TileDecodeError(f"{self.coding.value}: {error}") from error
 
-    def _decode_jpeg(self, data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _decode_jpeg(
+        self, data: bytes, pixels: NDArray[np.uint8], shrink: int
+    ) -> NDArray[np.uint8]:
         if not data.startswith(_JPEG_START):
             raise TileDecodeError("no JPEG")
         rgb = self.coding is Coding.JPEG_RGB
         # The directory decides on the colours; a JPEG that says nothing is taken for luma/chroma.
         head = (_ADOBE_RGB if rgb else b"") + self.tables
         whole = _JPEG_START + head + data[2:] if head else data
-        height, width, space, _ = simplejpeg.decode_jpeg_header(whole)
+        height, width, space, subsampling = simplejpeg.decode_jpeg_header(whole)
         if (width, height) != (self.tile.width, self.tile.height):
             raise TileDecodeError(f"a JPEG of {width}×{height} px")
         if space != ("RGB" if rgb else "YCbCr"):
             raise TileDecodeError(f"a JPEG of {space}")
+        if shrink > 1 and subsampling not in _SHRUNK_ALIKE:
+            pixels[:] = average_squares(self._decode_jpeg(data, self.canvas(), 1), shrink)
+            return pixels
         # Strict, because a decoder otherwise paints over what is damaged and only warns of it.
         return simplejpeg.decode_jpeg(
             whole, colorspace="RGB", fastdct=False, fastupsample=False, buffer=pixels,
-            strict=True,
+            min_height=pixels.shape[0], min_width=pixels.shape[1], min_factor=shrink, strict=True,
         )  # fmt: skip
 
     def _decode_jpeg_2000(self, data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from histoslide.averaging import average_squares
 from histoslide.errors import SlideOpenError, SlideReadError
 from histoslide.tiff_tiles import TiffTiles, TileDecodeError
 
@@ -25,8 +26,8 @@ about as much. Those further in are not asked for again, and would only push oth
 _MAX_OFFSET = 2**62
 """Places in a file that an operating system can be asked for."""
 
-_Key = tuple[int, int, int]
-"""Level, tile row, tile column."""
+_Key = tuple[int, int, int, int]
+"""Level, tile row, tile column, and by how much it is shrunk."""
 
 
 class TileMissingError(SlideReadError):
@@ -63,7 +64,9 @@ class TileReader:
         """Tiles of each level, None for those that are not read here."""
         return self._levels
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def read(
+        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
+    ) -> NDArray[np.uint8]:
         """Read RGB pixels of a level; see ``histoslide.slide.Slide.read_level``.
 
         Raises:
@@ -81,16 +84,19 @@ class TileReader:
         counts = tiles.byte_counts[rows.start : rows.stop, cols.start : cols.stop]
         if self._missing is None and not counts.all():
             row, col = (int(i[0]) for i in np.nonzero(counts == 0))
-            raise TileMissingError(self._place((level, rows[row], cols[col]), "it is missing"))
+            raise TileMissingError(self._place((level, rows[row], cols[col], 1), "it is missing"))
+        by = tiles.shrunk_by_decoding(shrink)
+        x, y, width, height = x // by, y // by, width // by, height // by
+        tile_width, tile_height = tiles.tile.width // by, tiles.tile.height // by
         canvas = np.empty((height, width, 3), dtype=np.uint8)
-        scratch = tiles.canvas()
+        scratch = tiles.canvas(by)
         for row, col, keep in _each(rows, cols):
-            pixels = self._tile(tiles, (level, row, col), out=None if keep else scratch)
-            top, left = row * tiles.tile.height - y, col * tiles.tile.width - x
-            bottom, right = top + tiles.tile.height, left + tiles.tile.width
+            pixels = self._tile(tiles, (level, row, col, by), out=None if keep else scratch)
+            top, left = row * tile_height - y, col * tile_width - x
+            bottom, right = top + tile_height, left + tile_width
             part = pixels[max(-top, 0) : height - top, max(-left, 0) : width - left]
             canvas[max(top, 0) : bottom, max(left, 0) : right] = part
-        return canvas
+        return average_squares(canvas, shrink // by)
 
     def _start(self) -> None:
         self._lock = threading.Lock()
@@ -141,19 +147,19 @@ class TileReader:
         self, tiles: TiffTiles, key: _Key, out: NDArray[np.uint8] | None
     ) -> NDArray[np.uint8]:
         """A tile from the file; a failure is tried once more with a fresh descriptor."""
-        _, row, col = key
+        _, row, col, shrink = key
         offset, count = int(tiles.offsets[row, col]), int(tiles.byte_counts[row, col])
         if not count and self._missing is not None:
-            return np.broadcast_to(self._missing, (tiles.tile.height, tiles.tile.width, 3))
+            return np.broadcast_to(self._missing, tiles.canvas(shrink).shape)
         if count > tiles.max_bytes or offset >= _MAX_OFFSET:
             raise SlideReadError(self._place(key, f"it cannot have {count} bytes at {offset}"))
         file = self._opened(None)
         try:
-            return tiles.decode(file.read(offset, count), out=out)
+            return tiles.decode(file.read(offset, count), out=out, shrink=shrink)
         except (OSError, TileDecodeError):
             file = self._opened(file)
         try:
-            return tiles.decode(file.read(offset, count), out=out)
+            return tiles.decode(file.read(offset, count), out=out, shrink=shrink)
         except TileDecodeError as error:
             raise SlideReadError(self._place(key, str(error))) from error
         except OSError as error:
@@ -177,7 +183,7 @@ class TileReader:
                 self._file = None
 
     def _place(self, key: _Key, reason: str) -> str:
-        level, row, col = key
+        level, row, col, _ = key
         return f"{self._path.name}: tile ({row}, {col}) of level {level} cannot be read: {reason}"
 
 

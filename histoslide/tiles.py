@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from histoslide.averaging import average_squares
 from histoslide.errors import SlideReadError
 from histoslide.geometry import Box, CellRange, Size
 from histoslide.grid import TileGrid
@@ -30,7 +31,7 @@ _SLACK = 1e-6
 """A reduction by 3.9999999 is one by 4: downsamples are quotients."""
 
 _BAND_ROWS = 128
-"""Rows that are averaged or resampled at once: 2 MB of a window of 4400 px."""
+"""Rows that are resampled at once: 2 MB of a window of 4400 px."""
 
 _MAX_READ_PX = 6000 * 6000
 """Most pixels of a level in one read, about 250 MB with its copies; larger boxes are halved."""
@@ -56,8 +57,9 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     """Read a real-valued rectangle of a slide into an image of the given size.
 
     The coarsest level that is fine enough is read. If it is at least twice too fine, squares of its
-    pixels are averaged first, as the levels of a slide are made: always the same squares, counted
-    from the slide's corner, as if the slide had such a level. The rest is resampled with a bicubic
+    pixels, of 2, 4, 8 … a side, are averaged first, as the levels of a slide are made: always the
+    same squares, counted from the slide's corner, as if the slide had such a level. The rest is
+    resampled with a bicubic
     filter, widened for reduction so that nothing aliases. Pixels around the rectangle take part in
     the filter, so neighbouring rectangles join without a seam.
 
@@ -78,14 +80,14 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     if box.width * box.height > _MAX_READ_PX and max(size.width, size.height) > 1:
         return _read_in_halves(slide, box_l0, size)
     # No level is made that would have to be magnified again.
-    factor = max(1, math.floor(min(box.width / size.width, box.height / size.height) + _SLACK))
-    box = box.scaled(1 / factor)
+    finer = min(box.width / size.width, box.height / size.height)
+    shrink = 2 ** max(0, math.floor(math.log2(finer) + _SLACK))
+    box = box.scaled(1 / shrink)
     reach_x = math.ceil(_FILTER_SUPPORT * max(1.0, box.width / size.width))
     reach_y = math.ceil(_FILTER_SUPPORT * max(1.0, box.height / size.height))
     left, top = math.floor(box.x) - reach_x, math.floor(box.y) - reach_y
     right, bottom = math.ceil(box.right) + reach_x, math.ceil(box.bottom) + reach_y
-    corners = (left * factor, top * factor, right * factor, bottom * factor)
-    pixels = _averaged(_read_padded(slide, level, *corners), factor)
+    pixels = _read_padded(slide, level, (left, top, right, bottom), shrink)
     inner = (box.x - left, box.y - top, box.right - left, box.bottom - top)
     whole = (
         float(reach_x),
@@ -96,19 +98,6 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     if inner == whole:  # no resampling: exactly the pixels of the level
         return pixels[reach_y : reach_y + size.height, reach_x : reach_x + size.width]
     return _resample(pixels, size, inner)
-
-
-def _averaged(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """The mean of each square of ``factor`` pixels a side; both sides are multiples of it."""
-    if factor == 1:
-        return pixels
-    height, width = pixels.shape[0] // factor, pixels.shape[1] // factor
-    found = np.empty((height, width, 3), dtype=np.uint8)
-    rows = max(1, _BAND_ROWS // factor)
-    for start in range(0, height, rows):  # each band fits the processor's cache
-        band = Image.fromarray(pixels[start * factor : (start + rows) * factor])
-        found[start : start + rows] = np.asarray(band.reduce(factor))
-    return found
 
 
 def _resample(
@@ -267,18 +256,45 @@ def fit_size(slide: Slide, longest_px: int) -> Size:
 
 
 def _read_padded(
-    slide: Slide, level: int, left: int, top: int, right: int, bottom: int
+    slide: Slide, level: int, squares: tuple[int, int, int, int], shrink: int
 ) -> NDArray[np.uint8]:
+    """Means of squares (left, top, right, bottom) of a level's pixels, white beyond the level."""
+    left, top, right, bottom = squares
     size = slide.level_sizes[level]
     x0, y0 = max(left, 0), max(top, 0)
-    x1, y1 = min(right, size.width), min(bottom, size.height)
-    if (x0, y0, x1, y1) == (left, top, right, bottom):
-        return slide.read_level(level, left, top, right - left, bottom - top)
+    x1, y1 = min(right, -(-size.width // shrink)), min(bottom, -(-size.height // shrink))
+    if (x0, y0, x1, y1) == squares:
+        return _read_squares(slide, level, squares, shrink)
     canvas = np.full((bottom - top, right - left, 3), WHITE, dtype=np.uint8)
     if x0 < x1 and y0 < y1:
-        part = slide.read_level(level, x0, y0, x1 - x0, y1 - y0)
+        part = _read_squares(slide, level, (x0, y0, x1, y1), shrink)
         canvas[y0 - top : y1 - top, x0 - left : x1 - left] = part
     return canvas
+
+
+def _read_squares(
+    slide: Slide, level: int, squares: tuple[int, int, int, int], shrink: int
+) -> NDArray[np.uint8]:
+    """Means of squares of a level's pixels; those that its edge cuts are filled up with white."""
+    left, top, right, bottom = squares
+    size = slide.level_sizes[level]
+    whole_x, whole_y = min(right, size.width // shrink), min(bottom, size.height // shrink)
+    x, y = left * shrink, top * shrink
+    width, height = max(0, whole_x - left) * shrink, max(0, whole_y - top) * shrink
+    if (whole_x, whole_y) == (right, bottom):
+        return slide.read_level(level, x, y, width, height, shrink)
+    found = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
+    if width and height:
+        inner = slide.read_level(level, x, y, width, height, shrink)
+        found[: whole_y - top, : whole_x - left] = inner
+    for x0, y0, x1, y1 in ((whole_x, top, right, bottom), (left, whole_y, whole_x, bottom)):
+        if x0 < x1 and y0 < y1:
+            pixels = np.full(((y1 - y0) * shrink, (x1 - x0) * shrink, 3), WHITE, dtype=np.uint8)
+            x, y = x0 * shrink, y0 * shrink
+            width, height = min(x1 * shrink, size.width) - x, min(y1 * shrink, size.height) - y
+            pixels[:height, :width] = slide.read_level(level, x, y, width, height)
+            found[y0 - top : y1 - top, x0 - left : x1 - left] = average_squares(pixels, shrink)
+    return found
 
 
 def _shrunk(part: CellRange, wanted: NDArray[np.bool_]) -> tuple[CellRange, NDArray[np.bool_]]:

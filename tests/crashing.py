@@ -20,7 +20,9 @@ BAD = Box(400, 300, 20, 20)
 
 
 class CrashingSlide(OpenSlideSlide):
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def read_level(
+        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
+    ) -> NDArray[np.uint8]:
         if (
             x < BAD.right
             and x + width > BAD.x
@@ -29,7 +31,7 @@ class CrashingSlide(OpenSlideSlide):
             and level == 0
         ):
             self._misbehave()
-        return super().read_level(level, x, y, width, height)
+        return super().read_level(level, x, y, width, height, shrink)
 
     def _misbehave(self) -> None:
         name = self._path.stem

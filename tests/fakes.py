@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from histoslide.averaging import average_squares
 from histoslide.errors import SlideReadError
 from histoslide.geometry import Box, Mpp, Size
 
@@ -33,7 +34,9 @@ class FakeSlide:
     def level_sizes(self) -> tuple[Size, ...]:
         return tuple(Size(level.shape[1], level.shape[0]) for level in self.levels)
 
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def read_level(
+        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
+    ) -> NDArray[np.uint8]:
         size = self.level_sizes[level]
         assert x >= 0
         assert y >= 0
@@ -43,4 +46,4 @@ class FakeSlide:
         bad = self.rotten
         if bad and x < bad.right and x + width > bad.x and y < bad.bottom and y + height > bad.y:
             raise SlideReadError(f"{self.name}: rotten at ({x}, {y})")
-        return self.levels[level][y : y + height, x : x + width]
+        return average_squares(self.levels[level][y : y + height, x : x + width], shrink)

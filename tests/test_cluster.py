@@ -196,7 +196,7 @@ def test_a_block_that_fails_is_tried_again(
     local = load_model(small_bundle, device=torch.device("cpu"))
     expected = store_heatmap(lazy_heatmap(slide_path, local), tmp_path / "local.zarr")
     with (
-        LocalCluster(1, processes=False, threads_per_worker=2, dashboard_address=None) as here,
+        LocalCluster(1, processes=False, threads_per_worker=2, dashboard_address=":0") as here,
         Client(here, set_as_default=False) as client,
         Cluster(client) as cluster,
     ):
@@ -324,7 +324,7 @@ def test_an_adaptive_cluster_may_have_no_worker_at_times(
     expected = store_heatmap(lazy_heatmap(slide_path, local), tmp_path / "local.zarr")
     with (
         LocalCluster(
-            n_workers=0, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path
+            n_workers=0, threads_per_worker=1, dashboard_address=":0", local_directory=tmp_path
         ) as adaptive,
         Client(adaptive, set_as_default=False) as watcher,
     ):
@@ -345,7 +345,7 @@ def test_an_adaptive_cluster_may_have_no_worker_at_times(
 def test_workers_keep_nothing_of_a_run(
     tmp_path: Path, slide_path: Path, small_bundle: Path
 ) -> None:
-    with LocalCluster(1, processes=False, dashboard_address=None) as lasting:
+    with LocalCluster(1, processes=False, dashboard_address=":0") as lasting:
         (worker,) = lasting.workers.values()
 
         def kept() -> list[str]:

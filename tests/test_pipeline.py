@@ -58,13 +58,11 @@ def fail_reads(monkeypatch: pytest.MonkeyPatch, error: Exception, *, after: int 
     read = OpenSlideSlide.read_level
     calls: list[int] = []
 
-    def broken(
-        self: OpenSlideSlide, level: int, x: int, y: int, width: int, height: int
-    ) -> NDArray[np.uint8]:
+    def broken(self: OpenSlideSlide, *region: int) -> NDArray[np.uint8]:
         calls.append(1)
         if len(calls) > after:
             raise error
-        return read(self, level, x, y, width, height)
+        return read(self, *region)
 
     monkeypatch.setattr(OpenSlideSlide, "read_level", broken)
 

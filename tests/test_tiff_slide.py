@@ -129,10 +129,10 @@ def test_tiles_at_the_rim_of_a_region_are_decoded_once(
     decode = TiffTiles.decode
 
     def counted(
-        self: TiffTiles, data: bytes, *, out: NDArray[np.uint8] | None
+        self: TiffTiles, data: bytes, *, out: NDArray[np.uint8] | None, shrink: int
     ) -> NDArray[np.uint8]:
         decoded.append(1)
-        return decode(self, data, out=out)
+        return decode(self, data, out=out, shrink=shrink)
 
     monkeypatch.setattr(TiffTiles, "decode", counted)
     reader = reader_of(path)
@@ -140,7 +140,7 @@ def test_tiles_at_the_rim_of_a_region_are_decoded_once(
     assert len(decoded) == 49
     reader.read(0, 64 * 5, 0, 64 * 4, 48 * 7)  # two columns again, two others
     assert len(decoded) == 49 + 14
-    assert all(not (2 <= row <= 4 and 2 <= col <= 4) for _, row, col in reader._cache)
+    assert all(not (2 <= row <= 4 and 2 <= col <= 4) for _, row, col, _ in reader._cache)
 
 
 def test_a_closed_slide_forgets_what_it_read(path: Path) -> None:
@@ -211,10 +211,10 @@ def test_what_was_read_before_a_close_is_not_kept_after_it(
     decode = TiffTiles.decode
 
     def closed_under(
-        self: TiffTiles, data: bytes, *, out: NDArray[np.uint8] | None
+        self: TiffTiles, data: bytes, *, out: NDArray[np.uint8] | None, shrink: int
     ) -> NDArray[np.uint8]:
         reader.close()
-        return decode(self, data, out=out)
+        return decode(self, data, out=out, shrink=shrink)
 
     monkeypatch.setattr(TiffTiles, "decode", closed_under)
     reader.read(0, 0, 0, 100, 100)
@@ -416,7 +416,7 @@ def test_levels_that_decode_otherwise_than_in_openslide_are_openslides(
     decode = TiffTiles.decode
     wrong = [2]
     monkeypatch.setattr(
-        TiffTiles, "decode", lambda self, data, out: decode(self, data) ^ np.uint8(wrong[0])
+        TiffTiles, "decode", lambda self, data, **_: decode(self, data) ^ np.uint8(wrong[0])
     )
     caplog.set_level(logging.DEBUG)
     slide = tiff_slide(path)
@@ -508,6 +508,17 @@ def test_real_slides_have_openslides_pixels(real_data: Path, name: str, readers:
             wanted = np.asarray(handle.read_region((0, 0), level, (width, height)).convert("RGB"))
             found = slide.read_level(level, 0, 0, width, height)
             np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "node-metastasis.tiff"])
+def test_real_slides_shrink_to_the_means_of_openslides_pixels(real_data: Path, name: str) -> None:
+    path = real_data / "slides" / name
+    for shrink in (2, 4, 8, 16):
+        region = (0, 480, 960, 1280, 1280, shrink)
+        found = open_slide(path).read_level(*region).astype(int)
+        difference = np.abs(found - OpenSlideSlide(path).read_level(*region))
+        assert difference.mean() < 0.7
+        assert np.percentile(difference, 99.9) <= 8  # where overshoot is cut off, at sharp edges
 
 
 def test_the_codecs_have_what_is_needed() -> None:

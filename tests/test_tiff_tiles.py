@@ -72,6 +72,15 @@ KINDS = {
 LOSSLESS = ("JPEG 2000 33005", "deflate, predicted", "LZW", "LZW, predicted", "uncompressed")
 
 
+def smooth_pixels(width: int, height: int) -> NDArray[np.uint8]:
+    """Colours that change slowly and stay away from black and white, where overshoot is cut off."""
+    y, x = np.mgrid[:height, :width]
+    waves = np.sin(x / 13) * np.cos(y / 17), np.sin(x / 29 + y / 11), np.cos(x / 19 - y / 23)
+    middles, heights = (170, 120, 150), (40, 50, 30)
+    channels = [m + h * wave for m, h, wave in zip(middles, heights, waves, strict=True)]
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
 def whole(slide: Slide, level: int) -> NDArray[np.int16]:
     size = slide.level_sizes[level]
     return slide.read_level(level, 0, 0, size.width, size.height).astype(np.int16)
@@ -88,6 +97,22 @@ def test_every_kind_is_decoded_to_what_openslide_makes_of_it(tmp_path: Path, kin
         for level in (0, 1):
             assert np.ptp(whole(through, level)) > 200
             np.testing.assert_array_equal(whole(direct, level), whole(through, level))
+
+
+@pytest.mark.parametrize("shrink", [2, 4, 8, 16])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_every_kind_shrinks_to_the_means_of_openslides_pixels(
+    tmp_path: Path, kind: Kind, shrink: int
+) -> None:
+    """By the decoder itself or after it; of all sizes of squares, at a region off the tiles."""
+    levels = [smooth_pixels(301, 203), smooth_pixels(150, 101)]
+    path = write_kind(tmp_path / "slide.tif", levels, kind)
+    with open_slide(path) as direct, OpenSlideSlide(path) as through:
+        region = (0, 32, 16, 192, 160)
+        found = direct.read_level(*region, shrink).astype(np.int16)
+        assert found.shape == (160 // shrink, 192 // shrink, 3)
+        squares = through.read_level(*region).reshape(160 // shrink, shrink, -1, shrink, 3)
+        assert np.abs(found - squares.mean(axis=(1, 3))).max() <= 3.5
 
 
 @pytest.mark.parametrize("name", LOSSLESS)

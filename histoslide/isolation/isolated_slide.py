@@ -94,7 +94,9 @@ class IsolatedSlide(SpokenFor, Closable):
         self._start()
         self._idle.append(self._open_first())
 
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def read_level(
+        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
+    ) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``Slide.read_level``.
 
         Raises:
@@ -109,7 +111,7 @@ class IsolatedSlide(SpokenFor, Closable):
         reason = ""
         for _ in range(1 if known_to_kill else 2):
             try:
-                return self._read(region)
+                return self._read(region, shrink)
             except WorkerDiedError as death:
                 reason = str(death)
                 self._count(death, str(region))
@@ -183,7 +185,7 @@ class IsolatedSlide(SpokenFor, Closable):
     def _patience(self, more: float = 0.0) -> float:
         return min(self._read_seconds + more, max(0.0, self._limit.left), _LONGEST_S)
 
-    def _read(self, region: Region) -> NDArray[np.uint8]:
+    def _read(self, region: Region, shrink: int) -> NDArray[np.uint8]:
         if self._process != os.getpid():
             self._start()  # forked: the parent's workers are not ours to talk to
         self._limit.check()
@@ -191,7 +193,9 @@ class IsolatedSlide(SpokenFor, Closable):
         healthy = False
         try:
             seconds = self._patience()
-            shape, pixels = worker.ask(Reading(region=region, seconds=seconds), seconds)
+            shape, pixels = worker.ask(
+                Reading(region=region, shrink=shrink, seconds=seconds), seconds
+            )
             healthy = self._read_some = True
             return pixels.reshape(shape)
         except SlideReadError:

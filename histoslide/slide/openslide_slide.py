@@ -17,6 +17,7 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
+from histoslide.averaging import average_squares
 from histoslide.closable import Closable
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, SlideReadError
 from histoslide.geometry import Box, Mpp, Size, true_downsample
@@ -109,12 +110,14 @@ class OpenSlideSlide(Closable):
         """What reads each level, for people to see."""
         return ("openslide",) * len(self._level_sizes)
 
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def read_level(
+        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
+    ) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``Slide.read_level``."""
-        return self._read_pixels(level, x, y, width, height)
+        return self._read_pixels(level, x, y, width, height, shrink)
 
     def _read_pixels(
-        self, level: int, x: int, y: int, width: int, height: int
+        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
     ) -> NDArray[np.uint8]:
         downsample = self._reported_downsamples[level]
         left, x_l0 = aligned_start(x, downsample)
@@ -132,7 +135,7 @@ class OpenSlideSlide(Closable):
                     f"{self.name}: level {level} cannot be read at ({x}, {y}), "
                     f"{width}×{height} px: {error}"
                 ) from error
-        return pixels[y - top :, x - left :]
+        return average_squares(pixels[y - top :, x - left :], shrink)
 
     def close(self) -> None:
         """Let go of the handles of all threads; the slide opens new ones when it is read again.

@@ -56,7 +56,9 @@ class Slide(Protocol):
         """The reader's own metadata, for people to read."""
         ...
 
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def read_level(
+        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
+    ) -> NDArray[np.uint8]:
         """Read RGB pixels of one level.
 
         Args:
@@ -65,9 +67,11 @@ class Slide(Protocol):
             y: upper edge in pixels of that level.
             width: of the region, which lies wholly inside the level.
             height: likewise.
+            shrink: side, a power of two, of the squares of pixels whose means are wanted; the other
+                numbers are multiples of it.
 
         Returns:
-            Shape (height, width, 3).
+            Shape (height / shrink, width / shrink, 3).
 
         Raises:
             SlideReadError: the pixels cannot be read.

@@ -48,14 +48,14 @@ class TiffSlide(OpenSlideSlide):
         self._direct: dict[int, bool] = {}
 
     def _read_pixels(
-        self, level: int, x: int, y: int, width: int, height: int
+        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
     ) -> NDArray[np.uint8]:
         if self._is_direct(level):
             try:
-                return self._tiles().read(level, x, y, width, height)
+                return self._tiles().read(level, x, y, width, height, shrink)
             except (TileMissingError, SlideOpenError) as error:
                 logger.debug("%s; OpenSlide is asked", error)
-        return super()._read_pixels(level, x, y, width, height)
+        return super()._read_pixels(level, x, y, width, height, shrink)
 
     def _tiles(self) -> TileReader:
         if self._process != os.getpid():
