@@ -59,9 +59,8 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     The coarsest level that is fine enough is read. If it is at least twice too fine, squares of its
     pixels, of 2, 4, 8 … a side, are averaged first, as the levels of a slide are made: always the
     same squares, counted from the slide's corner, as if the slide had such a level. The rest is
-    resampled with a bicubic
-    filter, widened for reduction so that nothing aliases. Pixels around the rectangle take part in
-    the filter, so neighbouring rectangles join without a seam.
+    resampled with a bicubic filter, widened for reduction so that nothing aliases. Pixels around
+    the rectangle take part in the filter, so neighbouring rectangles join without a seam.
 
     Args:
         slide: to read from.

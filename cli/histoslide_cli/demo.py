@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             slide, width=DEMO_SIZE_L0, height=DEMO_SIZE_L0, mpp=DEMO_MPP, seed=arguments.seed
         )
     model = load_model(device=pick_device(arguments.device))
-    logger.info("model %s on %s", model.spec.name, model.device)
+    logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
     with Progress(slide.name, unit="block", quiet=arguments.quiet) as progress:
         result = score_slide(
             slide,
