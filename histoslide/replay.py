@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from dask.local import get_sync
 from numpy.typing import NDArray
 
 from histoslide.comparison import (
@@ -275,7 +276,7 @@ def _compare_sample(
     for done, number in enumerate(sorted(int(i) for i in drawn), start=1):
         i, j = divmod(number, across)
         cells = grid.block(i, j)
-        block = np.asarray(lazy.blocks.blocks[i, j].compute(scheduler="synchronous"))
+        block = np.asarray(lazy.blocks.blocks[i, j].compute(scheduler=get_sync))
         blocks[cells.slices], among[cells.slices] = block, True
         tiles += int((block["status"] == Status.SCORED).sum())
         if on_block is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dask.delayed import Delayed
+from dask.local import get_sync
 
 from histoslide.processors import usable_processors
 
@@ -72,7 +73,8 @@ class ThreadRunner:
         """Compute blocks; see ``Runner.run``."""
 
         def compute(block: BlockIndex) -> int:
-            return int(task(block).compute(scheduler="synchronous"))
+            # Its function, not its name: for a name, Dask first imports distributed.
+            return int(task(block).compute(scheduler=get_sync))
 
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="block")
         interrupted = False
