@@ -21,7 +21,7 @@ from histoslide.scoring import EXACT, ScoreMode, Status, block_dtype, score_bloc
 from histoslide.slide import Slide, require_mpp
 from histoslide.tissue import METHODS, TissueMask, find_tissue
 
-READER_VERSION = 3
+READER_VERSION = 4
 """Counts changes of what a tile's pixels are (levels, resampling, colours), so that a heatmap is
 never finished by a release that reads otherwise than the one that began it."""
 

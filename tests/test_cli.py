@@ -307,6 +307,32 @@ def test_a_command_leaves_at_once_but_in_order(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("redirected", "status", "said"),
+    [
+        ("> /dev/full", 2, "histoslide: error: what was printed is lost: [Errno 28]"),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("| true", 0, ""),
+    ],
+)
+def test_output_that_nobody_takes(tmp_path: Path, redirected: str, status: int, said: str) -> None:
+    slide = write_slide(tmp_path / "s.tif", np.full((64, 64, 3), 200, np.uint8), mpp=1.0)
+    command = f"'{sys.executable}' -m histoslide_cli.main info '{slide}' {redirected}"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    out = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    assert out.returncode == status, out.stderr
+    assert out.stderr.startswith(said)
+    assert bool(out.stderr) == bool(said), out.stderr
+
+
 def test_interrupt_exits_130_and_the_next_run_continues(tmp_path: Path, small_bundle: Path) -> None:
     slide = tmp_path / "big.tif"
     pixels = np.random.default_rng(0).integers(60, 200, (1500, 1500, 3), dtype=np.uint8)

@@ -345,6 +345,8 @@ def test_a_damaged_tile_is_an_error_and_its_neighbours_are_none_the_worse(tmp_pa
     for _ in range(2):
         with pytest.raises(SlideReadError, match=r"slide\.tif: tile \(5, 6\) of level 0 cannot"):
             slide.read_level(0, 6 * 64 - 10, 5 * 48 - 10, 100, 100)
+        with pytest.raises(SlideReadError, match=r"slide\.tif: tile \(5, 6\) of level 0 cannot"):
+            slide.read_level(0, 6 * 64 - 16, 5 * 48 - 16, 96, 96, 8)
         np.testing.assert_array_equal(slide.read_level(0, 0, 0, 384, 240), good[:240, :384])
 
 
@@ -445,6 +447,8 @@ def test_missing_tiles_of_philips_are_openslides_background(tmp_path: Path) -> N
     assert slide.readers == ("tiff tiles", "tiff tiles")
     np.testing.assert_array_equal(whole(slide, 0), whole(through, 0))
     assert (slide.read_level(0, 0, 0, 128, 48) == 255).all()
+    for shrink in (2, 8, 16):
+        assert (slide.read_level(0, 0, 0, 128, 48, shrink) == 255).all()
 
 
 def test_aperio_slides_with_missing_tiles_are_openslides(tmp_path: Path) -> None:
@@ -461,14 +465,15 @@ def test_missing_tiles_of_other_formats_are_never_painted_over(tmp_path: Path) -
     path = write_kind(tmp_path / "slide.tif", [tissue_pixels(300, 200)], JPEG, **without(6))  # type: ignore[arg-type]
     slide, through = tiff_slide(path), OpenSlideSlide(path)
     assert slide.readers == ("tiff tiles",)
-    for x, y in ((0, 0), (70, 50), (128, 96)):
+    for x, y, shrink in ((0, 0, 1), (70, 50, 1), (128, 96, 1), (72, 56, 8)):
+        region = (0, x, y, 40, 40, shrink)
         try:
-            wanted = through.read_level(0, x, y, 40, 40)
+            wanted = through.read_level(*region)
         except SlideReadError:
             with pytest.raises(SlideReadError):
-                slide.read_level(0, x, y, 40, 40)
+                slide.read_level(*region)
         else:
-            np.testing.assert_array_equal(slide.read_level(0, x, y, 40, 40), wanted)
+            np.testing.assert_array_equal(slide.read_level(*region), wanted)
     with pytest.raises(SlideReadError, match=r"tile \(1, 1\) of level 0 .*missing"):
         reader_of(path).read(0, 0, 0, 100, 100)
 

@@ -1,5 +1,6 @@
 """Reading at the model's resolution: positions to a fraction of a pixel, seams, edges, levels."""
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from histoslide.geometry import Box, CellRange, Mpp, Size
 from histoslide.grid import TileGrid
+from histoslide.heatmap import READER_VERSION
 from histoslide.slide import open_slide
 from histoslide.synthetic import decode_fiducial, fiducial_slide
 from histoslide.tiles import (
@@ -339,3 +341,14 @@ def test_fit_size_keeps_proportion_and_never_enlarges(
 ) -> None:
     slide = FakeSlide([np.zeros((size[1], size[0], 3), np.uint8)])
     assert fit_size(slide, longest) == wanted
+
+
+def test_a_change_of_the_pixels_is_a_change_of_the_reader() -> None:
+    """Whoever changes what is read must count READER_VERSION up, and put the new digest here."""
+    slide = FakeSlide([noise(487, 311), noise(122, 78)], level_downsamples=(1.0, 3.99))
+    digest = hashlib.sha256()
+    for scale in (0.7, 1.0, 1.296, 1.944, 2.5, 3.888, 3.99, 9.3):
+        for x, y in ((-20.3, 5.0), (100.25, 60.5), (400.0, 250.75)):
+            box = Box(x, y, 40 * scale, 30 * scale)
+            digest.update(read_box(slide, box, Size(40, 30)).tobytes())
+    assert (READER_VERSION, digest.hexdigest()[:16]) == (4, "7ac7d99c984d2d55")

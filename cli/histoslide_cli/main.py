@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from histoslide.errors import HistoslideError, ResolutionUnknownError
 from histoslide_cli import (
@@ -101,12 +101,21 @@ def run_command() -> NoReturn:
     """Run the process's own command, and leave without taking the libraries apart.
 
     Freeing every object of torch and OpenVINO takes Python a second, which the system does at once.
+    What reports after the program, as profilers do, wants ``main``.
     """
     code = main()
     atexit._run_exitfuncs()  # noqa: SLF001 - what Python itself calls next
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
-            stream.flush()
+    streams: tuple[TextIO | None, ...] = (sys.stdout, sys.stderr)  # None where it was closed
+    for stream in streams:
+        try:
+            if stream is not None:
+                stream.flush()
+        except BrokenPipeError:  # its reader has gone, as `head` does
+            pass
+        except OSError as error:
+            code = code or EXIT_USAGE
+            with contextlib.suppress(OSError):
+                os.write(2, f"histoslide: error: what was printed is lost: {error}\n".encode())
     os._exit(code)
 
 
