@@ -38,7 +38,7 @@ def blend(
     values = cells_to_pixels(probability, grid, Size(thumbnail.shape[1], thumbnail.shape[0]))
     with np.errstate(invalid="ignore"):  # NaN has no level
         level = np.minimum(values * _LEVELS, _LEVELS - 1).astype(np.intp)
-    level[np.isnan(values)] = _LEVELS
+    level[~np.isfinite(values)] = _LEVELS
     kept, added = _by_level()
     blended = thumbnail * kept[level][..., None]
     blended += added[level]
