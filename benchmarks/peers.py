@@ -4,7 +4,8 @@
     python benchmarks/peers.py run DIR [--area small|full] [--strides 96 32] [--rounds 3]
         [--peers …] [--slide FILE] [--levels pyramid|flat] [--histoslide-args="--mode dense"]
 
-``setup`` gives every peer its own virtual environment in ``DIR``, from the requirements in
+``setup`` gives histoslide and every peer a virtual environment of its own in ``DIR``: histoslide as
+its users install it, with the extra ``openvino``, a peer from the requirements in
 ``benchmarks/peers/``. ``run`` has all of them score the same slide with the same network, tiles of
 96 px at 1.0 µm/px, on the same cores, one after the other: histoslide, first peer, histoslide,
 second peer, and so on, and that ``--rounds`` times. Ratios are of neighbours in that order, so that
@@ -38,6 +39,7 @@ import tifffile
 from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 INPUT_PX = 96
 """Side of a tile at the model's resolution."""
 
@@ -62,14 +64,18 @@ QUALITY = 80
 """JPEG quality of the slides that are made here."""
 
 
+OURS = "histoslide"
+"""Folder of our own virtual environment."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tool:
     """One way to score a slide."""
 
     name: str
     """As the tables call it."""
-    environment: str | None = None
-    """Folder of its virtual environment, and of its files here; None for histoslide."""
+    environment: str = OURS
+    """Folder of its virtual environment, and of a peer's files here."""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Goes into the job that its script reads."""
     arguments: tuple[str, ...] = ()
@@ -128,8 +134,11 @@ def set_up(folder: Path, names: Iterable[str], *, share_torch: bool) -> None:
     shared = None
     if share_torch:
         shared = make_environment(folder / "torch", SHARED)
+    pinned = ROOT / "constraints.txt"
+    fits = set(SHARED) <= set(pinned.read_text().splitlines())
+    wanted = ["-c", str(pinned), "-e", f"{ROOT}[openvino]"]
+    make_environment(folder / OURS, wanted, beside=shared if fits else None)
     for name in dict.fromkeys(PEERS[name].environment for name in names):
-        assert name is not None
         wanted = ["-r", str(HERE / "peers" / f"{name}.txt")]
         fits = set(SHARED) <= set(requirements(name))
         make_environment(folder / name, wanted, beside=shared if fits else None)
@@ -238,11 +247,11 @@ def make_model(folder: Path) -> dict[str, Any]:
 
     from histoslide.model import default_bundle, load_bundle, save_bundle  # noqa: PLC0415
     from histoslide.model.architectures import load_network  # noqa: PLC0415
+    from histoslide.model.bundle import file_sha256  # noqa: PLC0415
     from histoslide.model.fast_paths import (  # noqa: PLC0415
         read_fast_paths,
         write_fast_paths,
     )
-    from histoslide.model.prediction import file_sha256  # noqa: PLC0415
     from histoslide.model.wsinfer import wsinfer_config  # noqa: PLC0415
 
     spec, state = load_bundle(default_bundle())
@@ -288,8 +297,6 @@ class Bench:
     """What is the same for all runs."""
     cores: Sequence[int]
     """The processors that every process is kept on."""
-    tree: Path
-    """Root of the histoslide that is measured."""
 
     def measure(
         self, tool: Tool, slide: Path, stride_px: int, **where: Any
@@ -302,7 +309,7 @@ class Bench:
             job.write_text(json.dumps(self.job | settings | tool.options))
             log = out / "log.txt"
             wall_s, cpu_s, peak_mib = self.spend(self.command(tool, "score", job), out, log)
-            if tool.environment is None:
+            if tool.environment == OURS:
                 tiles = self.read_heatmap(out / "heat.zarr", stride_px)
             else:
                 self.spend(self.command(tool, "read", job), out, log)
@@ -320,14 +327,13 @@ class Bench:
 
     def command(self, tool: Tool, action: str, job: Path) -> list[str]:
         """What to run."""
-        if tool.environment is not None:
-            python = self.folder / tool.environment / "bin" / "python"
-            script = HERE / "peers" / f"run_{tool.environment}.py"
-            return [str(python), str(script), action, str(job)]
+        python = str(self.folder / tool.environment / "bin" / "python")
+        if tool.environment != OURS:
+            return [python, str(HERE / "peers" / f"run_{tool.environment}.py"), action, str(job)]
         given = json.loads(job.read_text())
         code = "from histoslide_cli.main import run_command; run_command()"
         return [
-            *(sys.executable, "-c", code, "score", given["slide"]),
+            *(python, "-c", code, "score", given["slide"]),
             *("--out", str(job.parent / "heat.zarr")),
             *("--model", str(Path(given["model"]) / "bundle.safetensors")),
             *("--stride", str(given["stride_px"]), "--tissue", "none", "--device", "cpu"),
@@ -343,9 +349,7 @@ class Bench:
             "HOME": str(kept),
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
-            "PYTHONPATH": f"{self.tree}:{self.tree / 'cli'}"
-            if command[0] == sys.executable
-            else "",
+            "PYTHONPATH": "",
             "CUDA_VISIBLE_DEVICES": "",
             "HF_HUB_OFFLINE": "1",
             "PYTHONWARNINGS": "ignore",
@@ -575,7 +579,6 @@ def run_all(folder: Path, arguments: argparse.Namespace) -> None:
             folder=folder,
             job=job | {"slide_mpp": slide_mpp(slide)},
             cores=cores,
-            tree=HERE.parent,
         )
         peers = [PEERS[name] for name in arguments.peers]
         runs += compare(
