@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from histoslide.heatmap import make_heatmap
@@ -37,7 +36,7 @@ def score(side: int, folder: str, queue: "multiprocessing.Queue[tuple[int, int]]
     spec = ModelSpec(
         name="mean", architecture="none", classes=("normal", "tumour"), tumour_class="tumour"
     )
-    model = Model(spec, MeanColour(), device=torch.device("cpu"), sha256="mean")
+    model = Model(spec, MeanColour(), device="cpu", sha256="mean")
     slide = open_slide(Path(folder) / f"{side}.tif")
     heat = store_heatmap(make_heatmap(slide, model), Path(folder) / f"{side}.zarr")
     # VmHWM and not getrusage: the latter still remembers the parent, which drew the slides.

@@ -64,7 +64,7 @@ def compare_patches(model: Model, folder: Path, limit: int | None) -> None:
 def tumour(model: Model, tiles: torch.Tensor) -> NDArray[np.float32]:
     """P(tumour) of tiles."""
     parts = [model.probabilities(part)[:, model.spec.tumour_index] for part in tiles.split(32)]
-    return torch.cat(parts).numpy()
+    return np.concatenate(parts)
 
 
 def mosaic(
@@ -128,14 +128,12 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "int8", "bf16"), default="fp32")
     given = parser.parse_args()
     if given.what == "patches":
-        model = load_model(
-            given.model, device=torch.device("cpu"), backend="torch", precision="fp32"
-        )
+        model = load_model(given.model, device="cpu", backend="torch", precision="fp32")
         compare_patches(model, given.path, given.limit)
     else:
         model = load_model(
             given.model,
-            device=torch.device("cpu"),
+            device="cpu",
             backend=given.backend,
             precision=given.precision,
         )

@@ -25,7 +25,7 @@ SECONDS = 2.0
 def built(precision: Precision, *, bf16: bool) -> Model:
     """The model that ships, compiled."""
     with mock.patch.object(backends, "has_cpu_bf16", return_value=bf16):
-        model = load_model(device=torch.device("cpu"), backend="openvino", precision=precision)
+        model = load_model(device="cpu", backend="openvino", precision=precision)
         model.logits(tiles_of(model))
     return model
 

@@ -25,7 +25,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import torch
 
 import histoslide.scoring
 import histoslide.store.writing
@@ -34,6 +33,8 @@ from histoslide.geometry import Mpp
 from histoslide.heatmap import make_heatmap
 from histoslide.isolation import IsolatedSlide
 from histoslide.model import Batches, load_model
+from histoslide.model.pixels import HostMemory
+from histoslide.model.torch_backend import TensorMemory
 from histoslide.scoring import ScoreMode
 from histoslide.store import BlockTarget, store_heatmap
 from histoslide.synthetic import scene, write_slide
@@ -89,7 +90,8 @@ def clocked(clock: Clock) -> Iterator[None]:
     steps: list[tuple[Any, str, str]] = [
         (histoslide.tiles, "read_window", "reading"),
         (histoslide.scoring, "read_window", "reading"),
-        (histoslide.scoring, "cut_tiles", "cutting"),
+        (HostMemory, "cut", "cutting"),
+        (TensorMemory, "cut", "cutting"),
         (Batches, "_fill", "filling"),
         (Batches, "_run", "network"),
         (BlockTarget, "__setitem__", "storing"),
@@ -123,9 +125,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=("torch", "openvino"))
     parser.add_argument("--precision", choices=("fp32", "bf16", "int8"))
     given = parser.parse_args()
-    model = load_model(
-        device=torch.device(given.device), backend=given.backend, precision=given.precision
-    )
+    model = load_model(device=given.device, backend=given.backend, precision=given.precision)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = given.slide or made_slide(folder, given.side)
@@ -134,7 +134,7 @@ def main() -> None:
         clock = Clock()
         with IsolatedSlide(path, mpp=mpp) as slide:
             lazy = make_heatmap(slide, model, stride_px=given.stride, mode=mode)
-            model.probabilities(torch.zeros(1, 3, 96, 96, dtype=torch.uint8))  # is built by now
+            mode.compile(model, stride_px=given.stride)
             with clocked(clock):
                 started = time.perf_counter()
                 heat = store_heatmap(lazy, folder / "heat.zarr")

@@ -65,7 +65,7 @@ def made_up_heatmap(slide_path: Path, mpp: Mpp | None, out: Path) -> None:
         mean=(0, 0, 0),
         std=(1, 1, 1),
     )
-    model = Model(spec, Brightness(), device=torch.device("cpu"), sha256="brightness")
+    model = Model(spec, Brightness(), device="cpu", sha256="brightness")
     with open_slide(slide_path, mpp=mpp) as slide:
         tissue = find_tissue(slide, METHODS["none"])
         store_heatmap(make_heatmap(slide, model, tissue=tissue, tissue_threshold=0), out)

@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
     )
-    model = Model(spec, DarkCentre(), device=torch.device("cpu"), sha256="dark-centre-1")
+    model = Model(spec, DarkCentre(), device="cpu", sha256="dark-centre-1")
     heat = store_heatmap(make_heatmap(open_slide(path), model), folder / "heat.zarr")
     print(f"{(heat.probability() > 0.5).sum()} of {heat.status.size} cells are dark")
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from histoslide.lesions import find_lesions as find_lesions
     from histoslide.model import load_model as load_model
     from histoslide.pipeline import score_slide as score_slide
+    from histoslide.png import save_png as save_png
     from histoslide.render import draw_overlay as draw_overlay
-    from histoslide.render import save_png as save_png
     from histoslide.slide import open_slide as open_slide
     from histoslide.store import open_heatmap as open_heatmap
     from histoslide.store import store_heatmap as store_heatmap
@@ -27,7 +27,7 @@ _HOMES = {
     "make_heatmap": "histoslide.heatmap",
     "open_heatmap": "histoslide.store",
     "open_slide": "histoslide.slide",
-    "save_png": "histoslide.render",
+    "save_png": "histoslide.png",
     "score_slide": "histoslide.pipeline",
     "score_slides": "histoslide.cohort_run",
     "store_heatmap": "histoslide.store",

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import distributed
 import numpy as np
-import torch
 from dask.delayed import Delayed
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
 from distributed.client import FutureCancelledError
@@ -31,11 +30,24 @@ from numpy.typing import NDArray
 from histoslide.closable import Closable
 from histoslide.errors import HistoslideError
 from histoslide.gpu_seats import take_seat
-from histoslide.model import Model, ModelSpec, default_bundle, load_bundle, load_model, pick_device
+from histoslide.model import (
+    Model,
+    ModelSpec,
+    default_bundle,
+    file_sha256,
+    load_bundle,
+    load_model,
+    pick_device,
+)
 from histoslide.model.backends import BackendName, Precision
-from histoslide.model.fast_paths import FastPaths, choose_path, fast_paths_file, read_fast_paths
-from histoslide.model.int8 import ranges_sha256
-from histoslide.model.prediction import file_sha256
+from histoslide.model.fast_paths import (
+    FastPaths,
+    choose_path,
+    fast_paths_file,
+    ranges_sha256,
+    read_fast_paths,
+)
+from histoslide.processors import network_threads
 from histoslide.runners import BlockIndex
 from histoslide.slide import Slide
 from histoslide.slide_facts import SpokenFor
@@ -95,12 +107,13 @@ class _Bundle:
             device=device,
         )
 
-    def load(self, worker: Worker, held: ExitStack) -> Model:
+    def load(self, worker: Worker, held: ExitStack, *, threads: int | None) -> Model:
         """Load it from the worker's own folder.
 
         Args:
             worker: that computes.
             held: gets what must stay as long as the model does.
+            threads: of the network on the CPU; None for all that are there.
         """
         path = Path(worker.local_directory) / f"histoslide-{uuid.uuid4().hex}.safetensors"
         for file, content in ((path, self.bundle), (fast_paths_file(path), self.fast_paths)):
@@ -112,15 +125,16 @@ class _Bundle:
             device=worker_device(self.device, held),
             backend=self.backend,
             precision=self.precision,
+            threads=threads,
         )
 
 
 class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
     """Keeps a model and open slides in a worker."""
 
-    def __init__(self, name: str, model: _Bundle, *, torch_threads: int | None) -> None:
+    def __init__(self, name: str, model: _Bundle, *, threads: int | None) -> None:
         self.name = name
-        self._bundle, self._torch_threads = model, torch_threads
+        self._bundle, self._threads = model, threads
 
     def setup(self, worker: Worker) -> None:
         """Called by distributed in each worker, also in those that join late."""
@@ -129,8 +143,10 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         self._model: Model | None = None
         self._held = ExitStack()
         self._slides: OrderedDict[str, Slide] = OrderedDict()
-        if self._torch_threads is not None:
-            torch.set_num_threads(self._torch_threads)
+        if self._threads is not None and self._bundle.backend == "torch":
+            import torch  # noqa: PLC0415 - a worker of OpenVINO does without it
+
+            torch.set_num_threads(self._threads)
 
     def teardown(self, worker: Worker) -> None:  # noqa: ARG002 - distributed's signature
         """Called by distributed when the run or the worker ends: nothing of a run stays behind."""
@@ -145,7 +161,7 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         with self._lock:
             if self._model is None:
                 with ExitStack() as held:
-                    self._model = self._bundle.load(self._worker, held)
+                    self._model = self._bundle.load(self._worker, held, threads=self._threads)
                     self._held = held.pop_all()
             return self._model
 
@@ -229,9 +245,9 @@ class Cluster(Closable):
         """
         self._client, self._local = client, local
         self._plugins: list[str] = []
-        self._torch_threads: int | None = None
+        self._threads: int | None = None
         if local is not None:
-            self._torch_threads = max(1, torch.get_num_threads() // len(local.workers))
+            self._threads = max(1, network_threads() // len(local.workers))
 
     @classmethod
     def connect(cls, where: str) -> Cluster:
@@ -317,7 +333,7 @@ class Cluster(Closable):
         model = _Bundle.of(path, backend=engine[0], precision=engine[1], device=device)
         name = f"histoslide-{uuid.uuid4().hex}"
         self._plugins.append(name)
-        self._register(ModelPlugin(name, model, torch_threads=self._torch_threads))
+        self._register(ModelPlugin(name, model, threads=self._threads))
         return ClusterModel(
             spec=spec,
             sha256=sha256,
@@ -429,10 +445,10 @@ def _choose(
 ) -> _Choice:
     """What a worker would compute with; runs there."""
     picked = pick_device(device)
-    return str(picked), *choose_path(picked, paths, backend=backend, precision=precision)
+    return picked, *choose_path(picked, paths, backend=backend, precision=precision)
 
 
-def worker_device(device: str, held: ExitStack) -> torch.device:
+def worker_device(device: str, held: ExitStack) -> str:
     """The device of a worker: workers that share a machine spread over its GPUs.
 
     Args:
@@ -440,10 +456,12 @@ def worker_device(device: str, held: ExitStack) -> torch.device:
         held: gets the worker's seat at its GPU.
     """
     picked = pick_device(device)
-    if picked.type != "cuda" or picked.index is not None:
+    if picked != "cuda":  # not a GPU, or one that was named
         return picked
+    import torch  # noqa: PLC0415
+
     gpus = [
         str(torch.cuda.get_device_properties(index).uuid)
         for index in range(torch.cuda.device_count())
     ]
-    return torch.device("cuda", held.enter_context(take_seat(gpus)).index)
+    return f"cuda:{held.enter_context(take_seat(gpus)).index}"

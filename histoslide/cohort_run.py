@@ -36,7 +36,7 @@ from histoslide.pipeline import (
     store_slide,
 )
 from histoslide.place import readable_name
-from histoslide.slide_list import SlideJob, SlideOrder, find_jobs, name_outputs, order_jobs
+from histoslide.slide_list import SlideJob, SlideOrder, collect_jobs, order_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -110,21 +110,6 @@ def score_slides(
         jobs, out, model, options, order=order, fail_fast=fail_fast, on_progress=on_progress
     )
     return run.go()
-
-
-def collect_jobs(
-    slides: Sequence[Path | SlideJob],
-    *,
-    mpp: Mpp | None = None,
-    mpp_by_name: Mapping[str, Mpp] | None = None,
-) -> list[SlideJob]:
-    """The jobs among ``slides`` and those that paths stand for, each with its output named.
-
-    The arguments and errors are those of ``score_slides``.
-    """
-    jobs = [slide for slide in slides if isinstance(slide, SlideJob)]
-    paths = [slide for slide in slides if not isinstance(slide, SlideJob)]  # remote ones too
-    return name_outputs([*jobs, *find_jobs(paths, mpp=mpp, mpp_by_name=mpp_by_name)])
 
 
 class _StoppedError(Exception):

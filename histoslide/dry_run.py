@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
+import numpy as np
 
 from histoslide.errors import HistoslideError, ResolutionUnknownError
 from histoslide.heatmap import BlockModel
 from histoslide.model import Batches, Model
+from histoslide.model.pixels import Pixels
 from histoslide.pipeline import ScoreOptions, prepare_slide
 from histoslide.place import readable_name
 from histoslide.scoring import Status
@@ -136,7 +137,7 @@ def tiles_per_second(
     return cells / (time.monotonic() - began)
 
 
-def _work(model: Model, options: ScoreOptions) -> tuple[int, Batches, torch.Tensor]:
+def _work(model: Model, options: ScoreOptions) -> tuple[int, Batches, Pixels]:
     """Cells a batch, the queue that the mode uses, and a batch of noise for it."""
     side, stride_px = model.spec.input_px, options.stride_px or model.spec.label_px
     if options.mode.mode == "exact":
@@ -145,5 +146,5 @@ def _work(model: Model, options: ScoreOptions) -> tuple[int, Batches, torch.Tens
     else:
         batches, across = model.area_batches(stride_px), model.area_cells(stride_px)
         side, cells = side + (across - 1) * stride_px, across**2
-    noise = torch.randint(0, 256, (batches.size, 3, side, side), dtype=torch.uint8)
-    return cells * batches.size, batches, noise.to(model.device)
+    noise = np.random.default_rng(0).integers(0, 256, (batches.size, 3, side, side), dtype=np.uint8)
+    return cells * batches.size, batches, model.memory.hold(noise)

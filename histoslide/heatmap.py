@@ -29,6 +29,9 @@ DEFAULT_TISSUE_THRESHOLD = 0.1
 """Part of the label footprint that must be tissue. Low, because a label speaks of any tumour in
 the footprint: a nest at the rim of the tissue must not be passed over."""
 
+DEFAULT_THRESHOLD = 0.5
+"""Probability from which a cell is positive: it is counted, and outlined in pictures."""
+
 
 class BlockModel(Protocol):
     """A model as a heatmap is laid out with it: its facts here, its network where it is used."""

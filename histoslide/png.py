@@ -1,4 +1,7 @@
-"""Pictures as PNG files that remember what they show."""
+"""Pictures as PNG files that remember what they show.
+
+Apart from ``histoslide.render``, which needs Matplotlib to draw them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from histoslide.outputs import new_file
 from histoslide.place import read_bytes
+
+DEFAULT_OVERLAY_PX = 1600
+"""Longest side of the slide in an overlay, in pixels."""
 
 _LABEL_KEY = "histoslide"
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from histoslide.errors import BundleError, HistoslideError, SlideReadError
 from histoslide.geometry import CellRange
 from histoslide.grid import TileGrid
 from histoslide.model import Batches, Model, ModelSpec, Request
-from histoslide.model.graphs import refuse_areas
+from histoslide.model.areas import refuse_areas
 from histoslide.slide import Slide
 from histoslide.tiles import read_window, read_windows
 
@@ -93,6 +91,13 @@ class ScoreMode:
             raise HistoslideError(
                 f"--mode cascade looks for tumour, and model {spec.name} has no tumour class"
             )
+
+    def compile(self, model: Model, *, stride_px: int) -> None:
+        """Make ready what a model computes with in this mode."""
+        if self.mode != "exact":
+            model.compile(stride_px)
+        if self.mode != "dense":
+            model.compile()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -207,10 +212,21 @@ class _Block:
                 if held + window.pixels.nbytes > MOST_HELD_BYTES:
                     self._collect(batches, waiting)
                     waiting, held = [], 0
-                items = cut_tiles(window.pixels, self._grid, rows, cols, self._model.device)
-                waiting.append((batches.put(items, len(rows)), inside, (rows, cols)))
+                waiting.append(
+                    (self._put(batches, window.pixels, rows, cols), inside, (rows, cols))
+                )
                 held += window.pixels.nbytes
+                batches.help()
             self._collect(batches, waiting)
+
+    def _put(
+        self, batches: Batches, window: NDArray[np.uint8], rows: _Indices, cols: _Indices
+    ) -> Request:
+        """Queue the tiles of some cells of a window."""
+        side, stride = self._grid.input_px, self._grid.stride_px
+        memory = self._model.memory
+        items = memory.cut(window, side=side, stride=stride, rows=rows, cols=cols)
+        return batches.put(items, len(rows))
 
     def _collect(self, batches: Batches, waiting: Sequence[_Waiting]) -> None:
         """Wait for tiles, and write their scores into the block."""
@@ -234,8 +250,7 @@ class _Block:
                         continue
                     pixels = self._read_area(area)
                     if (self._of(area)["status"] == Status.PENDING).any():
-                        image = _image(pixels, self._model.device)[None]
-                        requests.append((batches.put(image.__getitem__, 1), area, pixels))
+                        requests.append((self._put_whole(batches, pixels), area, pixels))
             batches.wait([request for request, _, _ in requests])
         for request, area, _ in requests:
             inside = self._of(area)
@@ -243,6 +258,13 @@ class _Block:
             assert request.result is not None
             self._write(inside, rows, cols, request.result[0][rows, cols])
         return [(area, pixels) for _, area, pixels in requests]
+
+    def _put_whole(self, batches: Batches, area: NDArray[np.uint8]) -> Request:
+        """Queue an area as it is: a square of its own size."""
+        side, only = len(area), np.zeros(1, dtype=np.intp)
+        return batches.put(
+            self._model.memory.cut(area, side=side, stride=side, rows=only, cols=only), 1
+        )
 
     def repeat_tiles(
         self,
@@ -259,8 +281,7 @@ class _Block:
             suspect = inside["probability"][..., tumour] >= threshold  # NaN is not
             rows, cols = np.nonzero(suspect)
             if len(rows):
-                items = cut_tiles(pixels, self._grid, rows, cols, self._model.device)
-                waiting.append((batches.put(items, len(rows)), inside, (rows, cols)))
+                waiting.append((self._put(batches, pixels, rows, cols), inside, (rows, cols)))
         self._collect(batches, waiting)
 
     def _read_area(self, area: CellRange) -> NDArray[np.uint8]:
@@ -310,42 +331,3 @@ class _Block:
         if scores.shape[1] > classes:
             inside["disagreement"][rows, cols] = scores[:, classes]
         inside["status"][rows, cols] = Status.SCORED
-
-
-def cut_tiles(
-    window: NDArray[np.uint8],
-    grid: TileGrid,
-    rows: NDArray[np.intp],
-    cols: NDArray[np.intp],
-    device: torch.device,
-) -> Callable[[slice], Tensor]:
-    """Tiles of some cells of a window, cut on a device when they are asked for.
-
-    Args:
-        window: RGB, uint8, as ``histoslide.tiles.read_window`` returns it; moved there once.
-        grid: gives tile size and stride.
-        rows: of the cells, counted from the window's first.
-        cols: likewise.
-        device: where to.
-
-    Returns:
-        A function that gives a range of the tiles, uint8 of shape (n, 3, input_px, input_px).
-    """
-    image = _image(window, device)
-    side, stride = grid.input_px, grid.stride_px
-    tiles = image.unfold(1, side, stride).unfold(2, side, stride)  # a view: (3, r, c, side, side)
-    row_index, col_index = (_to_device(index, device) for index in (rows, cols))
-    return lambda items: tiles[:, row_index[items], col_index[items]].permute(1, 0, 2, 3)
-
-
-def _image(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """RGB pixels as (3, h, w) on a device; a copy, since torch wants arrays that may be written."""
-    return _to_device(np.array(pixels), device).permute(2, 0, 1)
-
-
-def _to_device(values: NDArray[Any], device: torch.device) -> Tensor:
-    on_host = torch.from_numpy(values)
-    if device.type != "cuda":
-        return on_host.to(device)
-    # From pinned memory this thread need not wait for the batches that were queued before.
-    return on_host.pin_memory().to(device, non_blocking=True)

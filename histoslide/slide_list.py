@@ -54,6 +54,21 @@ class SlideJob:
             return 0
 
 
+def collect_jobs(
+    slides: Sequence[Path | SlideJob],
+    *,
+    mpp: Mpp | None = None,
+    mpp_by_name: Mapping[str, Mpp] | None = None,
+) -> list[SlideJob]:
+    """The jobs among ``slides`` and those that paths stand for, each with its output named.
+
+    The arguments and errors are those of ``histoslide.cohort_run.score_slides``.
+    """
+    jobs = [slide for slide in slides if isinstance(slide, SlideJob)]
+    paths = [slide for slide in slides if not isinstance(slide, SlideJob)]  # remote ones too
+    return name_outputs([*jobs, *find_jobs(paths, mpp=mpp, mpp_by_name=mpp_by_name)])
+
+
 def find_jobs(
     paths: Sequence[Path],
     *,

@@ -47,7 +47,6 @@ def colour_model(
     return Model(
         spec,
         CentreColour(label_px, channel),
-        device=torch.device("cpu"),
         sha256=f"{channel}-{input_px}-{label_px}",
     )
 
@@ -61,4 +60,4 @@ def three_class_model() -> Model:
         mean=(0, 0, 0),
         std=(1, 1, 1),
     )
-    return Model(spec, ThreeColours(), device=torch.device("cpu"), sha256="three")
+    return Model(spec, ThreeColours(), device="cpu", sha256="three")

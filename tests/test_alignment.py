@@ -13,7 +13,8 @@ from PIL import Image
 
 from histoslide.geometry import CellRange, Mpp
 from histoslide.heatmap import make_grid, make_heatmap
-from histoslide.render import cell_index, draw_overlay, save_png
+from histoslide.png import save_png
+from histoslide.render import cell_index, draw_overlay
 from histoslide.scoring import Status, score_block
 from histoslide.slide import OpenSlideSlide, open_slide
 from histoslide.store import Heatmap, open_heatmap, store_heatmap

@@ -10,10 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from numpy.typing import NDArray
 
 import histoslide.model.batches as batches_module
 from histoslide.model import Batches
+from histoslide.model.batches import Scorer
+from histoslide.model.pixels import HostMemory, Pixels
+from histoslide.model.torch_backend import TensorMemory
 
 SIZE = 8
 
@@ -22,21 +25,25 @@ class Program:
     """Gives the number that each item carries, and remembers the batches it saw."""
 
     def __init__(self) -> None:
-        self.batches: list[Tensor] = []
+        self.batches: list[Pixels] = []
 
-    def __call__(self, pixels: Tensor) -> Tensor:
+    def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
         self.batches.append(pixels)
-        numbers = pixels[:, 0, 0, 0].float() + 256 * pixels[:, 1, 0, 0]
-        return torch.stack([numbers, -numbers], dim=1)
+        numbers = pixels[:, 0, 0, 0] + np.float32(256) * pixels[:, 1, 0, 0]
+        return np.stack([numbers, -numbers], axis=1)
 
     @property
     def used(self) -> int:
         return sum(int((batch[:, 2, 0, 0] == 1).sum()) for batch in self.batches)
 
 
-def numbered(start: int, count: int) -> Callable[[slice], Tensor]:
-    items = torch.zeros(count, 3, 2, 2, dtype=torch.uint8)
-    numbers = torch.arange(start, start + count)
+def queue(score: Scorer, *, in_flight: int = 1) -> Batches:
+    return Batches(score, memory=HostMemory(), size=SIZE, in_flight=in_flight)
+
+
+def numbered(start: int, count: int) -> Callable[[slice], Pixels]:
+    items = np.zeros((count, 3, 2, 2), dtype=np.uint8)
+    numbers = np.arange(start, start + count)
     items[:, 0] = (numbers % 256)[:, None, None]
     items[:, 1] = (numbers // 256)[:, None, None]
     items[:, 2] = 1
@@ -64,7 +71,7 @@ def score(batches: Batches, start: int, counts: list[int]) -> None:
 @settings(max_examples=60, deadline=None)
 def test_every_caller_gets_its_own_results(callers: list[list[int]], in_flight: int) -> None:
     program = Program()
-    batches = Batches(program, size=SIZE, in_flight=in_flight)
+    batches = queue(program, in_flight=in_flight)
     starts = np.cumsum([0, *(sum(counts) for counts in callers)])
     with ThreadPoolExecutor(len(callers)) as pool:
         jobs = [
@@ -80,7 +87,7 @@ def test_every_caller_gets_its_own_results(callers: list[list[int]], in_flight: 
 def test_batches_are_filled_across_callers() -> None:
     """Four callers of six items: three batches of eight, where each alone would need four."""
     program = Program()
-    batches = Batches(program, size=SIZE)
+    batches = queue(program)
     together = threading.Barrier(4)
 
     def caller(start: int) -> None:
@@ -98,10 +105,56 @@ def test_batches_are_filled_across_callers() -> None:
 
 def test_a_batch_that_cannot_be_filled_does_not_wait_for_ever() -> None:
     program = Program()
-    batches = Batches(program, size=SIZE)
+    batches = queue(program)
     score(batches, 0, [3])
     assert len(program.batches) == 1
     assert not program.batches[0][3:].any()
+
+
+def test_who_reads_runs_a_full_batch_in_between() -> None:
+    program = Program()
+    batches = queue(program)
+    with batches.reader():
+        first = batches.put(numbered(0, SIZE - 1), SIZE - 1)
+        batches.help()
+        assert not program.batches  # more may come
+        second = batches.put(numbered(SIZE - 1, 5), 5)
+        batches.help()
+        assert len(program.batches) == 1
+        assert first.done
+        assert not second.done
+        batches.help()
+        assert len(program.batches) == 1
+        batches.wait([first, second])
+    assert second.result is not None
+    np.testing.assert_array_equal(second.result[:, 0], np.arange(SIZE - 1, SIZE + 4))
+
+
+def test_who_reads_leaves_a_busy_network_alone() -> None:
+    entered, leave = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def program(pixels: Pixels) -> NDArray[np.float32]:
+        calls.append(len(pixels))
+        entered.set()
+        assert leave.wait(20)
+        return np.zeros((len(pixels), 1), dtype=np.float32)
+
+    batches = queue(program)
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(score_nothing, batches)
+        assert entered.wait(20)
+        with batches.reader():
+            batches.put(numbered(0, SIZE), SIZE)
+            batches.help()
+            assert calls == [SIZE]
+        leave.set()
+        busy.result(timeout=20)
+
+
+def score_nothing(batches: Batches) -> None:
+    with batches.reader():
+        batches.wait([batches.put(numbered(0, SIZE), SIZE)])
 
 
 def test_an_error_reaches_those_it_concerns_and_leaves_the_queue_usable() -> None:
@@ -110,14 +163,14 @@ def test_an_error_reaches_those_it_concerns_and_leaves_the_queue_usable() -> Non
 
     calls = 0
 
-    def program(pixels: Tensor) -> Tensor:
+    def program(pixels: Pixels) -> NDArray[np.float32]:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise OddError
-        return pixels[:, 0, 0, 0].float()[:, None]
+        return np.asarray(pixels[:, 0, 0, :1], dtype=np.float32)
 
-    batches = Batches(program, size=SIZE)
+    batches = queue(program)
     with pytest.raises(OddError), batches.reader():
         batches.wait([batches.put(numbered(0, 20), 20)])
     with batches.reader():
@@ -129,9 +182,9 @@ def test_an_error_reaches_those_it_concerns_and_leaves_the_queue_usable() -> Non
 
 
 def test_items_that_cannot_be_cut_are_an_error_of_their_caller() -> None:
-    batches = Batches(Program(), size=SIZE)
+    batches = queue(Program())
 
-    def broken(_: slice) -> Tensor:
+    def broken(_: slice) -> Pixels:
         raise RuntimeError("no such tile")
 
     with pytest.raises(RuntimeError, match="no such tile"), batches.reader():
@@ -141,7 +194,7 @@ def test_items_that_cannot_be_cut_are_an_error_of_their_caller() -> None:
 
 def test_a_reader_that_hangs_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches_module, "PATIENCE_S", 0.05)
-    batches = Batches(Program(), size=SIZE)
+    batches = queue(Program())
     reading, mended = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -189,4 +242,5 @@ def test_results_of_a_second_gpu_are_waited_for_there(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "empty", lambda *_, **__: Host())
     monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    assert batches_module.fetch(Results()) == [torch.device("cuda", 1)]  # type: ignore[arg-type]
+    memory = TensorMemory(torch.device("cuda", 1))
+    assert memory.fetch(Results()) == [torch.device("cuda", 1)]

@@ -88,9 +88,9 @@ def heatmap(slide: Path, model: Model, mode: ScoreMode, out: Path) -> Heatmap:
 def test_a_device_gives_what_the_cpu_gives(
     slide: Path, bundle: Path, tmp_path: Path, device: str, precision: Precision, tolerance: float
 ) -> None:
-    reference = load_model(bundle, device=torch.device("cpu"), precision="fp32", backend="torch")
-    model = load_model(bundle, device=torch.device(device), precision=precision, backend="torch")
-    assert model.device == torch.device(device)
+    reference = load_model(bundle, device="cpu", precision="fp32", backend="torch")
+    model = load_model(bundle, device=device, precision=precision, backend="torch")
+    assert model.device == device
     for number, (name, mode) in zip(itertools.count(), MODES.items(), strict=False):
         expected = heatmap(slide, reference, mode, tmp_path / f"{number}-cpu.zarr")
         found = heatmap(slide, model, mode, tmp_path / f"{number}.zarr")

@@ -12,9 +12,9 @@ from histoslide_cli.main import build_parser
 from models import colour_model
 
 import histoslide
-from histoslide.heatmap import DEFAULT_TISSUE_THRESHOLD
+from histoslide.heatmap import DEFAULT_THRESHOLD, DEFAULT_TISSUE_THRESHOLD
 from histoslide.lesions import LesionSettings
-from histoslide.render import DEFAULT_OVERLAY_PX, DEFAULT_THRESHOLD
+from histoslide.png import DEFAULT_OVERLAY_PX
 from histoslide.scoring import Status
 from histoslide.synthetic import scene_slide
 from histoslide.tissue import METHODS

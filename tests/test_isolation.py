@@ -25,7 +25,7 @@ from histoslide.errors import (
     SlideTimeoutError,
 )
 from histoslide.geometry import Mpp
-from histoslide.isolation import IsolatedSlide, open_for_scoring
+from histoslide.isolation import IsolatedSlide, begin_to_open, open_for_scoring
 from histoslide.slide import open_slide
 from histoslide.synthetic import fiducial_slide
 from histoslide.time_limit import TimeLimit
@@ -77,6 +77,30 @@ def test_workers_import_little(good: Path) -> None:
     code = "import sys, histoslide.isolation_worker\n"
     code += "assert not {'torch', 'dask', 'zarr', 'scipy', 'fastai'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
+
+
+def test_a_process_started_ahead_reads_the_next_slide(
+    good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with begin_to_open():
+        (ahead,) = children()
+        with IsolatedSlide(good) as slide:
+            assert children() == [ahead]
+            with IsolatedSlide(good) as other:  # there was only one
+                assert len(children()) == 2
+                assert other.quickhash == slide.quickhash
+    assert not children()
+    with begin_to_open():
+        assert children()
+    assert not children()  # nobody needed it
+    with begin_to_open(isolate=False):
+        assert not children()
+    with begin_to_open():
+        (ahead,) = children()
+        monkeypatch.chdir(good.parent)  # where that process is not
+        with IsolatedSlide(Path(good.name)):
+            assert children() != [ahead]
+            assert len(children()) == 1
 
 
 def test_a_given_resolution_and_errors_of_opening_pass_through(good: Path, tmp_path: Path) -> None:
@@ -278,7 +302,7 @@ from pathlib import Path
 from histoslide.isolation import IsolatedSlide
 slide = IsolatedSlide(Path(sys.argv[1]), opener="crashing:open_crashing")
 slide.read_level(0, 0, 0, 10, 10)
-print(slide._idle[0]._process.pid, flush=True)
+print(slide._idle[0]._started.process.pid, flush=True)
 slide.read_level(0, 350, 250, 100, 100)
 """
 

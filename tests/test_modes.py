@@ -23,7 +23,7 @@ from histoslide.scoring import ScoreMode, Status, score_block
 from histoslide.store import convert_heatmap, open_heatmap, store_heatmap
 from histoslide.tissue import METHODS, find_tissue
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 SPEC = ModelSpec(
     name="areas",
     architecture="none",

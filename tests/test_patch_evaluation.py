@@ -21,7 +21,8 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from histoslide.errors import DataError, OutputExistsError
-from histoslide.model.prediction import symmetries
+from histoslide.model.pixels import HostMemory, PixelMemory
+from histoslide.model.torch_backend import TensorMemory
 from histoslide.patch_evaluation import plots
 from histoslide.patch_evaluation.assessment import GRID, assess, resampling_note
 from histoslide.patch_evaluation.bootstrap import FEWEST_SLIDES, Ranking, interval, resample
@@ -150,19 +151,24 @@ def test_unlabelled_patches_stay_unlabelled() -> None:
         assess(found)
 
 
-def test_the_eight_symmetries_are_eight_and_the_mean_is_of_logits() -> None:
-    corner = torch.zeros(1, 3, 5, 5)
+@pytest.mark.parametrize("memory", [HostMemory(), TensorMemory(torch.device("cpu"))])
+def test_the_eight_symmetries_are_eight(memory: PixelMemory) -> None:
+    corner = np.zeros((1, 3, 5, 5), dtype=np.uint8)
     corner[..., 0, 1] = 1
-    places = {tuple(view[0, 0].nonzero()[0].tolist()) for view in symmetries(corner)}
-    assert len(places) == 8
+    views = [np.asarray(view) for view in memory.symmetries(memory.hold(corner))]
+    assert {view.shape for view in views} == {corner.shape}
+    assert len({tuple(np.argwhere(view[0, 0])[0]) for view in views}) == 8
+
+
+def test_the_mean_of_symmetries_is_of_logits() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
     off = colour_model(input_px=48, label_px=17)  # 15 px from one edge, 16 from the other
     patches = Memory(pixels, np.zeros(3, dtype=np.int64))
     found = predict_patches(off, patches, tta=True)
-    tiles = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    expected = torch.stack([off.logits(view) for view in symmetries(tiles)]).mean(dim=0)
-    np.testing.assert_allclose(found.logits, expected.numpy(), atol=1e-6)
+    views = HostMemory().symmetries(pixels.transpose(0, 3, 1, 2))
+    expected = np.mean([off.logits(view.copy()) for view in views], axis=0)
+    np.testing.assert_allclose(found.logits, expected, atol=1e-6)
     assert np.abs(found.logits - predict_patches(off, patches).logits).max() > 1e-4
 
 

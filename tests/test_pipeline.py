@@ -106,7 +106,7 @@ def test_an_error_leaves_no_thread_writing(
             time.sleep(0.05)
             return CentreColour(32, 0)(images)
 
-    model = Model(colour_model().spec, Slow(), device=torch.device("cpu"), sha256="slow")
+    model = Model(colour_model().spec, Slow(), device="cpu", sha256="slow")
     write = BlockTarget.__setitem__
     calls: list[float] = []
 
@@ -346,7 +346,7 @@ def test_a_network_that_puts_out_nan_is_refused(slide: Path, tmp_path: Path) -> 
         def forward(self, images: Tensor) -> Tensor:
             return torch.full((len(images), 2), torch.nan)
 
-    model = Model(colour_model().spec, Broken(), device=torch.device("cpu"), sha256="nan")
+    model = Model(colour_model().spec, Broken(), device="cpu", sha256="nan")
     with pytest.raises(BundleError, match="no numbers"):
         score_slide(slide, tmp_path / "h.zarr", model, ScoreOptions(tissue=EVERYTHING))
 

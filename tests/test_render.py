@@ -19,14 +19,13 @@ from histoslide.geometry import Mpp, Size
 from histoslide.grid import TileGrid
 from histoslide.heatmap import make_grid, make_heatmap
 from histoslide.lesions import LESION_COLOURS, find_lesions
+from histoslide.png import read_png_label, save_png
 from histoslide.render import (
     blend,
     cells_to_pixels,
     contact_sheet,
     draw_mask,
     draw_overlay,
-    read_png_label,
-    save_png,
     scale_bar_um,
 )
 from histoslide.render.canvas import Canvas

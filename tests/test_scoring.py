@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from fakes import FakeSlide
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -147,7 +146,7 @@ def test_real_patches_score_as_a_slide_as_they_do_alone(real_data: Path, tmp_pat
             labels.append(int(members[index].name.split("/")[1]))
     stack = np.stack(patches)
     path = mosaic_slide(tmp_path / "mosaic.tif", stack, columns=10, mpp=0.972)
-    model = load_model(default_bundle(), device=torch.device("cpu"))
+    model = load_model(default_bundle(), device="cpu")
     slide = open_slide(path)
     lazy = make_heatmap(
         slide,
@@ -157,8 +156,7 @@ def test_real_patches_score_as_a_slide_as_they_do_alone(real_data: Path, tmp_pat
         tissue_threshold=0.0,
     )
     heat = store_heatmap(lazy, tmp_path / "heat.zarr")
-    tiles = torch.from_numpy(stack).permute(0, 3, 1, 2)
-    alone = model.probabilities(tiles)[:, model.spec.tumour_index].numpy()
+    alone = model.probabilities(stack.transpose(0, 3, 1, 2))[:, model.spec.tumour_index]
     as_slide = heat.probability().reshape(-1)
     assert np.abs(as_slide - alone).max() < 1e-3
     assert roc_auc_score(labels, as_slide) == pytest.approx(roc_auc_score(labels, alone), abs=1e-3)

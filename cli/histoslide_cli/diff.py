@@ -93,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     from histoslide.comparison import compare_heatmaps
     from histoslide.errors import HistoslideError
     from histoslide.outputs import refuse_existing
-    from histoslide.render import draw_difference, save_png
+    from histoslide.png import save_png
+    from histoslide.render import draw_difference
     from histoslide.store import open_heatmap
 
     check_comparison_options(arguments)

@@ -74,6 +74,7 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
     Raises:
         HistoslideError: the model, the backend or the cluster cannot be used.
     """
+    from histoslide.ahead import begin
     from histoslide.errors import HistoslideError
     from histoslide.model import pick_device
 
@@ -81,7 +82,10 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
     precision = None if arguments.precision == "auto" else arguments.precision
     if arguments.dask is None:
         device = pick_device(arguments.device)
-        yield choose_model(arguments, device=device, backend=backend, precision=precision), None
+        model = choose_model(arguments, device=device, backend=backend, precision=precision)
+        mode, stride_px = score_mode(arguments), arguments.stride or model.spec.label_px
+        begin(lambda: mode.compile(model, stride_px=stride_px))
+        yield model, None
         return
     if find_spec("distributed") is None:
         raise HistoslideError("--dask needs distributed: pip install 'histoslide[cluster]'")

@@ -155,7 +155,8 @@ def draw_check(slide: Slide, arguments: argparse.Namespace, *, several: bool) ->
     """Draw mask and grid of a slide."""
     from histoslide.heatmap import make_grid, plan_cells
     from histoslide.model import default_bundle, read_spec
-    from histoslide.render import DEFAULT_OVERLAY_PX, draw_mask, save_png
+    from histoslide.png import DEFAULT_OVERLAY_PX, save_png
+    from histoslide.render import draw_mask
 
     options = tissue_options(arguments)
     grid = make_grid(slide, read_spec(default_bundle()))

@@ -156,7 +156,7 @@ def run_info(arguments: argparse.Namespace) -> int:
 def describe(path: Path) -> dict[str, Any]:
     """The facts of a bundle, JSON-ready."""
     from histoslide.model import measure_bundle, read_spec
-    from histoslide.model.prediction import file_sha256
+    from histoslide.model.bundle import file_sha256
 
     spec, size = read_spec(path), measure_bundle(path)
     return {

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from histoslide.model import Model, ModelSpec
@@ -42,7 +41,7 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
 def choose_model(
     arguments: argparse.Namespace,
     *,
-    device: torch.device,
+    device: str,
     backend: BackendName | None = None,
     precision: Precision | None = None,
 ) -> Model:
@@ -58,8 +57,7 @@ def choose_model(
         HistoslideError: it cannot be read, is a pickle and not said to be trusted, or cannot be
             computed so.
     """
-    from histoslide.model import load_model, make_model
-    from histoslide.model.prediction import file_sha256
+    from histoslide.model import file_sha256, load_model, make_model
 
     path: Path | None = arguments.model
     if path is None or not is_pickle(path):

@@ -64,10 +64,12 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Draw the overlay."""
     from histoslide.errors import HistoslideError
+    from histoslide.heatmap import DEFAULT_THRESHOLD
     from histoslide.lesions import LesionSettings, find_lesions
     from histoslide.outputs import refuse_existing
+    from histoslide.png import save_png
     from histoslide.remote import local_copy
-    from histoslide.render import DEFAULT_THRESHOLD, draw_overlay, save_png
+    from histoslide.render import draw_overlay
     from histoslide.slide import open_slide
     from histoslide.store import open_heatmap
 

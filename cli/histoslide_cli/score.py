@@ -157,21 +157,23 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score every slide; the exit code tells what became of them."""
-    from histoslide.cohort_run import collect_jobs
+    from histoslide.isolation import begin_to_open
+    from histoslide.slide_list import collect_jobs
 
     _check(arguments)
     mpp, by_name = read_resolutions(arguments)
     jobs = collect_jobs(arguments.slides, mpp=mpp, mpp_by_name=by_name)[: arguments.limit]
-    options = _options(arguments)
     if _is_single(arguments) and (len(jobs) > 1 or arguments.slides[0].suffix.lower() == ".csv"):
         what = f"there are {len(jobs)} slides" if len(jobs) > 1 else "a CSV names its own outputs"
         raise HistoslideError(f"--out {arguments.out} names one heatmap, but {what}: give a folder")
     if arguments.dask is not None:  # workers may have another current folder
         jobs = [replace(job, path=job.path.absolute()) for job in jobs]
         arguments.out = arguments.out.absolute()
-    with chosen_engine(arguments) as (model, runner):
+    here = arguments.dask is None and not arguments.no_isolation
+    with begin_to_open(isolate=here), chosen_engine(arguments) as (model, runner):
         logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
-        options = replace(options, runner=runner)
+        # Only now, since it imports most of the package: meanwhile the network is compiled.
+        options = replace(_options(arguments), runner=runner)
         if arguments.dry_run:
             return _dry_run(jobs, model, options, arguments)
         results = _score(jobs, model, options, arguments)

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Tile every slide; the exit code tells whether all of it could be read."""
     from histoslide.cohort import output_names
     from histoslide.errors import HistoslideError, SlideReadError
-    from histoslide.pipeline import tile_slide
+    from histoslide.pipeline.tile import tile_slide
     from histoslide.place import is_remote
     from histoslide.slide import find_slides, refuse_misnamed
 

@@ -102,6 +102,8 @@ def _check(arguments: argparse.Namespace, recipe: Recipe) -> int:
 
 
 def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
+    import torch
+
     from histoslide.model import pick_device
     from histoslide.training.distributed import process_group
     from histoslide.training.fit import train
@@ -111,7 +113,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
     initial = _initial_weights(arguments)
     if is_first():
         begin_run(arguments, data, recipe, folder, initial=initial)
-    with process_group(pick_device(arguments.device)) as device:
+    with process_group(torch.device(pick_device(arguments.device))) as device:
         _say(data, recipe, device)
         workers = _workers(arguments.workers, device)
         recipe, finder = _find_rate(

@@ -80,7 +80,7 @@ def measure_rates(device: str) -> Iterator[Finding]:
         text=f"network {network:,.0f} tiles/s on {model.device} ({model.batch_size} a batch, "
         f"{torch.get_num_threads()} threads), reading {read_mp:,.0f} MP/s "
         f"({read_tiles:,.0f} tiles/s at {_TEST_MPP} µm/px), storing {store:,.0f} cells/s",
-        facts={**dataclasses.asdict(rates), "device": str(model.device)},
+        facts={**dataclasses.asdict(rates), "device": model.device},
     )
     yield Finding(
         name="estimate",
@@ -93,10 +93,9 @@ def measure_rates(device: str) -> Iterator[Finding]:
 def measure_backends(device: str) -> Iterator[Finding]:
     """Each way to compute the default model here: how fast, and whether it is used unasked."""
     from histoslide.errors import HistoslideError
-    from histoslide.model import default_bundle, load_model, pick_device
+    from histoslide.model import default_bundle, file_sha256, load_model, pick_device
     from histoslide.model.backends import supported
     from histoslide.model.fast_paths import choose_path, read_fast_paths
-    from histoslide.model.prediction import file_sha256
 
     try:
         picked, bundle = pick_device(device), default_bundle()

@@ -19,7 +19,7 @@ from histoslide.isolation.isolated_slide import (
     READ_SECONDS,
     IsolatedSlide,
 )
-from histoslide.isolation.opening import open_for_scoring
+from histoslide.isolation.opening import begin_to_open, open_for_scoring
 
 __all__ = [
     "DEFAULT_OPENER",
@@ -29,5 +29,6 @@ __all__ = [
     "MOST_WORKERS",
     "READ_SECONDS",
     "IsolatedSlide",
+    "begin_to_open",
     "open_for_scoring",
 ]

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from histoslide.geometry import Mpp
 from histoslide.isolation.isolated_slide import DEFAULT_OPENER, IsolatedSlide
+from histoslide.isolation.worker import process_ahead
 from histoslide.isolation_worker import find_opener
 from histoslide.slide import DEFAULT_CACHE_BYTES, ClosableSlide
 from histoslide.time_limit import TimeLimit
+
+
+def begin_to_open(*, isolate: bool = True) -> AbstractContextManager[None]:
+    """Start the process that will read the next slide, before it is known which.
+
+    Args:
+        isolate: as for ``open_for_scoring``; nothing is done where slides are read in this process.
+
+    Returns:
+        A context; if no slide has been opened when it is left, the process ends.
+    """
+    return process_ahead() if _in_workers(isolate=isolate) else nullcontext()
+
+
+def _in_workers(*, isolate: bool) -> bool:
+    """Whether slides are read in workers. Not on Windows: sockets cannot be handed on so there."""
+    return isolate and os.name == "posix"
 
 
 def open_for_scoring(
@@ -25,14 +44,14 @@ def open_for_scoring(
     Args:
         path: slide file.
         mpp: resolution that replaces what the slide records.
-        isolate: read in workers. Not done on Windows, where sockets cannot be handed on so.
+        isolate: read in workers, where the system allows it.
         opener: see ``IsolatedSlide``.
         limit: see ``IsolatedSlide``; in this process a read that hangs cannot be ended.
 
     Raises:
         HistoslideError: the slide cannot be opened; see ``IsolatedSlide``.
     """
-    if isolate and os.name == "posix":
+    if _in_workers(isolate=isolate):
         return IsolatedSlide(path, mpp=mpp, opener=opener, limit=limit)
     slide: ClosableSlide = find_opener(opener)(path, mpp=mpp, cache_bytes=DEFAULT_CACHE_BYTES)
     return slide

@@ -11,6 +11,10 @@ import subprocess
 import sys
 import warnings
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -34,22 +38,14 @@ class WorkerDiedError(Exception):
         self.hung = hung
 
 
-class Worker:
-    """One process that has the slide open; used by one thread at a time."""
+class _Process:
+    """A fresh interpreter that listens; it ends when this object does, or the process we are in."""
 
-    def __init__(self, opening: Opening, *, silent: bool) -> None:
-        """Start a process and let it open the slide.
-
-        Args:
-            opening: what to open.
-            silent: drop what it has to say at opening, because another one has said it.
-
-        Raises:
-            WorkerDiedError: the process died of it, or had to be killed.
-        """
+    def __init__(self) -> None:
+        self.surroundings = _surroundings()
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - ourselves
+            self.process = subprocess.Popen(  # noqa: S603 - ourselves
                 [sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # what a library prints is no result of ours
@@ -58,10 +54,59 @@ class Worker:
                 # One read, one core: a pool of threads in each worker would only cost memory.
                 env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
-        self._channel = Channel(ours)
-        self._end = weakref.finalize(
-            self, _end_process, self._channel, self._process, owner=os.getpid()
-        )
+        self.channel = Channel(ours)
+        self.end = weakref.finalize(self, _end_process, self.channel, self.process, os.getpid())
+
+
+def _surroundings() -> tuple[object, ...]:
+    """What a process has from the one that starts it."""
+    return os.getpid(), Path.cwd(), tuple(sys.path), dict(os.environ)
+
+
+_ready: SimpleQueue[_Process] = SimpleQueue()
+"""Processes that were started ahead."""
+
+
+@contextmanager
+def process_ahead() -> Iterator[None]:
+    """Start a process for the next slide to be opened, which then need not wait for its imports.
+
+    If no slide has been opened when the ``with`` block is left, it ends.
+    """
+    _ready.put(_Process())
+    try:
+        yield
+    finally:
+        with suppress(Empty):
+            _ready.get_nowait().end()
+
+
+def _take_process() -> _Process:
+    """One that was started ahead from where we still are, or a new one."""
+    while True:
+        try:
+            process = _ready.get_nowait()
+        except Empty:
+            return _Process()
+        if process.surroundings == _surroundings():
+            return process
+        process.end()
+
+
+class Worker:
+    """One process that has the slide open; used by one thread at a time."""
+
+    def __init__(self, opening: Opening, *, silent: bool) -> None:
+        """Let a process open the slide.
+
+        Args:
+            opening: what to open.
+            silent: drop what it has to say at opening, because another one has said it.
+
+        Raises:
+            WorkerDiedError: the process died of it, or had to be killed.
+        """
+        self._started = _take_process()
         self.facts: SlideFacts
         try:
             self.facts, _ = self.ask(opening, opening.seconds, silent=silent)
@@ -79,9 +124,9 @@ class Worker:
             Exception: whatever the slide's reader raised.
         """
         try:
-            self._channel.send(message)
+            self._started.channel.send(message)
             while True:
-                answer, pixels = self._channel.receive(seconds=seconds)
+                answer, pixels = self._started.channel.receive(seconds=seconds)
                 if isinstance(answer, Exception):
                     raise answer
                 if not isinstance(answer, Logged | Warned):
@@ -96,11 +141,11 @@ class Worker:
 
     def end(self) -> None:
         """Kill the process and wait for its end."""
-        self._end()
+        self._started.end()
 
     def _cause_of_death(self) -> str:
         try:
-            code = self._process.wait(timeout=5)
+            code = self._started.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             code = 0
         self.end()
@@ -110,7 +155,7 @@ class Worker:
         return f"exit code {code}"
 
 
-def _end_process(channel: Channel, process: subprocess.Popen[bytes], *, owner: int) -> None:
+def _end_process(channel: Channel, process: subprocess.Popen[bytes], owner: int) -> None:
     channel.close()
     if os.getpid() == owner:  # not in a fork, which only holds a copy
         process.kill()

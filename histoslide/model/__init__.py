@@ -3,12 +3,14 @@
 from histoslide.model.batches import Batches, Request
 from histoslide.model.bundle import (
     default_bundle,
+    file_sha256,
     load_bundle,
     measure_bundle,
     read_spec,
     save_bundle,
 )
-from histoslide.model.prediction import Model, load_model, make_model, pick_device
+from histoslide.model.devices import pick_device
+from histoslide.model.prediction import Model, load_model, make_model
 from histoslide.model.spec import ModelSpec
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "ModelSpec",
     "Request",
     "default_bundle",
+    "file_sha256",
     "load_bundle",
     "load_model",
     "make_model",

@@ -17,24 +17,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from histoslide.model.pixels import PixelMemory, Pixels
 
 PATIENCE_S = 2.0
 """Seconds without any news after which a part-filled batch no longer waits for readers: one of them
 may hang in a broken slide, and must not hold up the others' work."""
 
-Program = Callable[[Tensor], Tensor]
-"""Maps (n, 3, side, side) uint8 pixels to (n, ...) float32 results on the same device."""
+Scorer = Callable[[Pixels], NDArray[np.float32]]
+"""Maps a batch of pixels to scores of shape (n, ...)."""
 
 
 @dataclass(eq=False)
 class Request:
     """Items of one caller that wait for their results."""
 
-    items: Callable[[slice], Tensor]
-    """Gives a range of the items, uint8 of shape (n, 3, side, side), on the program's device."""
+    items: Callable[[slice], Pixels]
+    """Gives a range of the items, uint8 of shape (n, 3, side, side)."""
     count: int
     """Number of items."""
     taken: int = 0
@@ -62,18 +62,22 @@ class _Piece:
 
 
 class Batches:
-    """The queue before one program."""
+    """The queue before one network."""
 
-    def __init__(self, program: Program, *, size: int, in_flight: int = 1) -> None:
+    def __init__(
+        self, score: Scorer, *, memory: PixelMemory, size: int, in_flight: int = 1
+    ) -> None:
         """Make an empty queue.
 
         Args:
-            program: to run.
+            score: runs the network.
+            memory: where it wants its pixels.
             size: items a batch.
             in_flight: batches under way at a time; on an accelerator a second one is prepared
                 while the first is computed.
         """
-        self._program, self._size, self._in_flight = program, size, in_flight
+        self._score, self._memory = score, memory
+        self._size, self._in_flight = size, in_flight
         self._changed = threading.Condition()
         self._queue: deque[Request] = deque()
         self._queued = 0
@@ -95,12 +99,12 @@ class Batches:
         finally:
             self._count_readers(-1)
 
-    def put(self, items: Callable[[slice], Tensor], count: int) -> Request:
+    def put(self, items: Callable[[slice], Pixels], count: int) -> Request:
         """Queue items.
 
         Args:
-            items: gives a range of them as uint8 pixels on the program's device; called once for
-                every item, perhaps from another thread.
+            items: gives a range of them as pixels in the network's memory; called once for every
+                item, perhaps from another thread.
             count: how many there are.
         """
         request = Request(items, count)
@@ -111,13 +115,25 @@ class Batches:
             self._tell()
         return request
 
+    def help(self) -> None:
+        """Run a batch if one is full and nobody is about to: the network need not wait for readers.
+
+        To be called inside ``reader``.
+        """
+        with self._changed:
+            if self._queued < self._size or self._running >= self._in_flight:
+                return
+            self._running += 1
+            pieces = self._take()
+        self._run(pieces)
+
     def wait(self, requests: Sequence[Request]) -> None:
         """Work on the queue until the requests have their results.
 
         To be called inside ``reader``.
 
         Raises:
-            Exception: what the program or ``items`` raised over these requests.
+            Exception: what the network or ``items`` raised over these requests.
         """
         self._count_readers(-1)
         try:
@@ -172,7 +188,7 @@ class Batches:
 
     def _run(self, pieces: Sequence[_Piece]) -> None:
         try:
-            scores = fetch(self._program(self._fill(pieces)))
+            scores = self._score(self._fill(pieces))
         except BaseException as error:
             with self._changed:
                 self._running -= 1
@@ -196,25 +212,12 @@ class Batches:
                 start += count
             self._tell()
 
-    def _fill(self, pieces: Sequence[_Piece]) -> Tensor:
+    def _fill(self, pieces: Sequence[_Piece]) -> Pixels:
         parts = [piece.request.items(piece.items) for piece in pieces]
-        if missing := self._size - sum(len(part) for part in parts):
-            parts.append(parts[0].new_zeros((missing, *parts[0].shape[1:])))
-        return torch.cat(parts)
+        return self._memory.join(parts, self._size)
 
     def _fail(self, request: Request, error: BaseException) -> None:
         request.error = error
         if request in self._queue:
             self._queue.remove(request)
             self._queued -= request.count - request.taken
-
-
-def fetch(results: Tensor) -> NDArray[np.float32]:
-    """Results as an array; on CUDA without waiting for batches that were started later."""
-    if results.device.type != "cuda":
-        return results.cpu().numpy()
-    host = torch.empty(results.shape, dtype=results.dtype, pin_memory=True)
-    host.copy_(results, non_blocking=True)
-    # Of the results' own device: the current one, at which events are recorded, may be another.
-    torch.cuda.current_stream(results.device).record_event().synchronize()
-    return host.numpy()

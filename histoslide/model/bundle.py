@@ -14,16 +14,16 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from histoslide.errors import BundleError
 from histoslide.model.spec import ModelSpec
 from histoslide.outputs import refuse_existing, whole_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SPEC_KEY = "histoslide"
 _HASH_KEY = "sha256"
@@ -51,6 +51,8 @@ def default_bundle() -> Path:
 
 def bundle_sha256(spec_json: str, state: Mapping[str, Tensor]) -> str:
     """SHA-256 over the spec and the names, types, shapes and bytes of all tensors, by name."""
+    import torch  # noqa: PLC0415 - as in all of this module: specs are read without it
+
     digest = hashlib.sha256(spec_json.encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -80,6 +82,9 @@ def save_bundle(
         OutputExistsError: the file exists and ``overwrite`` is false.
         BundleError: the folder cannot be written.
     """
+    import torch  # noqa: PLC0415
+    from safetensors.torch import save_file  # noqa: PLC0415
+
     refuse_existing(path, overwrite=overwrite)
     tensors = {}
     for name, tensor in state.items():
@@ -95,6 +100,12 @@ def save_bundle(
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BundleError(f"{path} cannot be written: {reason}") from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_spec(path: Path) -> ModelSpec:

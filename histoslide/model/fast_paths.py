@@ -6,19 +6,18 @@ the weights that it is about. Without it a model is computed in float32.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
-import torch
-
 from histoslide.errors import BundleError, HistoslideError
 from histoslide.model.backends import (
     BackendName,
     Precision,
-    make_backend,
+    refuse_backend,
     supported,
 )
 from histoslide.outputs import whole_file
@@ -71,6 +70,11 @@ class FastPaths:
         return precision == "fp32" or (gate is not None and gate.passed)
 
 
+def ranges_sha256(ranges: Mapping[str, float]) -> str:
+    """Tells ranges apart: with others, int8 gives other probabilities."""
+    return hashlib.sha256(json.dumps(dict(ranges), sort_keys=True).encode()).hexdigest()
+
+
 def fast_paths_file(bundle: Path) -> Path:
     """Where the record of a bundle lies."""
     return bundle.with_name(f"{bundle.stem}.fast-paths.json")
@@ -118,7 +122,7 @@ def write_fast_paths(bundle: Path, paths: FastPaths) -> Path:
 
 
 def choose_path(
-    device: torch.device,
+    device: str,
     paths: FastPaths | None,
     *,
     backend: BackendName | None = None,
@@ -147,7 +151,7 @@ def choose_path(
     if chosen is None:
         default: BackendName = "openvino" if precision == "int8" else "torch"
         chosen = backend or default, precision or "fp32"
-    make_backend(*chosen, device)  # raises where it cannot run
+    refuse_backend(*chosen, device)
     if chosen[1] == "int8" and (paths is None or not paths.ranges):
         raise HistoslideError(
             "--precision int8 needs a model whose ranges were measured: run histoslide model "

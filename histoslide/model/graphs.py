@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from histoslide.errors import BundleError
 from histoslide.model.architectures import ConcatPool
+from histoslide.model.areas import no_areas, refuse_areas
 from histoslide.model.spec import TOTAL_STRIDE_PX, ModelSpec
 
 
@@ -67,7 +68,7 @@ class AreaGraph(TileGraph):
         refuse_areas(spec, stride_px=stride_px)
         head = network[1] if isinstance(network, nn.Sequential) and len(network) == 2 else None
         if not (isinstance(head, nn.Sequential) and isinstance(head[0], ConcatPool)):
-            raise _cannot(spec, "its network is not a convolutional body and a pooling head")
+            raise no_areas(spec, "its network is not a convolutional body and a pooling head")
         self._rest = head[2:]
         self._tile = spec.input_px // TOTAL_STRIDE_PX
         self._step = stride_px // TOTAL_STRIDE_PX
@@ -86,23 +87,3 @@ class AreaGraph(TileGraph):
         pooled = torch.cat([maximum, average], dim=1).permute(0, 2, 3, 1)
         logits = self._rest(pooled.flatten(0, 2))
         return logits.unflatten(0, pooled.shape[:3])
-
-
-def refuse_areas(spec: ModelSpec, *, stride_px: int) -> None:
-    """Make sure that a model's sizes allow to score areas.
-
-    Raises:
-        BundleError: they do not, and why.
-    """
-    if spec.network_px != spec.input_px:
-        raise _cannot(spec, f"it resizes tiles of {spec.input_px} px to {spec.network_px} px")
-    if spec.input_px % TOTAL_STRIDE_PX:
-        raise _cannot(
-            spec, f"its tiles of {spec.input_px} px are no multiple of {TOTAL_STRIDE_PX} px"
-        )
-    if stride_px % TOTAL_STRIDE_PX:
-        raise _cannot(spec, f"a stride of {stride_px} px is no multiple of {TOTAL_STRIDE_PX} px")
-
-
-def _cannot(spec: ModelSpec, reason: str) -> BundleError:
-    return BundleError(f"model {spec.name} cannot score whole areas ({reason}): use --mode exact")

@@ -9,8 +9,6 @@ what the integers will give.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -65,11 +63,6 @@ def activation_ranges(network: nn.Module, batches: Iterable[Tensor]) -> dict[str
         for hook in hooks:
             hook.remove()
     return {name: top for name, top in highest.items() if name not in signed and top > 0}
-
-
-def ranges_sha256(ranges: Mapping[str, float]) -> str:
-    """Tells ranges apart: with others, int8 gives other probabilities."""
-    return hashlib.sha256(json.dumps(dict(ranges), sort_keys=True).encode()).hexdigest()
 
 
 def quantised(network: nn.Module, ranges: Mapping[str, float]) -> nn.Module:

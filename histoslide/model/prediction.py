@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+import numpy as np
+from numpy.typing import NDArray
 
-from histoslide.errors import BundleError, HistoslideError
-from histoslide.model.architectures import load_network
-from histoslide.model.backends import Backend, BackendName, Precision, TorchBackend, make_backend
-from histoslide.model.batches import Batches, Program
-from histoslide.model.bundle import default_bundle, load_bundle, read_spec
+from histoslide.errors import BundleError
+from histoslide.model.areas import refuse_areas
+from histoslide.model.backends import Backend, BackendName, Precision, Program, make_backend
+from histoslide.model.batches import Batches, Scorer
+from histoslide.model.bundle import default_bundle, file_sha256, load_bundle, read_spec
 from histoslide.model.converted import ConvertedGraphs
-from histoslide.model.fast_paths import FastPaths, choose_path, read_fast_paths
-from histoslide.model.graphs import AreaGraph, TileGraph, refuse_areas
-from histoslide.model.int8 import quantised, ranges_sha256
+from histoslide.model.devices import device_kind, pick_device
+from histoslide.model.fast_paths import FastPaths, choose_path, ranges_sha256, read_fast_paths
+from histoslide.model.pixels import PixelMemory, Pixels
 from histoslide.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 CPU_BATCH = 32
 """Tiles of 96 px a batch on a CPU: larger ones leave its caches and gain nothing."""
@@ -61,8 +62,8 @@ class Model:
         spec: ModelSpec,
         network: nn.Module | DeferredNetwork,
         *,
-        device: torch.device,
         sha256: str,
+        device: str = "cpu",
         backend: Backend | None = None,
         ranges: Mapping[str, float] | None = None,
     ) -> None:
@@ -71,19 +72,19 @@ class Model:
         Args:
             spec: what the network is.
             network: moved to the device and put into evaluation mode.
-            device: where to compute.
             sha256: identifies the weights in a heatmap's metadata.
+            device: where to compute, as ``pick_device`` names it.
             backend: what computes; None for torch in float32.
             ranges: of ``histoslide.model.int8.activation_ranges``, for a backend of int8.
         """
         self.spec = spec
         self.sha256 = sha256
-        self._backend = TorchBackend(device=device) if backend is None else backend
+        self._backend = backend or make_backend("torch", "fp32", device)
         self.device = self._backend.device
         self._ranges = ranges or {}
         self._given = network
         self._built: nn.Module | None = None
-        # Logits may be asked for by any thread; a backend runs one batch at a time.
+        # Any thread may be the first to need something.
         self._lock = threading.RLock()
         self._logits: dict[int | None, Program] = {}
         self._batches: dict[tuple[str, int | None], Batches] = {}
@@ -106,7 +107,7 @@ class Model:
 
     @property
     def _small_tiles_a_batch(self) -> int:
-        return CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
+        return CPU_BATCH if device_kind(self.device) == "cpu" else GPU_BATCH
 
     def here(self) -> Model:
         """The model itself; see ``histoslide.heatmap.BlockModel``."""
@@ -116,21 +117,42 @@ class Model:
         """The slide itself: blocks are computed in this process."""
         return slide
 
-    def logits(self, tiles: Tensor) -> Tensor:
+    @property
+    def memory(self) -> PixelMemory:
+        """Where the network wants its pixels."""
+        return self._backend.memory
+
+    def logits(self, tiles: Any) -> NDArray[np.float32]:
         """Raw outputs of the network.
 
         Args:
-            tiles: RGB, uint8, shape (n, 3, input_px, input_px), on any device.
+            tiles: RGB, uint8, shape (n, 3, input_px, input_px): an array, or a tensor.
 
         Returns:
-            float32, shape (n, classes), on the model's device.
+            Shape (n, classes).
         """
-        with self._lock:
-            return self._program(None)(tiles)
+        return self._logits_of(None, self.memory.hold(tiles))
 
-    def probabilities(self, tiles: Tensor) -> Tensor:
+    def logits_of_views(self, tiles: Any) -> NDArray[np.float32]:
+        """Raw outputs for the eight symmetries of tiles, shape (8, n, classes); see ``logits``."""
+        views = self.memory.symmetries(self.memory.hold(tiles))
+        return np.stack([self._logits_of(None, view) for view in views])
+
+    def probabilities(self, tiles: Any) -> NDArray[np.float32]:
         """Calibrated class probabilities of uint8 tiles; shapes as in ``logits``."""
         return self._calibrated(self.logits(tiles))
+
+    def compile(self, stride_px: int | None = None) -> None:
+        """Make the network ready, which otherwise the first batch waits for.
+
+        Args:
+            stride_px: side of a cell, for areas; None for tiles.
+
+        Raises:
+            BundleError: the network cannot be built or, for areas, not be used so.
+        """
+        with self._lock:
+            self._program(stride_px)
 
     def tile_batches(self) -> Batches:
         """The queue for tiles; results are probabilities of shape (n, classes)."""
@@ -143,7 +165,7 @@ class Model:
         standard deviation of the probability over the orientations, of the class where it is
         largest.
         """
-        return self._queue("views", None, self._eight_views, max(1, self.batch_size // 4))
+        return self._queue("views", None, self._score_views, max(1, self.batch_size // 4))
 
     def area_batches(self, stride_px: int) -> Batches:
         """The queue for areas of ``area_cells`` cells a side.
@@ -158,15 +180,9 @@ class Model:
         Raises:
             BundleError: the network cannot score areas.
         """
-        with self._lock:
-            self._program(stride_px)
-
-        def program(areas: Tensor) -> Tensor:
-            with self._lock:
-                logits = self._program(stride_px)(areas)
-            return self._calibrated(logits)
-
-        return self._queue("areas", stride_px, program, self._areas_a_batch(stride_px))
+        self.compile(stride_px)
+        score = partial(self._score_areas, stride_px)
+        return self._queue("areas", stride_px, score, self._areas_a_batch(stride_px))
 
     def area_cells(self, stride_px: int) -> int:
         """Cells along the side of an area: a power of two, so that areas fill a block."""
@@ -176,22 +192,40 @@ class Model:
         side = self.area_cells(stride_px) * stride_px
         return max(_AREAS_A_BATCH, self._small_tiles_a_batch * _PIXELS_A_TILE // side**2)
 
-    def _calibrated(self, logits: Tensor) -> Tensor:
-        return functional.softmax(logits / self.spec.temperature, dim=-1)
+    def _score_areas(self, stride_px: int, areas: Pixels) -> NDArray[np.float32]:
+        return self._calibrated(self._logits_of(stride_px, areas))
 
-    def _eight_views(self, tiles: Tensor) -> Tensor:
-        logits = torch.stack([self.logits(view) for view in symmetries(tiles)])
-        spread = self._calibrated(logits).std(dim=0, correction=0)
-        return torch.cat(
-            [self._calibrated(logits.mean(dim=0)), spread.amax(dim=1, keepdim=True)], dim=1
-        )
+    def _score_views(self, tiles: Pixels) -> NDArray[np.float32]:
+        logits = self.logits_of_views(tiles)
+        spread = self._calibrated(logits).std(axis=0).max(axis=1, keepdims=True)
+        return np.concatenate([self._calibrated(logits.mean(axis=0)), spread], axis=1)
 
-    def _queue(self, kind: str, stride_px: int | None, program: Program, size: int) -> Batches:
+    def _logits_of(self, stride_px: int | None, pixels: Pixels) -> NDArray[np.float32]:
+        with self._lock:
+            program = self._program(stride_px)
+        return self.memory.fetch(program(pixels))
+
+    def _calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Softmax over the last axis; logits that are no numbers give probabilities that are none.
+
+        SciPy's would be imported for a quarter of a second.
+        """
+        with np.errstate(invalid="ignore"):
+            scaled = logits / np.float32(self.spec.temperature)
+            odds = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+            shares: NDArray[np.float32] = odds / odds.sum(axis=-1, keepdims=True)
+            return shares
+
+    def _queue(self, kind: str, stride_px: int | None, score: Scorer, size: int) -> Batches:
         with self._lock:
             key = kind, stride_px
             if key not in self._batches:
-                in_flight = 1 if self.device.type == "cpu" else 2
-                self._batches[key] = Batches(program, size=size, in_flight=in_flight)
+                self._batches[key] = Batches(
+                    score,
+                    memory=self.memory,
+                    size=size,
+                    in_flight=self._backend.in_flight,
+                )
             return self._batches[key]
 
     def _program(self, stride_px: int | None) -> Program:
@@ -204,13 +238,17 @@ class Model:
             kind, count = f"areas-{stride_px}", self._areas_a_batch(stride_px)
             side += (self.area_cells(stride_px) - 1) * stride_px
 
-        def graph() -> TileGraph:
-            if stride_px is None:
-                return TileGraph(spec, self._network())
-            return AreaGraph(spec, self._network(), stride_px=stride_px)
-
+        graph = partial(self._graph, stride_px)
         self._logits[stride_px] = self._backend.compile(graph, (count, 3, side, side), name=kind)
         return self._logits[stride_px]
+
+    def _graph(self, stride_px: int | None) -> nn.Module:
+        # Imported here: torch is not needed where converted graphs are kept.
+        from histoslide.model.graphs import AreaGraph, TileGraph  # noqa: PLC0415
+
+        if stride_px is None:
+            return TileGraph(self.spec, self._network())
+        return AreaGraph(self.spec, self._network(), stride_px=stride_px)
 
     def _network(self) -> nn.Module:
         """What is computed, rounded where the backend wants it so."""
@@ -218,23 +256,20 @@ class Model:
             given = self._given
             network = given.build() if isinstance(given, DeferredNetwork) else given
             if self._backend.precision == "int8":
+                from histoslide.model.int8 import quantised  # noqa: PLC0415
+
                 network = quantised(network, self._ranges)
             self._built = network
         return self._built
 
 
-def symmetries(tiles: Tensor) -> list[Tensor]:
-    """The eight symmetries of the square, each of all tiles (n, 3, h, h)."""
-    turned = [torch.rot90(tiles, quarter, dims=(2, 3)) for quarter in range(4)]
-    return turned + [view.flip(3) for view in turned]
-
-
 def load_model(
     path: Path | None = None,
     *,
-    device: torch.device | None = None,
+    device: str | None = None,
     backend: BackendName | None = None,
     precision: Precision | None = None,
+    threads: int | None = None,
 ) -> Model:
     """Load a bundle for scoring.
 
@@ -243,6 +278,7 @@ def load_model(
         device: where to compute; None picks as ``pick_device``.
         backend: what computes; None for the fastest that was measured to be as good as float32.
         precision: in which; None likewise.
+        threads: of OpenVINO; None for ``histoslide.processors.network_threads``.
 
     Raises:
         BundleError: the bundle cannot be read, or its weights do not fit its architecture.
@@ -259,6 +295,8 @@ def load_model(
         converted = ConvertedGraphs.of(weights_sha256=sha256, precision=chosen[1], ranges=ranges)
 
     def build() -> nn.Module:
+        from histoslide.model.networks import folded_network  # noqa: PLC0415
+
         _, state = load_bundle(path)
         try:
             return folded_network(spec, state)
@@ -271,7 +309,7 @@ def load_model(
         DeferredNetwork(build) if kept else build(),
         device=device,
         sha256=sha256,
-        backend=make_backend(*chosen, device, converted=converted),
+        backend=make_backend(*chosen, device, converted=converted, threads=threads),
         ranges=ranges,
     )
 
@@ -281,7 +319,7 @@ def make_model(
     state: Mapping[str, Tensor],
     *,
     sha256: str,
-    device: torch.device | None = None,
+    device: str | None = None,
     fast_paths: FastPaths | None = None,
     backend: BackendName | None = None,
     precision: Precision | None = None,
@@ -301,6 +339,8 @@ def make_model(
         BundleError: the weights do not fit the architecture.
         HistoslideError: the backend or the precision cannot be had here.
     """
+    from histoslide.model.networks import folded_network  # noqa: PLC0415
+
     network = folded_network(spec, state)
     device = pick_device() if device is None else device
     chosen = choose_path(device, fast_paths, backend=backend, precision=precision)
@@ -312,61 +352,3 @@ def make_model(
         backend=make_backend(*chosen, device),
         ranges=None if fast_paths is None else fast_paths.ranges,
     )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name; ``auto`` takes CUDA, else Apple's MPS, else the CPU.
-
-    Raises:
-        HistoslideError: this machine has no such device.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, ImportError) as error:  # as torch was built without it
-        if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
-            raise HistoslideError(
-                f"there is no device {name!r}: choose auto, cpu, cuda, cuda:1 or mps"
-            ) from None
-        reason = str(error).splitlines()[0]
-        raise HistoslideError(f"device {name!r} cannot be used here: {reason}") from error
-    return device
-
-
-def folded_network(spec: ModelSpec, state: Mapping[str, Tensor]) -> nn.Sequential:
-    """The network of a spec with its weights, batch norms folded, in evaluation mode.
-
-    Raises:
-        BundleError: the weights do not fit the architecture.
-    """
-    return fold_batch_norm(load_network(spec.architecture, len(spec.classes), state))
-
-
-def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
-    """Fold each batch norm of a ResNet body into the convolution before it (evaluation only).
-
-    The sums are the same; the pass over all activations that a batch norm costs is saved.
-    """
-    _fold_children(network[0])
-    return network
-
-
-def _fold_children(module: nn.Module) -> None:
-    previous: tuple[str, nn.Module] | None = None
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and previous and isinstance(previous[1], nn.Conv2d):
-            setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
-            setattr(module, name, nn.Identity())
-        else:
-            _fold_children(child)
-        previous = (name, child)

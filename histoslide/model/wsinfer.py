@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from histoslide.errors import BundleError
 from histoslide.model.architectures import load_network
-from histoslide.model.prediction import fold_batch_norm
+from histoslide.model.networks import fold_batch_norm
 from histoslide.model.spec import ModelSpec
 from histoslide.outputs import refuse_existing, whole_file
 

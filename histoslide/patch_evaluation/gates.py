@@ -13,13 +13,13 @@ from sklearn.metrics import roc_auc_score
 
 from histoslide.datasets.patches import PatchSet, Subset
 from histoslide.errors import DataError
-from histoslide.model import Model, load_bundle
+from histoslide.model import Model, file_sha256, load_bundle, make_model
 from histoslide.model.backends import Precision
 from histoslide.model.fast_paths import FastPaths, Gate
 from histoslide.model.graphs import TileGraph
 from histoslide.model.int8 import activation_ranges
+from histoslide.model.networks import folded_network
 from histoslide.model.openvino_extra import has_cpu_bf16, has_openvino
-from histoslide.model.prediction import file_sha256, folded_network, make_model
 from histoslide.patch_evaluation.predictions import predict_patches, read_batches
 
 DEFAULT_RANGE_PATCHES = 512
@@ -65,12 +65,12 @@ def measure_fast_paths(
     for_ranges, compared = (
         Subset(patches, np.sort(part)) for part in np.split(order, [range_patches])
     )
-    cpu, sha256 = torch.device("cpu"), file_sha256(bundle)
+    sha256 = file_sha256(bundle)
     network = folded_network(spec, state)
-    reference = Model(spec, network, device=cpu, sha256=sha256)
+    reference = Model(spec, network, sha256=sha256)
     prepare = TileGraph(spec, network).prepare
     batches = read_batches(for_ranges, reference)
-    ranges = activation_ranges(network, (prepare(tiles) for tiles in batches))
+    ranges = activation_ranges(network, (prepare(torch.from_numpy(tiles)) for tiles in batches))
     so_far = FastPaths(weights_sha256=sha256, data=data, ranges=ranges)
     labels = class_map[compared.labels] == spec.tumour_index
     if labels.all() or not labels.any():
@@ -92,7 +92,7 @@ def measure_fast_paths(
             spec,
             state,
             sha256=sha256,
-            device=cpu,
+            device="cpu",
             fast_paths=so_far,
             backend="openvino" if with_openvino else "torch",
             precision=precision,

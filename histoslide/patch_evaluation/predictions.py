@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
-from torch import Tensor
 
 from histoslide.errors import DataError
 from histoslide.model import Model
-from histoslide.model.prediction import symmetries
 from histoslide.outputs import whole_file
 from histoslide.processors import usable_processors
 
@@ -239,10 +236,10 @@ def predict_patches(
     logits = np.empty((total, len(model.spec.classes)), dtype=np.float32)
     done = 0
     for tiles in read_batches(patches, model, workers):
-        views = symmetries(tiles.to(model.device)) if tta else [tiles]
-        outputs = [model.logits(view) for view in views]
         stop = done + len(tiles)
-        logits[done:stop] = torch.stack(outputs).mean(dim=0).cpu().numpy()
+        logits[done:stop] = (
+            model.logits_of_views(tiles).mean(axis=0) if tta else model.logits(tiles)
+        )
         done = stop
         if progress is not None:
             progress(done, total)
@@ -260,7 +257,9 @@ def predict_patches(
     )
 
 
-def read_batches(patches: Patches, model: Model, workers: int | None = None) -> Iterator[Tensor]:
+def read_batches(
+    patches: Patches, model: Model, workers: int | None = None
+) -> Iterator[NDArray[np.uint8]]:
     """Patches as a model takes them, decoded ahead in threads.
 
     Args:
@@ -278,12 +277,12 @@ def read_batches(patches: Patches, model: Model, workers: int | None = None) -> 
     size = model.batch_size
     starts = range(0, len(patches), size)
 
-    def load(start: int) -> Tensor:
+    def load(start: int) -> NDArray[np.uint8]:
         stop = min(start + size, len(patches))
         tiles = [_read_one(patches, i, model) for i in range(start, stop)]
-        return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)
+        return np.stack(tiles).transpose(0, 3, 1, 2)
 
-    waiting: deque[Future[Tensor]] = deque()
+    waiting: deque[Future[NDArray[np.uint8]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         for start in starts:

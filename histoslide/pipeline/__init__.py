@@ -1,13 +1,13 @@
 """The story: what happens to a slide from its file to its heatmap and picture.
 
-Many slides are the work of ``histoslide.cohort_run``, which takes the same steps.
+Many slides are the work of ``histoslide.cohort_run``, which takes the same steps;
+``histoslide.pipeline.tile`` cuts a slide into tiles instead.
 """
 
 from histoslide.pipeline.options import ScoreOptions, TissueOptions
 from histoslide.pipeline.outputs_beside import OutputsBeside
 from histoslide.pipeline.preparation import PreparedSlide, prepare_slide
 from histoslide.pipeline.score import Progress, finish_slide, score_slide, store_slide
-from histoslide.pipeline.tile import tile_slide
 
 __all__ = [
     "OutputsBeside",
@@ -19,5 +19,4 @@ __all__ = [
     "prepare_slide",
     "score_slide",
     "store_slide",
-    "tile_slide",
 ]

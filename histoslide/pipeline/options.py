@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histoslide.errors import HistoslideError
-from histoslide.heatmap import DEFAULT_TISSUE_THRESHOLD
+from histoslide.heatmap import DEFAULT_THRESHOLD, DEFAULT_TISSUE_THRESHOLD
 from histoslide.isolation import DEFAULT_OPENER
 from histoslide.lesions import LesionSettings
+from histoslide.png import DEFAULT_OVERLAY_PX
 from histoslide.remote import DEFAULT_CACHE, SlideCache
-from histoslide.render import DEFAULT_OVERLAY_PX, DEFAULT_THRESHOLD
 from histoslide.runners import Runner
 from histoslide.scoring import EXACT, ScoreMode
 from histoslide.slide import Slide

@@ -13,7 +13,7 @@ from histoslide.lesions import are_lesion_files, heatmap_of_lesions
 from histoslide.outputs import refuse_existing
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.place import storage_errors
-from histoslide.render import read_png_label
+from histoslide.png import read_png_label
 from histoslide.store import Heatmap
 
 logger = logging.getLogger(__name__)

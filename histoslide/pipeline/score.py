@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
+from histoslide.ahead import begin
 from histoslide.cohort import SlideResult, SlideState
 from histoslide.geometry import Mpp
 from histoslide.heatmap import BlockModel
@@ -16,7 +18,7 @@ from histoslide.lesions import find_lesions, write_lesions
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.preparation import PreparedSlide, prepare_slide
 from histoslide.place import readable_name
-from histoslide.render import draw_mask, draw_overlay, read_png_label, save_png
+from histoslide.png import read_png_label, save_png
 from histoslide.store import Heatmap, store_heatmap
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,11 @@ def store_slide(
     """
     with prepared.limit.running():
         before = prepared.limit.spent
+        if options.overlay:
+            begin(_import_render)
         if options.mask_png:
+            from histoslide.render import draw_mask  # noqa: PLC0415 - see _import_render
+
             drawing = draw_mask(
                 prepared.slide,
                 prepared.tissue,
@@ -145,6 +151,11 @@ def finish_slide(
     return _judged(result)
 
 
+def _import_render() -> None:
+    """Import what draws, with Matplotlib: half a second that the network's threads leave over."""
+    import_module("histoslide.render")
+
+
 def _draw_overlay(
     prepared: PreparedSlide, heat: Heatmap, shown_class: str, options: ScoreOptions
 ) -> None:
@@ -152,6 +163,8 @@ def _draw_overlay(
     label = prepared.beside.overlay_label(heat, shown_class, options)
     if read_png_label(prepared.beside.picture) == label:
         return
+    from histoslide.render import draw_overlay  # noqa: PLC0415 - see _import_render
+
     overlay = draw_overlay(
         heat,
         prepared.slide,

@@ -1,16 +1,16 @@
 """Pictures for people: heatmap overlays, mask checks, differences and contact sheets.
 
-``overlay``, ``mask_picture``, ``difference`` and ``tile_sheet`` draw one picture each, ``png``
-writes it. They lay ``outlines`` and ``bars`` on a ``canvas``; ``blending`` and ``cell_pixels`` turn
-cells into colours and pixels, ``paper`` takes the place of a slide that is not at hand, and
-``same_slide`` refuses one that is not the heatmap's.
+``overlay``, ``mask_picture``, ``difference`` and ``tile_sheet`` draw one picture each, which
+``histoslide.png`` writes. They lay ``outlines`` and ``bars`` on a ``canvas``; ``blending`` and
+``cell_pixels`` turn cells into colours and pixels, ``paper`` takes the place of a slide that is not
+at hand, and ``same_slide`` refuses one that is not the heatmap's.
 """
 
 from __future__ import annotations
 
 from histoslide.render.bars import scale_bar_um
 from histoslide.render.blending import COLOUR_MAP, blend
-from histoslide.render.canvas import DEFAULT_OVERLAY_PX, Overlay
+from histoslide.render.canvas import Overlay
 from histoslide.render.cell_pixels import cell_index, cells_to_pixels
 from histoslide.render.difference import (
     DIFFERENCE_MAP,
@@ -19,16 +19,13 @@ from histoslide.render.difference import (
     round_limit,
 )
 from histoslide.render.mask_picture import draw_mask
-from histoslide.render.overlay import DEFAULT_THRESHOLD, draw_overlay
+from histoslide.render.overlay import draw_overlay
 from histoslide.render.paper import paper_picture, size_on_paper, slide_picture
-from histoslide.render.png import read_png_label, save_png
 from histoslide.render.same_slide import check_same_slide
 from histoslide.render.tile_sheet import contact_sheet
 
 __all__ = [
     "COLOUR_MAP",
-    "DEFAULT_OVERLAY_PX",
-    "DEFAULT_THRESHOLD",
     "DIFFERENCE_MAP",
     "ONLY_COLOURS",
     "Overlay",
@@ -41,9 +38,7 @@ __all__ = [
     "draw_mask",
     "draw_overlay",
     "paper_picture",
-    "read_png_label",
     "round_limit",
-    "save_png",
     "scale_bar_um",
     "size_on_paper",
     "slide_picture",

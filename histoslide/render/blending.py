@@ -35,30 +35,36 @@ def blend(
     Returns:
         RGB, shape (h, w, 3).
     """
-    values = cells_to_pixels(probability, grid, Size(thumbnail.shape[1], thumbnail.shape[0]))
-    with np.errstate(invalid="ignore"):  # NaN has no level
-        level = np.minimum(values * _LEVELS, _LEVELS - 1).astype(np.intp)
-    level[~np.isfinite(values)] = _LEVELS
-    kept, added = _by_level()
-    blended = thumbnail * kept[level][..., None]
-    blended += added[level]
-    return np.asarray(np.rint(blended, out=blended).astype(np.uint8))
+    scored = np.isfinite(probability)
+    level = np.zeros(probability.shape, dtype=np.int32)  # 0, which yields to all others: none
+    level[scored] = np.minimum(probability[scored] * _LEVELS, _LEVELS - 1).astype(np.int32) + 1
+    size = Size(thumbnail.shape[1], thumbnail.shape[0])
+    row = cells_to_pixels(level, grid, size) * 256  # of the table, for grey level 0
+    blended = np.empty_like(thumbnail)
+    for channel, table in enumerate(_tables()):
+        np.take(table, row + thumbnail[..., channel], out=blended[..., channel])
+    return blended
 
 
 @cache
-def _by_level() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """By level of probability, and last for no probability: what is kept, and what is added.
+def _tables() -> NDArray[np.uint8]:
+    """What becomes of each grey level, by channel: first without a probability, then by its level.
 
-    Shapes (levels + 1,) and (levels + 1, 3), in parts of 1 and in grey levels.
+    Shape (3, (1 + levels) * 256).
     """
-    opacity = opacity_of((np.arange(_LEVELS) + 0.5) / _LEVELS)
-    colour = mpl.colormaps[COLOUR_MAP](np.arange(_LEVELS))[:, :3] * 255
-    kept = np.append(1 - opacity, 1).astype(np.float32)
-    added = np.append(colour * opacity[:, None], np.zeros((1, 3)), axis=0).astype(np.float32)
-    return kept, added
+    colour, opacity = colours()
+    grey = np.arange(256)
+    kept = (1 - opacity)[:, None] * grey  # (levels, 256)
+    mixed = kept + (255 * colour * opacity[:, None]).T[..., None]  # (3, levels, 256)
+    untouched = np.broadcast_to(grey, (3, 1, 256))
+    return np.rint(np.concatenate([untouched, mixed], axis=1)).astype(np.uint8).reshape(3, -1)
 
 
-def opacity_of(values: NDArray[np.float64] | NDArray[np.float32]) -> NDArray[np.float64]:
-    """Opacity of the colour at a probability, 0 to 1."""
+def colours() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The colours of the map from probability 0 to 1, and their opacity.
+
+    Shapes (levels, 3), RGB of 0-1, and (levels,).
+    """
     low, high = _OPACITY
-    return np.asarray(low + (high - low) * values, dtype=np.float64)
+    opacity = low + (high - low) * (np.arange(_LEVELS) + 0.5) / _LEVELS
+    return mpl.colormaps[COLOUR_MAP](np.arange(_LEVELS))[:, :3], opacity

@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 
 from histoslide.geometry import Size
 
-DEFAULT_OVERLAY_PX = 1600
-"""Longest side of the slide in an overlay, in pixels."""
-
 _DPI = 100
 
 

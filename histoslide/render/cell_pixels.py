@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.geometry import Size
 from histoslide.grid import TileGrid
 
+T = TypeVar("T", np.float32, np.int32)
 
-def cells_to_pixels(values: NDArray[np.float32], grid: TileGrid, size: Size) -> NDArray[np.float32]:
+
+def cells_to_pixels(values: NDArray[T], grid: TileGrid, size: Size) -> NDArray[T]:
     """The value of the cell under each pixel of a picture that spans the slide.
 
     Where pixels are larger than cells, the highest value of all cells whose centre lies in the

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from histoslide.comparison import Comparison
 from histoslide.geometry import Size
 from histoslide.grid import TileGrid
+from histoslide.png import DEFAULT_OVERLAY_PX
 from histoslide.render.bars import colour_bar, scale_bar
-from histoslide.render.canvas import DEFAULT_OVERLAY_PX, Canvas, Overlay
+from histoslide.render.canvas import Canvas, Overlay
 from histoslide.render.cell_pixels import cells_to_pixels
 from histoslide.render.outlines import outline_cells
 from histoslide.render.paper import size_on_paper

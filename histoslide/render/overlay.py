@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
@@ -10,10 +9,12 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from histoslide.grid import TileGrid
+from histoslide.heatmap import DEFAULT_THRESHOLD
 from histoslide.lesions import LesionReport
+from histoslide.png import DEFAULT_OVERLAY_PX
 from histoslide.render.bars import colour_bar, scale_bar
-from histoslide.render.blending import COLOUR_MAP, blend, opacity_of
-from histoslide.render.canvas import DEFAULT_OVERLAY_PX, Canvas, Overlay
+from histoslide.render.blending import blend, colours
+from histoslide.render.canvas import Canvas, Overlay
 from histoslide.render.outlines import outline_cells, outline_lesions
 from histoslide.render.paper import paper_picture, size_on_paper
 from histoslide.render.same_slide import check_same_slide
@@ -21,9 +22,6 @@ from histoslide.scoring import Status
 from histoslide.slide import Slide
 from histoslide.store import Heatmap
 from histoslide.tiles import fit_size, read_overview
-
-DEFAULT_THRESHOLD = 0.5
-"""Probability above which cells are outlined."""
 
 
 def draw_overlay(
@@ -106,10 +104,9 @@ def _hatch(canvas: Canvas, grid: TileGrid, unreadable: NDArray[np.bool_]) -> Non
 
 def _probability_bar(canvas: Canvas, label: str, threshold: float) -> None:
     # The bar shows what is seen: the colour blended over a light tissue tone.
-    values = np.linspace(0, 1, 256)
-    opacity = opacity_of(values)[:, None]
+    colour, opacity = colours()
     tissue = np.array([0.87, 0.76, 0.85])
-    colours = mpl.colormaps[COLOUR_MAP](values)[:, :3] * opacity + tissue * (1 - opacity)
-    mappable = ScalarMappable(Normalize(0, 1), ListedColormap(colours))
+    seen = colour * opacity[:, None] + tissue * (1 - opacity[:, None])
+    mappable = ScalarMappable(Normalize(0, 1), ListedColormap(seen))
     axes = colour_bar(canvas, mappable, label, [0, 0.25, 0.5, 0.75, 1])
     axes.axhline(threshold, color="black", linewidth=1.2)

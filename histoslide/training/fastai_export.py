@@ -29,8 +29,8 @@ from torch.nn import functional
 
 from histoslide.errors import BundleError, DataError
 from histoslide.model.architectures import ARCHITECTURES, build_network, load_network
+from histoslide.model.bundle import file_sha256
 from histoslide.model.graphs import TileGraph
-from histoslide.model.prediction import file_sha256
 from histoslide.model.spec import ModelSpec
 from histoslide.outputs import refuse_existing, whole_file
 from histoslide.training.checkpoint import why_unwritten

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from histoslide.datasets import PatchData, PatchSet
 from histoslide.errors import DataError
 from histoslide.model.bundle import save_bundle
-from histoslide.model.prediction import Model, pick_device
+from histoslide.model.devices import pick_device
+from histoslide.model.prediction import Model
 from histoslide.model.spec import ModelSpec
 from histoslide.patch_evaluation.figures import Figures, fit_temperature, judge
 from histoslide.patch_evaluation.history import History, RateSearch
@@ -152,7 +153,7 @@ def train(
         OutputExistsError: the folder holds a run with other settings.
         WeightsUnavailableError: ImageNet weights are asked for and cannot be had.
     """
-    device = pick_device() if device is None else device
+    device = torch.device(pick_device()) if device is None else device
     name = recipe.name if name is None else name
     network = start_network(data, recipe, device=device, seed=seed, initial=initial)
     spec = _uncalibrated_spec(data, recipe, name=name, licence=licence, tumour=tumour)
@@ -176,7 +177,7 @@ def train(
         learner = _stage_learner(data, recipe, last, network, device=device, workers=workers)
     if recipe.keep == "best" and run.best is not None:
         network.load_state_dict(run.best)
-    predictions = predict_patches(Model(spec, network, device=device, sha256=""), data.valid)
+    predictions = predict_patches(Model(spec, network, device=str(device), sha256=""), data.valid)
     spec, figures = _calibrate(spec, predictions, _training_facts(data, recipe, run, seed))
     return TrainedModel(
         spec=spec,

@@ -16,7 +16,7 @@ from fasttransform import DisplayedTransform
 
 from histoslide.datasets import ImageFiles, Joined, PatchData, PatchSet
 from histoslide.errors import DataError
-from histoslide.model.prediction import pick_device
+from histoslide.model.devices import pick_device
 from histoslide.training.recipe import Recipe, Stage
 from histoslide.training.transforms import batch_transforms, item_transforms
 
@@ -87,7 +87,7 @@ def make_loaders(
         workers: processes that decode; 0 decodes in this one.
         batch_size: patches a batch; None as the recipe says.
     """
-    device = pick_device() if device is None else device
+    device = torch.device(pick_device()) if device is None else device
     patches = Joined((data.train, data.valid))
     cut, count = len(data.train), len(patches)
     size = recipe.batch_size if batch_size is None else batch_size

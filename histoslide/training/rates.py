@@ -11,7 +11,7 @@ from fastai.learner import Learner
 
 from histoslide.datasets import PatchData
 from histoslide.errors import DataError
-from histoslide.model.prediction import pick_device
+from histoslide.model.devices import pick_device
 from histoslide.patch_evaluation.history import RateSearch
 from histoslide.training.checkpoint import seed_epoch
 from histoslide.training.learner import make_learner
@@ -48,7 +48,7 @@ def find_rate(
     Raises:
         DataError: the loss has no valley, or a patch cannot be read.
     """
-    device = pick_device() if device is None else device
+    device = torch.device(pick_device()) if device is None else device
     network = start_network(data, recipe, device=device, seed=seed, initial=initial)
     stage = recipe.stages[0]
     size = fitting_batch_size(

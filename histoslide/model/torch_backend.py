@@ -1,0 +1,123 @@
+"""Torch as what runs a network, on any device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from histoslide.model.devices import device_kind
+from histoslide.model.pixels import Pixels, Results
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from histoslide.model.backends import BackendName, Precision, Program
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class TorchBackend:
+    """Torch, eager, with activations in channels-last order."""
+
+    device: str = "cpu"
+    """Where to compute, as torch names it."""
+    precision: Precision = "fp32"
+    """In which; not int8."""
+    name: BackendName = "torch"
+    """Always torch."""
+
+    @property
+    def in_flight(self) -> int:
+        """On an accelerator a second batch is prepared while the first is computed."""
+        return 1 if device_kind(self.device) == "cpu" else 2
+
+    @cached_property
+    def memory(self) -> TensorMemory:
+        """Tensors on the device."""
+        return TensorMemory(torch.device(self.device))
+
+    def compile(
+        self,
+        make_graph: Callable[[], nn.Module],
+        shape: tuple[int, int, int, int],  # noqa: ARG002
+        *,
+        name: str,  # noqa: ARG002
+    ) -> Program:
+        """Move a graph to the device; torch takes pixels of any number."""
+        graph = make_graph().to(self.device).to(memory_format=torch.channels_last).eval()
+        if self.precision != "fp32":
+            graph.get_submodule("network").to(_DTYPES[self.precision])
+
+        one_at_a_time = threading.Lock()  # networks of others may keep what they are given
+
+        def run(pixels: Pixels) -> Results:
+            with one_at_a_time, torch.inference_mode():
+                return graph(pixels.contiguous(memory_format=torch.channels_last)).float()
+
+        return run
+
+
+@dataclass(frozen=True)
+class TensorMemory:
+    """Tensors on a device; see ``histoslide.model.pixels.PixelMemory``."""
+
+    device: torch.device
+    """Which."""
+
+    def hold(self, images: Any) -> Pixels:
+        """Move images to the device."""
+        return torch.as_tensor(images).to(self.device, non_blocking=True)
+
+    def cut(
+        self,
+        window: NDArray[np.uint8],
+        *,
+        side: int,
+        stride: int,
+        rows: NDArray[np.intp],
+        cols: NDArray[np.intp],
+    ) -> Callable[[slice], Pixels]:
+        """Squares of a window; see ``histoslide.model.pixels.PixelMemory.cut``."""
+        # A copy, since torch wants arrays that may be written.
+        image = self._upload(np.array(window)).permute(2, 0, 1)
+        views = image.unfold(1, side, stride).unfold(2, side, stride)  # (3, r, c, side, side)
+        row_index, col_index = self._upload(rows), self._upload(cols)
+        return lambda items: views[:, row_index[items], col_index[items]].permute(1, 0, 2, 3)
+
+    def _upload(self, values: NDArray[Any]) -> Tensor:
+        on_host = torch.from_numpy(values)
+        if self.device.type != "cuda":
+            return on_host.to(self.device)
+        # From pinned memory this thread need not wait for the batches that were queued before.
+        return on_host.pin_memory().to(self.device, non_blocking=True)
+
+    def join(self, parts: Sequence[Pixels], count: int) -> Pixels:
+        """One batch; see ``histoslide.model.pixels.PixelMemory.join``."""
+        missing = count - sum(map(len, parts))
+        black = [parts[0].new_zeros((missing, *parts[0].shape[1:]))] if missing else []
+        return torch.cat([*parts, *black])
+
+    def symmetries(self, tiles: Pixels) -> list[Pixels]:
+        """The eight symmetries; see ``histoslide.model.pixels.PixelMemory.symmetries``."""
+        turned = [torch.rot90(tiles, quarter, dims=(2, 3)) for quarter in range(4)]
+        return turned + [view.flip(3) for view in turned]
+
+    def fetch(self, results: Results) -> NDArray[np.float32]:
+        """Results as an array; on CUDA without waiting for batches that were started later."""
+        if results.device.type != "cuda":
+            found: NDArray[np.float32] = results.cpu().numpy()
+            return found
+        host = torch.empty(results.shape, dtype=results.dtype, pin_memory=True)
+        host.copy_(results, non_blocking=True)
+        # Of the results' own device: the current one, at which events are recorded, may be another.
+        torch.cuda.current_stream(results.device).record_event().synchronize()
+        return host.numpy()

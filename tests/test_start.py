@@ -1,0 +1,100 @@
+"""A command starts without what it does not need, and begins early what it will."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from histoslide.ahead import begin
+from histoslide.model import devices, pick_device
+from histoslide.model.openvino_extra import has_openvino
+from histoslide.processors import network_threads, usable_processors
+from histoslide.store import open_heatmap
+from histoslide.synthetic import fiducial_slide
+
+ROOT = Path(__file__).parents[1]
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # whoever imports it now fails
+from histoslide_cli.main import main
+code = main(sys.argv[1:])
+print(*sorted({"distributed", "fastai", "pandas", "xarray"} & set(sys.modules)))
+sys.exit(code)
+"""
+
+
+def score(slide: Path, bundle: Path, out: Path, code: str, tmp_path: Path) -> str:
+    environment = os.environ | {
+        "HISTOSLIDE_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    options = ["--backend", "openvino", "--precision", "fp32", "--quiet"]
+    where = ["--model", str(bundle), "--out", str(out)]
+    run = subprocess.run(
+        [sys.executable, "-c", code, "score", str(slide), *where, *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()[-1]
+
+
+@pytest.mark.skipif(not has_openvino(), reason="the extra openvino is missing")
+def test_a_kept_network_is_run_without_torch(tmp_path: Path, small_bundle: Path) -> None:
+    slide = fiducial_slide(tmp_path / "slide.tif", width=900, height=700, mpp=0.5)
+    first, second = tmp_path / "first.zarr", tmp_path / "second.zarr"
+    converting = "import sys; from histoslide_cli.main import main; sys.exit(main(sys.argv[1:]))"
+    score(slide, small_bundle, first, converting, tmp_path)
+    loaded = score(slide, small_bundle, second, WITHOUT_TORCH, tmp_path)
+    expected, found = (open_heatmap(path).probability() for path in (first, second))
+    assert found.tobytes() == expected.tobytes()
+    assert (tmp_path / "second.png").stat().st_size > 10_000  # drawn, with Matplotlib
+    if "xarray" not in loaded:  # which Dask imports where it is installed
+        assert loaded == ""
+
+
+@pytest.mark.parametrize("driver", [True, False])
+def test_torch_is_asked_for_a_gpu_only_where_there_is_a_driver(
+    monkeypatch: pytest.MonkeyPatch, driver: bool
+) -> None:
+    monkeypatch.setattr(devices, "_AMD_DRIVER", Path("/nowhere"))
+    monkeypatch.setattr(devices, "_NVIDIA_DRIVERS", ("libm.so.6",) if driver else ("no-such.so",))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert devices.may_have_accelerator() is driver
+    monkeypatch.setitem(sys.modules, "torch", None)
+    if driver:
+        with pytest.raises(ImportError):
+            pick_device()
+    else:
+        assert pick_device() == "cpu"
+    assert pick_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"), [("3", 3), ("5,2", 5), ("0", None), ("many", None), ("", None)]
+)
+def test_threads_are_those_that_the_user_set(
+    monkeypatch: pytest.MonkeyPatch, given: str, threads: int | None
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    if threads is None:
+        assert 1 <= network_threads() <= usable_processors()
+    else:
+        assert network_threads() == threads
+
+
+def test_what_goes_wrong_ahead_of_time_is_left_to_who_needs_it() -> None:
+    done = threading.Event()
+
+    def work() -> None:
+        done.set()
+        raise OSError("not yet there")
+
+    begin(work)  # an error in a thread would fail this test
+    assert done.wait(20)
