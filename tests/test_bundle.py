@@ -209,7 +209,7 @@ def test_a_failed_write_leaves_the_old_bundle_whole(
         path.write_bytes(b"half a bun")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("histoslide.model.bundle.save_file", full_disk)
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
     with pytest.raises(BundleError, match=r"model\.safetensors cannot be written.*No space left"):
         save_bundle(bundle, SPEC, some_weights(), overwrite=True)
     assert bundle.read_bytes() == old

@@ -7,15 +7,37 @@ import threading
 from pathlib import Path
 
 import pytest
+from models import colour_model
 
 from histoslide.ahead import begin
+from histoslide.heatmap import make_heatmap
 from histoslide.model import devices, pick_device
 from histoslide.model.openvino_extra import has_openvino
 from histoslide.processors import network_threads, usable_processors
-from histoslide.store import open_heatmap
+from histoslide.slide import open_slide
+from histoslide.store import open_heatmap, store_heatmap
 from histoslide.synthetic import fiducial_slide
 
 ROOT = Path(__file__).parents[1]
+
+COMMANDS = """
+import sys
+sys.modules["torch"] = None
+import histoslide.viewer.server
+from histoslide_cli.main import main
+slide, heat, folder = sys.argv[1:]
+for command in (
+    ["info", slide],
+    ["tile", slide, "--out", folder + "/tiles"],
+    ["overlay", heat, "--slide", slide, "--out", folder + "/overlay.png"],
+    ["lesions", heat, "--out", folder + "/lesions"],
+    ["diff", heat, heat],
+    ["export", heat, "--to", "geojson", "--out", folder + "/heat.geojson"],
+    ["report", heat, "--slide", slide, "--out", folder + "/heat.html"],
+    ["model", "info"],
+):
+    assert main([*command, "--quiet"]) == 0, command
+"""
 
 WITHOUT_TORCH = """
 import sys
@@ -57,6 +79,18 @@ def test_a_kept_network_is_run_without_torch(tmp_path: Path, small_bundle: Path)
     assert (tmp_path / "second.png").stat().st_size > 10_000  # drawn, with Matplotlib
     if "xarray" not in loaded:  # which Dask imports where it is installed
         assert loaded == ""
+
+
+def test_commands_without_a_network_need_no_torch(tmp_path: Path) -> None:
+    slide = fiducial_slide(tmp_path / "slide.tif", width=900, height=700, mpp=0.5)
+    with open_slide(slide) as opened:
+        heat = store_heatmap(make_heatmap(opened, colour_model()), tmp_path / "heat.zarr")
+    assert heat.complete
+    subprocess.run(
+        [sys.executable, "-c", COMMANDS, str(slide), str(tmp_path / "heat.zarr"), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+    )
 
 
 @pytest.mark.parametrize("driver", [True, False])

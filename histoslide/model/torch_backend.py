@@ -75,7 +75,8 @@ class TensorMemory:
 
     def hold(self, images: Any) -> Pixels:
         """Move images to the device."""
-        return torch.as_tensor(images).to(self.device, non_blocking=True)
+        tensor = images if isinstance(images, Tensor) else _tensor(images)
+        return tensor.to(self.device, non_blocking=True)
 
     def cut(
         self,
@@ -87,14 +88,12 @@ class TensorMemory:
         cols: NDArray[np.intp],
     ) -> Callable[[slice], Pixels]:
         """Squares of a window; see ``histoslide.model.pixels.PixelMemory.cut``."""
-        # A copy, since torch wants arrays that may be written.
-        image = self._upload(np.array(window)).permute(2, 0, 1)
+        image = self._upload(_tensor(window)).permute(2, 0, 1)
         views = image.unfold(1, side, stride).unfold(2, side, stride)  # (3, r, c, side, side)
-        row_index, col_index = self._upload(rows), self._upload(cols)
+        row_index, col_index = self._upload(_tensor(rows)), self._upload(_tensor(cols))
         return lambda items: views[:, row_index[items], col_index[items]].permute(1, 0, 2, 3)
 
-    def _upload(self, values: NDArray[Any]) -> Tensor:
-        on_host = torch.from_numpy(values)
+    def _upload(self, on_host: Tensor) -> Tensor:
         if self.device.type != "cuda":
             return on_host.to(self.device)
         # From pinned memory this thread need not wait for the batches that were queued before.
@@ -121,3 +120,8 @@ class TensorMemory:
         # Of the results' own device: the current one, at which events are recorded, may be another.
         torch.cuda.current_stream(results.device).record_event().synchronize()
         return host.numpy()
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    """A copy as a tensor: torch wants arrays that may be written, and strides that go forward."""
+    return torch.from_numpy(np.array(values, order="C"))
