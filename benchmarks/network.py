@@ -14,7 +14,7 @@ from unittest import mock
 
 import torch
 
-from histoslide.model import Model, backends, load_model
+from histoslide.model import Model, load_model, openvino_backend
 from histoslide.model.backends import Precision
 from histoslide.model.openvino_extra import has_cpu_bf16
 
@@ -24,7 +24,7 @@ SECONDS = 2.0
 
 def built(precision: Precision, *, bf16: bool) -> Model:
     """The model that ships, compiled."""
-    with mock.patch.object(backends, "has_cpu_bf16", return_value=bf16):
+    with mock.patch.object(openvino_backend, "has_cpu_bf16", return_value=bf16):
         model = load_model(device="cpu", backend="openvino", precision=precision)
         model.logits(tiles_of(model))
     return model

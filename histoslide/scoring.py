@@ -1,4 +1,4 @@
-"""One block of cells: read once, tiles cut on the device, probabilities out."""
+"""One block of cells: read once, tiles cut where the network computes, probabilities out."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ class ScoreMode:
                 f"--mode cascade looks for tumour, and model {spec.name} has no tumour class"
             )
 
-    def compile(self, model: Model, *, stride_px: int) -> None:
-        """Make ready what a model computes with in this mode."""
+    def compile(self, model: Model, *, stride_px: int, only_kept: bool = False) -> None:
+        """Make ready what a model computes with in this mode; see ``Model.compile``."""
         if self.mode != "exact":
-            model.compile(stride_px)
+            model.compile(stride_px, only_kept=only_kept)
         if self.mode != "dense":
-            model.compile()
+            model.compile(only_kept=only_kept)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -153,6 +153,7 @@ def test_control_groups_of_version_1(tmp_path: Path) -> None:
 def test_threads_that_do_not_fit(cores: float, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "usable_cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(machine, "network_threads", lambda: 2)
     (finding,) = check_threads()
     assert finding.state == state
     if state == "warning":

@@ -84,6 +84,7 @@ def test_a_process_started_ahead_reads_the_next_slide(
 ) -> None:
     with begin_to_open():
         (ahead,) = children()
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/nowhere")  # as torch does meanwhile
         with IsolatedSlide(good) as slide:
             assert children() == [ahead]
             with IsolatedSlide(good) as other:  # there was only one
@@ -101,6 +102,27 @@ def test_a_process_started_ahead_reads_the_next_slide(
         with IsolatedSlide(Path(good.name)):
             assert children() != [ahead]
             assert len(children()) == 1
+
+
+def test_a_slide_opens_where_the_current_folder_was_deleted(good: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from histoslide.isolation import IsolatedSlide\n"
+        "os.rmdir(os.getcwd())\n"
+        "with IsolatedSlide(Path(sys.argv[1])) as slide: print(slide.size_l0.width)\n"
+    )
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(good)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert out.stdout == "900\n"
 
 
 def test_a_given_resolution_and_errors_of_opening_pass_through(good: Path, tmp_path: Path) -> None:

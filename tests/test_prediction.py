@@ -136,6 +136,26 @@ def test_tiles_are_resized_where_the_network_wants_another_size(
     assert not seen[2].any()
 
 
+def test_devices_may_be_given_as_torch_has_them(tmp_path: Path) -> None:
+    path, device = tmp_path / "m.safetensors", torch.device("cpu")
+    save_bundle(path, SPEC, trained_network("resnet18").state_dict())
+    for model in (
+        load_model(path, device=device),
+        Model(SPEC, nn.Identity(), sha256="0", device=device),
+    ):
+        assert model.device == "cpu"
+        assert model.batch_size > 0
+
+
+def test_logits_beyond_all_numbers_are_no_reason_to_warn() -> None:
+    class Huge(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.full((len(images), 2), 3e38) * torch.tensor([1.0, -1.0])
+
+    found = make_model(Huge(), temperature=0.5).probabilities(random_tiles(2, 48))
+    assert not np.isfinite(found).all()  # which scoring refuses, by name
+
+
 def test_a_model_does_not_depend_on_its_neighbours_in_a_batch() -> None:
     model = make_model(trained_network("resnet18"))
     tiles = random_tiles(3, 48)

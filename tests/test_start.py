@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from models import colour_model
 
+from histoslide import processors
 from histoslide.ahead import begin
 from histoslide.heatmap import make_heatmap
 from histoslide.model import devices, pick_device
@@ -97,8 +98,12 @@ def test_commands_without_a_network_need_no_torch(tmp_path: Path) -> None:
 def test_torch_is_asked_for_a_gpu_only_where_there_is_a_driver(
     monkeypatch: pytest.MonkeyPatch, driver: bool
 ) -> None:
-    monkeypatch.setattr(devices, "_AMD_DRIVER", Path("/nowhere"))
-    monkeypatch.setattr(devices, "_NVIDIA_DRIVERS", ("libm.so.6",) if driver else ("no-such.so",))
+    def load(name: str) -> None:
+        if not (driver and name == "libcuda.so.1"):
+            raise OSError(f"{name}: no such library")
+
+    monkeypatch.setattr(devices, "_DOORS", (Path("/nowhere"),))
+    monkeypatch.setattr("ctypes.CDLL", load)
     monkeypatch.setattr(sys, "platform", "linux")
     assert devices.may_have_accelerator() is driver
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -123,6 +128,17 @@ def test_threads_are_those_that_the_user_set(
         assert network_threads() == threads
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux says it")
+def test_halves_of_a_core_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5, 6})
+    assert processors._usable_cores(tmp_path) == 0  # as in some containers
+    for processor, siblings in {0: "0,4", 1: "1,5", 5: "1,5", 6: "2,6"}.items():
+        topology = tmp_path / f"cpu{processor}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(f"{siblings}\n")
+    assert processors._usable_cores(tmp_path) == 3
+
+
 def test_what_goes_wrong_ahead_of_time_is_left_to_who_needs_it() -> None:
     done = threading.Event()
 
@@ -130,5 +146,5 @@ def test_what_goes_wrong_ahead_of_time_is_left_to_who_needs_it() -> None:
         done.set()
         raise OSError("not yet there")
 
-    begin(work)  # an error in a thread would fail this test
-    assert done.wait(20)
+    begin(work).join(20)  # an error in a thread would fail this test
+    assert done.is_set()

@@ -84,7 +84,8 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
         device = pick_device(arguments.device)
         model = choose_model(arguments, device=device, backend=backend, precision=precision)
         mode, stride_px = score_mode(arguments), arguments.stride or model.spec.label_px
-        begin(lambda: mode.compile(model, stride_px=stride_px))
+        # Only what is kept: converting shuts up warnings in all threads, and may be in vain.
+        begin(lambda: mode.compile(model, stride_px=stride_px, only_kept=True))
         yield model, None
         return
     if find_spec("distributed") is None:

@@ -169,6 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dask is not None:  # workers may have another current folder
         jobs = [replace(job, path=job.path.absolute()) for job in jobs]
         arguments.out = arguments.out.absolute()
+        _options(arguments)  # what is wrong with them is said before a cluster is waited for
     here = arguments.dask is None and not arguments.no_isolation
     with begin_to_open(isolate=here), chosen_engine(arguments) as (model, runner):
         logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
@@ -191,6 +192,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise HistoslideError(f"--limit must be at least 1 slide, not {arguments.limit}")
     if arguments.timeout is not None and not arguments.timeout > 0:
         raise HistoslideError(f"--timeout must be more than 0 s, not {arguments.timeout}")
+    score_mode(arguments)
     if arguments.dry_run and arguments.dask is not None:
         raise HistoslideError("--dry-run measures this machine: leave out --dask")
 

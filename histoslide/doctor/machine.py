@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from histoslide.doctor.findings import GIB, Finding, gib
 from histoslide.doctor.limits import memory_limit, usable_cores
+from histoslide.processors import network_threads
 
 if TYPE_CHECKING:
     import torch
@@ -128,18 +129,22 @@ def check_load() -> Iterator[Finding]:
 
 
 def check_threads() -> Iterator[Finding]:
-    """Whether the network's threads fit the cores: torch does not see a container's limit."""
+    """Whether the network's threads fit the cores: it does not see a container's limit."""
     import torch
 
-    threads, cores = torch.get_num_threads(), usable_cores()
-    many, fitting = threads > max(1, round(cores)), max(1, round(cores))
-    few = threads < cores / 2
+    in_torch, in_openvino, cores = torch.get_num_threads(), network_threads(), usable_cores()
+    fitting = max(1, round(cores))
+    many = max(in_torch, in_openvino) > fitting
+    few = min(in_torch, in_openvino) < cores / 2
+    threads = f"{in_torch}"
+    if in_openvino != in_torch:
+        threads += f" in torch and {in_openvino} in OpenVINO"
     yield Finding(
         name="threads",
         state="warning" if many or few else "ok",
         text=f"{threads} for the network, on {cores:g} usable cores",
         remedy=f"set the environment variable OMP_NUM_THREADS={fitting}" if many or few else None,
-        facts={"threads": threads},
+        facts={"threads": in_torch, "openvino_threads": in_openvino},
     )
 
 

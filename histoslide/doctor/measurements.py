@@ -53,6 +53,7 @@ def measure_rates(device: str) -> Iterator[Finding]:
 
     from histoslide.errors import HistoslideError
     from histoslide.model import load_model, pick_device
+    from histoslide.processors import network_threads
 
     try:
         model = load_model(device=pick_device(device))
@@ -67,6 +68,8 @@ def measure_rates(device: str) -> Iterator[Finding]:
         return
     with tempfile.TemporaryDirectory(prefix="histoslide-doctor-") as folder:
         read_mp, read_tiles, store = _file_rates(Path(folder), model)
+    in_torch = model.engine.startswith("torch")
+    threads = torch.get_num_threads() if in_torch else network_threads()
     rates = Rates(
         read_mp_s=read_mp,
         read_tiles_s=read_tiles,
@@ -78,7 +81,7 @@ def measure_rates(device: str) -> Iterator[Finding]:
         name="self-test",
         state="ok",
         text=f"network {network:,.0f} tiles/s on {model.device} ({model.batch_size} a batch, "
-        f"{torch.get_num_threads()} threads), reading {read_mp:,.0f} MP/s "
+        f"{threads} threads), reading {read_mp:,.0f} MP/s "
         f"({read_tiles:,.0f} tiles/s at {_TEST_MPP} µm/px), storing {store:,.0f} cells/s",
         facts={**dataclasses.asdict(rates), "device": model.device},
     )

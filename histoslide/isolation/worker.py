@@ -42,7 +42,6 @@ class _Process:
     """A fresh interpreter that listens; it ends when this object does, or the process we are in."""
 
     def __init__(self) -> None:
-        self.surroundings = _surroundings()
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(  # noqa: S603 - ourselves
@@ -58,13 +57,19 @@ class _Process:
         self.end = weakref.finalize(self, _end_process, self.channel, self.process, os.getpid())
 
 
-def _surroundings() -> tuple[object, ...]:
-    """What a process has from the one that starts it."""
-    return os.getpid(), Path.cwd(), tuple(sys.path), dict(os.environ)
+_Place = tuple[int, Path | None, tuple[str, ...]]
+
+_ready: SimpleQueue[tuple[_Process, _Place]] = SimpleQueue()
+"""Processes that were started ahead, and where."""
 
 
-_ready: SimpleQueue[_Process] = SimpleQueue()
-"""Processes that were started ahead."""
+def _place() -> _Place:
+    """What decides what paths and names of modules mean to a process that is started here."""
+    try:
+        folder = Path.cwd()
+    except FileNotFoundError:  # it has been deleted
+        folder = None
+    return os.getpid(), folder, tuple(sys.path)
 
 
 @contextmanager
@@ -73,22 +78,22 @@ def process_ahead() -> Iterator[None]:
 
     If no slide has been opened when the ``with`` block is left, it ends.
     """
-    _ready.put(_Process())
+    _ready.put((_Process(), _place()))
     try:
         yield
     finally:
         with suppress(Empty):
-            _ready.get_nowait().end()
+            _ready.get_nowait()[0].end()
 
 
 def _take_process() -> _Process:
     """One that was started ahead from where we still are, or a new one."""
     while True:
         try:
-            process = _ready.get_nowait()
+            process, place = _ready.get_nowait()
         except Empty:
             return _Process()
-        if process.surroundings == _surroundings():
+        if place == _place():
             return process
         process.end()
 

@@ -54,6 +54,10 @@ class Backend(Protocol):
         """Where it wants its pixels and leaves its results."""
         ...
 
+    def must_convert(self, shape: tuple[int, int, int, int], *, name: str) -> bool:
+        """Whether ``compile`` takes seconds, because no converted graph is kept."""
+        ...
+
     def compile(
         self, make_graph: Callable[[], nn.Module], shape: tuple[int, int, int, int], *, name: str
     ) -> Program:

@@ -65,6 +65,10 @@ class ConvertedGraphs:
         """Whether there is one: then the network has been built before, and found good."""
         return any(self.folder.glob(f"[!.]*/{_DIGESTS}"))
 
+    def has(self, name: str) -> bool:
+        """Whether a graph is there, whole or damaged."""
+        return (self.folder / name / _DIGESTS).exists()
+
     def find(self, name: str) -> Path | None:
         """A graph's file for ``openvino.Core.compile_model``; None where it has to be made.
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from histoslide.errors import HistoslideError
 
-_NVIDIA_DRIVERS = ("libcuda.so.1", "nvcuda.dll")
-"""What the driver of an NVIDIA GPU brings, on Linux and on Windows."""
+_LIBRARIES = ("libcuda.so.1", "nvcuda.dll", "amdhip64.dll", "amdhip64_6.dll", "amdhip64_7.dll")
+"""What the driver of a GPU brings, NVIDIA's on Linux and on Windows, AMD's on Windows."""
 
-_AMD_DRIVER = Path("/dev/kfd")
-"""The door to AMD's GPUs on Linux."""
+_DOORS = (Path("/dev/kfd"), Path("/dev/dxg"))
+"""Devices of AMD's GPUs on Linux, and of all in the Linux of Windows."""
 
 
 def pick_device(name: str = "auto") -> str:
@@ -44,9 +44,9 @@ def pick_device(name: str = "auto") -> str:
 
 def may_have_accelerator() -> bool:
     """Whether there is a driver that torch may compute with; torch itself says if it can."""
-    if sys.platform == "darwin" or _AMD_DRIVER.exists():
+    if sys.platform == "darwin" or any(door.exists() for door in _DOORS):
         return True
-    return any(map(_loads, _NVIDIA_DRIVERS))
+    return any(map(_loads, _LIBRARIES))
 
 
 def _loads(library: str) -> bool:

@@ -47,6 +47,16 @@ class OpenVinoBackend:
     memory: HostMemory = field(default_factory=HostMemory)
     """Arrays."""
 
+    def must_convert(self, shape: tuple[int, int, int, int], *, name: str) -> bool:
+        """Whether no graph of this shape and name is kept."""
+        _, count = self._parts(shape)
+        return self.converted is None or not self.converted.has(_kept_name(name, count, shape))
+
+    def _parts(self, shape: tuple[int, int, int, int]) -> tuple[int, int]:
+        """How many parts of a batch are computed at a time, and the images of one."""
+        streams = min(self.threads, _MOST_STREAMS, shape[0])
+        return streams, -(-shape[0] // streams)
+
     def compile(
         self, make_graph: Callable[[], nn.Module], shape: tuple[int, int, int, int], *, name: str
     ) -> Program:
@@ -55,8 +65,7 @@ class OpenVinoBackend:
         A batch is computed in as many parts at a time as there are threads, up to
         ``_MOST_STREAMS``: threads that share each layer of one part wait for one another.
         """
-        streams = min(self.threads, _MOST_STREAMS, shape[0])
-        count = -(-shape[0] // streams)
+        streams, count = self._parts(shape)
         # What int8 leaves in floating point, a tenth of its time, gains from bfloat16 too.
         rest_in_bf16 = self.precision == "int8" and has_cpu_bf16()
         hint = "bf16" if self.precision == "bf16" or rest_in_bf16 else "f32"
@@ -66,7 +75,7 @@ class OpenVinoBackend:
             "INFERENCE_NUM_THREADS": self.threads,
         }
         core = import_openvino().Core()
-        name = f"{name}-{count}x{shape[-1]}"
+        name = _kept_name(name, count, shape)
         kept = None if self.converted is None else self.converted.find(name)
         if kept is None:
             graph = _convert(make_graph(), (count, *shape[1:]))
@@ -100,6 +109,10 @@ class OpenVinoBackend:
             return np.concatenate(results)[: len(pixels)]
 
         return run
+
+
+def _kept_name(name: str, count: int, shape: tuple[int, int, int, int]) -> str:
+    return f"{name}-{count}x{shape[-1]}"
 
 
 def _equal_parts(whole: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:

@@ -24,6 +24,7 @@ from histoslide.model.pixels import PixelMemory, Pixels
 from histoslide.model.spec import ModelSpec
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 CPU_BATCH = 32
@@ -63,7 +64,7 @@ class Model:
         network: nn.Module | DeferredNetwork,
         *,
         sha256: str,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         backend: Backend | None = None,
         ranges: Mapping[str, float] | None = None,
     ) -> None:
@@ -73,13 +74,13 @@ class Model:
             spec: what the network is.
             network: moved to the device and put into evaluation mode.
             sha256: identifies the weights in a heatmap's metadata.
-            device: where to compute, as ``pick_device`` names it.
+            device: where to compute, as torch names it.
             backend: what computes; None for torch in float32.
             ranges: of ``histoslide.model.int8.activation_ranges``, for a backend of int8.
         """
         self.spec = spec
         self.sha256 = sha256
-        self._backend = backend or make_backend("torch", "fp32", device)
+        self._backend = backend or make_backend("torch", "fp32", str(device))
         self.device = self._backend.device
         self._ranges = ranges or {}
         self._given = network
@@ -135,24 +136,27 @@ class Model:
 
     def logits_of_views(self, tiles: Any) -> NDArray[np.float32]:
         """Raw outputs for the eight symmetries of tiles, shape (8, n, classes); see ``logits``."""
-        views = self.memory.symmetries(self.memory.hold(tiles))
-        return np.stack([self._logits_of(None, view) for view in views])
+        program = self._compiled(None)
+        results = [program(view) for view in self.memory.symmetries(self.memory.hold(tiles))]
+        return np.stack([self.memory.fetch(result) for result in results])  # all are under way
 
     def probabilities(self, tiles: Any) -> NDArray[np.float32]:
         """Calibrated class probabilities of uint8 tiles; shapes as in ``logits``."""
         return self._calibrated(self.logits(tiles))
 
-    def compile(self, stride_px: int | None = None) -> None:
+    def compile(self, stride_px: int | None = None, *, only_kept: bool = False) -> None:
         """Make the network ready, which otherwise the first batch waits for.
 
         Args:
             stride_px: side of a cell, for areas; None for tiles.
+            only_kept: leave it where it would first have to be converted.
 
         Raises:
             BundleError: the network cannot be built or, for areas, not be used so.
         """
         with self._lock:
-            self._program(stride_px)
+            if not (only_kept and self._must_convert(stride_px)):
+                self._program(stride_px)
 
     def tile_batches(self) -> Batches:
         """The queue for tiles; results are probabilities of shape (n, classes)."""
@@ -180,7 +184,7 @@ class Model:
         Raises:
             BundleError: the network cannot score areas.
         """
-        self.compile(stride_px)
+        self.compile(stride_px)  # raises where the network cannot
         score = partial(self._score_areas, stride_px)
         return self._queue("areas", stride_px, score, self._areas_a_batch(stride_px))
 
@@ -201,16 +205,18 @@ class Model:
         return np.concatenate([self._calibrated(logits.mean(axis=0)), spread], axis=1)
 
     def _logits_of(self, stride_px: int | None, pixels: Pixels) -> NDArray[np.float32]:
+        return self.memory.fetch(self._compiled(stride_px)(pixels))
+
+    def _compiled(self, stride_px: int | None) -> Program:
         with self._lock:
-            program = self._program(stride_px)
-        return self.memory.fetch(program(pixels))
+            return self._program(stride_px)
 
     def _calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Softmax over the last axis; logits that are no numbers give probabilities that are none.
 
         SciPy's would be imported for a quarter of a second.
         """
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             scaled = logits / np.float32(self.spec.temperature)
             odds = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
             shares: NDArray[np.float32] = odds / odds.sum(axis=-1, keepdims=True)
@@ -232,15 +238,24 @@ class Model:
         """Logits of tiles, or of areas where a stride is given; compiled when first needed."""
         if stride_px in self._logits:
             return self._logits[stride_px]
-        spec, count, side, kind = self.spec, self.batch_size, self.spec.input_px, "tiles"
-        if stride_px is not None:
-            refuse_areas(spec, stride_px=stride_px)
-            kind, count = f"areas-{stride_px}", self._areas_a_batch(stride_px)
-            side += (self.area_cells(stride_px) - 1) * stride_px
+        shape, name = self._shape(stride_px)
 
         graph = partial(self._graph, stride_px)
-        self._logits[stride_px] = self._backend.compile(graph, (count, 3, side, side), name=kind)
+        self._logits[stride_px] = self._backend.compile(graph, shape, name=name)
         return self._logits[stride_px]
+
+    def _must_convert(self, stride_px: int | None) -> bool:
+        shape, name = self._shape(stride_px)
+        return self._backend.must_convert(shape, name=name)
+
+    def _shape(self, stride_px: int | None) -> tuple[tuple[int, int, int, int], str]:
+        """Of the pixels of tiles, or of areas where a stride is given, and the graph's name."""
+        side = self.spec.input_px
+        if stride_px is None:
+            return (self.batch_size, 3, side, side), "tiles"
+        refuse_areas(self.spec, stride_px=stride_px)
+        side += (self.area_cells(stride_px) - 1) * stride_px
+        return (self._areas_a_batch(stride_px), 3, side, side), f"areas-{stride_px}"
 
     def _graph(self, stride_px: int | None) -> nn.Module:
         # Imported here: torch is not needed where converted graphs are kept.
@@ -266,7 +281,7 @@ class Model:
 def load_model(
     path: Path | None = None,
     *,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     backend: BackendName | None = None,
     precision: Precision | None = None,
     threads: int | None = None,
@@ -287,7 +302,7 @@ def load_model(
     path = default_bundle() if path is None else path
     spec, sha256 = read_spec(path), file_sha256(path)
     paths = read_fast_paths(path, sha256=sha256)
-    device = pick_device() if device is None else device
+    device = pick_device() if device is None else str(device)
     chosen = choose_path(device, paths, backend=backend, precision=precision)
     ranges = None if paths is None else paths.ranges
     converted = None
@@ -319,7 +334,7 @@ def make_model(
     state: Mapping[str, Tensor],
     *,
     sha256: str,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     fast_paths: FastPaths | None = None,
     backend: BackendName | None = None,
     precision: Precision | None = None,
@@ -342,7 +357,7 @@ def make_model(
     from histoslide.model.networks import folded_network  # noqa: PLC0415
 
     network = folded_network(spec, state)
-    device = pick_device() if device is None else device
+    device = pick_device() if device is None else str(device)
     chosen = choose_path(device, fast_paths, backend=backend, precision=precision)
     return Model(
         spec,

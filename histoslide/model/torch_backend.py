@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class TorchBackend:
     """In which; not int8."""
     name: BackendName = "torch"
     """Always torch."""
+    _one_at_a_time: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
+    """For the graphs of a model, which share its network: that may keep what it is given."""
 
     @property
     def in_flight(self) -> int:
@@ -44,6 +46,10 @@ class TorchBackend:
     def memory(self) -> TensorMemory:
         """Tensors on the device."""
         return TensorMemory(torch.device(self.device))
+
+    def must_convert(self, shape: tuple[int, int, int, int], *, name: str) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
 
     def compile(
         self,
@@ -57,10 +63,8 @@ class TorchBackend:
         if self.precision != "fp32":
             graph.get_submodule("network").to(_DTYPES[self.precision])
 
-        one_at_a_time = threading.Lock()  # networks of others may keep what they are given
-
         def run(pixels: Pixels) -> Results:
-            with one_at_a_time, torch.inference_mode():
+            with self._one_at_a_time, torch.inference_mode():
                 return graph(pixels.contiguous(memory_format=torch.channels_last)).float()
 
         return run
