@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from histoslide.ahead import begin
 from histoslide.errors import BundleError
 from histoslide.model.areas import refuse_areas
 from histoslide.model.backends import Backend, BackendName, Precision, Program, make_backend
@@ -20,6 +21,7 @@ from histoslide.model.bundle import default_bundle, file_sha256, load_bundle, re
 from histoslide.model.converted import ConvertedGraphs
 from histoslide.model.devices import device_kind, pick_device
 from histoslide.model.fast_paths import FastPaths, choose_path, ranges_sha256, read_fast_paths
+from histoslide.model.openvino_extra import has_cpu_bf16
 from histoslide.model.pixels import PixelMemory, Pixels
 from histoslide.model.spec import ModelSpec
 
@@ -300,9 +302,12 @@ def load_model(
         HistoslideError: the backend or the precision cannot be had here.
     """
     path = default_bundle() if path is None else path
-    spec, sha256 = read_spec(path), file_sha256(path)
-    paths = read_fast_paths(path, sha256=sha256)
+    spec = read_spec(path)
     device = pick_device() if device is None else str(device)
+    if backend != "torch" and device_kind(device) == "cpu":
+        begin(has_cpu_bf16)  # imports OpenVINO, where it is, while the file is hashed
+    sha256 = file_sha256(path)
+    paths = read_fast_paths(path, sha256=sha256)
     chosen = choose_path(device, paths, backend=backend, precision=precision)
     ranges = None if paths is None else paths.ranges
     converted = None
