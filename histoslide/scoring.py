@@ -251,6 +251,7 @@ class _Block:
                     pixels = self._read_area(area)
                     if (self._of(area)["status"] == Status.PENDING).any():
                         requests.append((self._put_whole(batches, pixels), area, pixels))
+                        batches.help()
             batches.wait([request for request, _, _ in requests])
         for request, area, _ in requests:
             inside = self._of(area)

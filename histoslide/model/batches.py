@@ -1,10 +1,11 @@
 """Fixed batches for a network, filled with the work of several blocks and slides at once.
 
-There is no thread that owns the network. Whichever thread waits for results takes the next batch
-from the queue, its own items or others', and runs it; so nothing has to be started or stopped, and
-an error surfaces in the threads whose items it concerns. A batch is always of the same shape, so
-that an item's result does not depend on its company; one that cannot be filled, because every
-thread waits and no more items will come, or none comes for a while, is filled up with black.
+There is no thread that owns the network. Whichever thread waits for results, or sees between two
+reads that a batch is full, takes it from the queue, its own items or others', and runs it; so
+nothing has to be started or stopped, and an error surfaces in the threads whose items it concerns.
+A batch is always of the same shape, so that an item's result does not depend on its company; one
+that cannot be filled, because every thread waits and no more items will come, or none comes for a
+while, is filled up with black.
 """
 
 from __future__ import annotations

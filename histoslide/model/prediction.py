@@ -241,7 +241,6 @@ class Model:
         if stride_px in self._logits:
             return self._logits[stride_px]
         shape, name = self._shape(stride_px)
-
         graph = partial(self._graph, stride_px)
         self._logits[stride_px] = self._backend.compile(graph, shape, name=name)
         return self._logits[stride_px]
