@@ -134,19 +134,14 @@ def set_up(folder: Path, names: Iterable[str], *, share_torch: bool) -> None:
     shared = None
     if share_torch:
         shared = make_environment(folder / "torch", SHARED)
-    pinned = ROOT / "constraints.txt"
-    fits = set(SHARED) <= set(pinned.read_text().splitlines())
-    wanted = ["-c", str(pinned), "-e", f"{ROOT}[openvino]"]
-    make_environment(folder / OURS, wanted, beside=shared if fits else None)
-    for name in dict.fromkeys(PEERS[name].environment for name in names):
-        wanted = ["-r", str(HERE / "peers" / f"{name}.txt")]
-        fits = set(SHARED) <= set(requirements(name))
+    for name in dict.fromkeys([OURS, *(PEERS[name].environment for name in names)]):
+        pins = HERE / "peers" / f"{name}.txt"
+        wanted = ["-r", str(pins)]
+        if name == OURS:
+            pins = ROOT / "constraints.txt"
+            wanted = ["-c", str(pins), "-e", f"{ROOT}[openvino]"]
+        fits = set(SHARED) <= set(pins.read_text().splitlines())
         make_environment(folder / name, wanted, beside=shared if fits else None)
-
-
-def requirements(name: str) -> list[str]:
-    """Lines of a peer's requirements file."""
-    return (HERE / "peers" / f"{name}.txt").read_text().splitlines()
 
 
 def make_environment(folder: Path, wanted: Sequence[str], *, beside: Path | None = None) -> Path:

@@ -57,7 +57,7 @@ class BlockModel(Protocol):
         ...
 
     @property
-    def device(self) -> object:
+    def device(self) -> str:
         """Where; for people to read."""
         ...
 
@@ -268,7 +268,7 @@ def make_heatmap(
         | ({} if model.ranges_sha256 is None else {"ranges_sha256": model.ranges_sha256}),
         mode=mode,
         engine=model.engine,
-        device=str(model.device),
+        device=model.device,
     )
 
 

@@ -15,6 +15,7 @@ from histoslide.geometry import CellRange
 from histoslide.grid import TileGrid
 from histoslide.model import Batches, Model, ModelSpec, Request
 from histoslide.model.areas import refuse_areas
+from histoslide.model.pixels import Squares
 from histoslide.slide import Slide
 from histoslide.tiles import read_window, read_windows
 
@@ -224,9 +225,8 @@ class _Block:
     ) -> Request:
         """Queue the tiles of some cells of a window."""
         side, stride = self._grid.input_px, self._grid.stride_px
-        memory = self._model.memory
-        items = memory.cut(window, side=side, stride=stride, rows=rows, cols=cols)
-        return batches.put(items, len(rows))
+        tiles = Squares(side=side, stride=stride, rows=rows, cols=cols)
+        return batches.put(self._model.memory.cut(window, tiles), len(rows))
 
     def _collect(self, batches: Batches, waiting: Sequence[_Waiting]) -> None:
         """Wait for tiles, and write their scores into the block."""
@@ -262,10 +262,9 @@ class _Block:
 
     def _put_whole(self, batches: Batches, area: NDArray[np.uint8]) -> Request:
         """Queue an area as it is: a square of its own size."""
-        side, only = len(area), np.zeros(1, dtype=np.intp)
-        return batches.put(
-            self._model.memory.cut(area, side=side, stride=side, rows=only, cols=only), 1
-        )
+        side, first = len(area), np.zeros(1, dtype=np.intp)
+        whole = Squares(side=side, stride=side, rows=first, cols=first)
+        return batches.put(self._model.memory.cut(area, whole), 1)
 
     def repeat_tiles(
         self,

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histoslide.model.pixels import HostMemory
+from histoslide.model.pixels import HostMemory, Squares
 from histoslide.model.torch_backend import TensorMemory
 
 HOST, TENSORS = HostMemory(), TensorMemory(torch.device("cpu"))
@@ -33,7 +33,7 @@ def test_squares_lie_where_the_window_says(
     ]
     for memory in (HOST, TENSORS):
         given = window.copy()
-        cut = memory.cut(given, side=side, stride=stride, rows=rows, cols=cols)
+        cut = memory.cut(given, Squares(side=side, stride=stride, rows=rows, cols=cols))
         given[:] = 0  # a reader may use its array for what it reads next
         found = cut(items)
         assert found.shape == (len(expected), 3, side, side)

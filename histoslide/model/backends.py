@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from histoslide.errors import HistoslideError
@@ -11,6 +10,7 @@ from histoslide.model.converted import ConvertedGraphs
 from histoslide.model.devices import device_kind, has_cuda_bf16
 from histoslide.model.openvino_extra import has_cpu_bf16, has_openvino
 from histoslide.model.pixels import PixelMemory, Pixels, Results
+from histoslide.processors import network_threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,8 +102,8 @@ def make_backend(
         return TorchBackend(device=device, precision=precision)
     from histoslide.model.openvino_backend import OpenVinoBackend  # noqa: PLC0415
 
-    backend = OpenVinoBackend(precision=precision, converted=converted)
-    return backend if threads is None else replace(backend, threads=threads)
+    threads = network_threads() if threads is None else threads
+    return OpenVinoBackend(precision=precision, converted=converted, threads=threads)
 
 
 def refuse_backend(name: BackendName, precision: Precision, device: str) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from histoslide.cache_folder import cache_folder, key_of
+from histoslide.model.bundle import file_sha256
 from histoslide.model.openvino_extra import import_openvino
 
 logger = logging.getLogger(__name__)
@@ -124,11 +125,8 @@ def write_graph(graph: Any, folder: Path) -> Path:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    found = {}
-    for path in (folder / _MODEL, (folder / _MODEL).with_suffix(".bin")):
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    files = (folder / _MODEL, (folder / _MODEL).with_suffix(".bin"))
+    return {path.name: file_sha256(path) for path in files}
 
 
 @cache

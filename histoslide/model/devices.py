@@ -33,7 +33,7 @@ def pick_device(name: str = "auto") -> str:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:  # as torch was built without it
-        if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        if device_kind(name) not in ("cpu", "cuda", "mps"):
             raise HistoslideError(
                 f"there is no device {name!r}: choose auto, cpu, cuda, cuda:1 or mps"
             ) from None

@@ -57,6 +57,12 @@ class OpenVinoBackend:
         streams = min(self.threads, _MOST_STREAMS, shape[0])
         return streams, -(-shape[0] // streams)
 
+    def _equal_parts(self, whole: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
+        """Parts of ``count`` items each, the last one filled up with black."""
+        if missing := -len(whole) % count:
+            whole = self.memory.join([whole], len(whole) + missing)
+        return np.split(whole, len(whole) // count)
+
     def compile(
         self, make_graph: Callable[[], nn.Module], shape: tuple[int, int, int, int], *, name: str
     ) -> Program:
@@ -93,7 +99,7 @@ class OpenVinoBackend:
             free.put([compiled.create_infer_request() for _ in range(streams)])
 
         def run(pixels: Pixels) -> Results:
-            parts = _equal_parts(np.ascontiguousarray(pixels), count)
+            parts = self._equal_parts(np.ascontiguousarray(pixels), count)
             results = []
             requests = free.get()
             try:
@@ -113,13 +119,6 @@ class OpenVinoBackend:
 
 def _kept_name(name: str, count: int, shape: tuple[int, int, int, int]) -> str:
     return f"{name}-{count}x{shape[-1]}"
-
-
-def _equal_parts(whole: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
-    """Parts of ``count`` items each, the last one filled up with black."""
-    if missing := -len(whole) % count:
-        whole = np.concatenate([whole, np.zeros((missing, *whole.shape[1:]), dtype=np.uint8)])
-    return np.split(whole, len(whole) // count)
 
 
 def _convert(graph: nn.Module, shape: tuple[int, int, int, int]) -> Any:

@@ -7,6 +7,7 @@ which takes two seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,20 @@ Results = Any
 """What a network gives, where it computes: float32 of shape (n, ...), an array or a tensor."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Squares:
+    """Squares of a window that lie on a grid of its own."""
+
+    side: int
+    """Of a square, in pixels."""
+    stride: int
+    """From one square to the next, in pixels."""
+    rows: NDArray[np.intp]
+    """Of each square, counted from the window's first, shape (n,)."""
+    cols: NDArray[np.intp]
+    """Likewise."""
+
+
 class PixelMemory(Protocol):
     """Where the pixels of one backend lie."""
 
@@ -32,23 +47,12 @@ class PixelMemory(Protocol):
         """
         ...
 
-    def cut(
-        self,
-        window: NDArray[np.uint8],
-        *,
-        side: int,
-        stride: int,
-        rows: NDArray[np.intp],
-        cols: NDArray[np.intp],
-    ) -> Callable[[slice], Pixels]:
+    def cut(self, window: NDArray[np.uint8], squares: Squares) -> Callable[[slice], Pixels]:
         """Squares of a window, which is moved here once; each is cut when it is asked for.
 
         Args:
             window: RGB, uint8, shape (height, width, 3).
-            side: of a square, in pixels.
-            stride: from one square to the next, in pixels.
-            rows: of the squares, counted from the window's first.
-            cols: likewise.
+            squares: which.
 
         Returns:
             A function that gives a range of the squares, shape (n, 3, side, side).
@@ -75,19 +79,12 @@ class HostMemory:
         """The images as an array."""
         return np.asarray(images.cpu() if hasattr(images, "cpu") else images)
 
-    def cut(
-        self,
-        window: NDArray[np.uint8],
-        *,
-        side: int,
-        stride: int,
-        rows: NDArray[np.intp],
-        cols: NDArray[np.intp],
-    ) -> Callable[[slice], Pixels]:
+    def cut(self, window: NDArray[np.uint8], squares: Squares) -> Callable[[slice], Pixels]:
         """Squares of a window; see ``PixelMemory.cut``."""
         kept = np.array(window)  # a reader may use its own for what it reads next
-        views = sliding_window_view(kept, (side, side), axis=(0, 1))[::stride, ::stride]
-        return lambda items: views[rows[items], cols[items]]
+        step, shape = squares.stride, (squares.side, squares.side)
+        views = sliding_window_view(kept, shape, axis=(0, 1))[::step, ::step]
+        return lambda items: views[squares.rows[items], squares.cols[items]]
 
     def join(self, parts: Sequence[Pixels], count: int) -> Pixels:
         """One batch; see ``PixelMemory.join``."""

@@ -88,7 +88,7 @@ class Model:
         self._given = network
         self._built: nn.Module | None = None
         # Any thread may be the first to need something.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._logits: dict[int | None, Program] = {}
         self._batches: dict[tuple[str, int | None], Batches] = {}
 
@@ -138,7 +138,7 @@ class Model:
 
     def logits_of_views(self, tiles: Any) -> NDArray[np.float32]:
         """Raw outputs for the eight symmetries of tiles, shape (8, n, classes); see ``logits``."""
-        program = self._compiled(None)
+        program = self._program(None)
         results = [program(view) for view in self.memory.symmetries(self.memory.hold(tiles))]
         return np.stack([self.memory.fetch(result) for result in results])  # all are under way
 
@@ -156,9 +156,9 @@ class Model:
         Raises:
             BundleError: the network cannot be built or, for areas, not be used so.
         """
-        with self._lock:
-            if not (only_kept and self._must_convert(stride_px)):
-                self._program(stride_px)
+        shape, name = self._shape(stride_px)
+        if not (only_kept and self._backend.must_convert(shape, name=name)):
+            self._program(stride_px)
 
     def tile_batches(self) -> Batches:
         """The queue for tiles; results are probabilities of shape (n, classes)."""
@@ -207,11 +207,7 @@ class Model:
         return np.concatenate([self._calibrated(logits.mean(axis=0)), spread], axis=1)
 
     def _logits_of(self, stride_px: int | None, pixels: Pixels) -> NDArray[np.float32]:
-        return self.memory.fetch(self._compiled(stride_px)(pixels))
-
-    def _compiled(self, stride_px: int | None) -> Program:
-        with self._lock:
-            return self._program(stride_px)
+        return self.memory.fetch(self._program(stride_px)(pixels))
 
     def _calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Softmax over the last axis; logits that are no numbers give probabilities that are none.
@@ -238,16 +234,12 @@ class Model:
 
     def _program(self, stride_px: int | None) -> Program:
         """Logits of tiles, or of areas where a stride is given; compiled when first needed."""
-        if stride_px in self._logits:
+        with self._lock:
+            if stride_px not in self._logits:
+                shape, name = self._shape(stride_px)
+                graph = partial(self._graph, stride_px)
+                self._logits[stride_px] = self._backend.compile(graph, shape, name=name)
             return self._logits[stride_px]
-        shape, name = self._shape(stride_px)
-        graph = partial(self._graph, stride_px)
-        self._logits[stride_px] = self._backend.compile(graph, shape, name=name)
-        return self._logits[stride_px]
-
-    def _must_convert(self, stride_px: int | None) -> bool:
-        shape, name = self._shape(stride_px)
-        return self._backend.must_convert(shape, name=name)
 
     def _shape(self, stride_px: int | None) -> tuple[tuple[int, int, int, int], str]:
         """Of the pixels of tiles, or of areas where a stride is given, and the graph's name."""

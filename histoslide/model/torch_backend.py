@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histoslide.model.devices import device_kind
-from histoslide.model.pixels import Pixels, Results
+from histoslide.model.pixels import Pixels, Results, Squares
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,20 +82,13 @@ class TensorMemory:
         tensor = images if isinstance(images, Tensor) else _tensor(images)
         return tensor.to(self.device, non_blocking=True)
 
-    def cut(
-        self,
-        window: NDArray[np.uint8],
-        *,
-        side: int,
-        stride: int,
-        rows: NDArray[np.intp],
-        cols: NDArray[np.intp],
-    ) -> Callable[[slice], Pixels]:
+    def cut(self, window: NDArray[np.uint8], squares: Squares) -> Callable[[slice], Pixels]:
         """Squares of a window; see ``histoslide.model.pixels.PixelMemory.cut``."""
         image = self._upload(_tensor(window)).permute(2, 0, 1)
+        side, stride = squares.side, squares.stride
         views = image.unfold(1, side, stride).unfold(2, side, stride)  # (3, r, c, side, side)
-        row_index, col_index = self._upload(_tensor(rows)), self._upload(_tensor(cols))
-        return lambda items: views[:, row_index[items], col_index[items]].permute(1, 0, 2, 3)
+        rows, cols = (self._upload(_tensor(index)) for index in (squares.rows, squares.cols))
+        return lambda items: views[:, rows[items], cols[items]].permute(1, 0, 2, 3)
 
     def _upload(self, on_host: Tensor) -> Tensor:
         if self.device.type != "cuda":
