@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from histoslide.heatmap import make_heatmap
 from histoslide.model import Model, ModelSpec
+from histoslide.scoring.lazy import make_heatmap
 from histoslide.slide import open_slide
 from histoslide.store import store_heatmap
 from histoslide.synthetic import scene, write_slide

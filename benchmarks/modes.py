@@ -24,10 +24,10 @@ from sklearn.metrics import roc_auc_score
 
 from histoslide.datasets import open_part
 from histoslide.geometry import Mpp
-from histoslide.heatmap import make_heatmap
 from histoslide.model import Model, load_model
 from histoslide.model.graphs import AreaGraph
-from histoslide.scoring import ScoreMode
+from histoslide.scoring.lazy import make_heatmap
+from histoslide.scoring.mode import ScoreMode
 from histoslide.slide import open_slide
 from histoslide.store import store_heatmap
 

@@ -23,10 +23,10 @@ from typing import get_args
 import numpy as np
 
 from histoslide.geometry import Mpp
-from histoslide.grid import TileGrid
+from histoslide.grid.cells import TileGrid
+from histoslide.grid.windows import MAX_WINDOW_PX, read_window
 from histoslide.slide import DEFAULT_CACHE_BYTES, OpenSlideSlide, Reader, open_slide
 from histoslide.synthetic import scene, write_slide
-from histoslide.tiles import MAX_WINDOW_PX, read_window
 
 BLOCKS_PX = (1024, 4096)
 PIECE = 2048

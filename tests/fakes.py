@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from histoslide.averaging import average_squares
 from histoslide.errors import SlideReadError
 from histoslide.geometry import Box, Mpp, Size
+from histoslide.slide.shrinking import average_squares
 
 
 @dataclass

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.geometry import Box, Mpp, Size
-from histoslide.grid import TileGrid
-from histoslide.heatmap import LazyHeatmap
+from histoslide.grid.cells import TileGrid
+from histoslide.grid.status import Status
 from histoslide.model import ModelSpec
-from histoslide.scoring import EXACT, Status, block_dtype
+from histoslide.scoring.block import block_dtype
+from histoslide.scoring.lazy import LazyHeatmap
+from histoslide.scoring.mode import EXACT
 from histoslide.store import Heatmap, NgffVersion, store_heatmap
 
 

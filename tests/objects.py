@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from histoslide.place import file_system, is_remote, object_key, place
+from histoslide.storage.location import file_system, is_remote, object_key, place
 
 BUCKET = "slides"
 

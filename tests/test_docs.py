@@ -12,12 +12,12 @@ from histoslide_cli.main import build_parser
 from models import colour_model
 
 import histoslide
-from histoslide.heatmap import DEFAULT_THRESHOLD, DEFAULT_TISSUE_THRESHOLD
+from histoslide.grid.status import Status
 from histoslide.lesions import LesionSettings
-from histoslide.png import DEFAULT_OVERLAY_PX
-from histoslide.scoring import Status
+from histoslide.render.png import DEFAULT_OVERLAY_PX
+from histoslide.scoring.lazy import DEFAULT_THRESHOLD, DEFAULT_TISSUE_THRESHOLD
 from histoslide.synthetic import scene_slide
-from histoslide.tissue import METHODS
+from histoslide.tissue.masks import METHODS
 
 DOCS = Path(__file__).parents[1] / "docs"
 

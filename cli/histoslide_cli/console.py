@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from histoslide.errors import HistoslideError
     from histoslide.geometry import Mpp
     from histoslide.pipeline import TissueOptions
-    from histoslide.remote import SlideCache
+    from histoslide.storage.slide_copies import SlideCache
 
 EXIT_DONE = 0
 EXIT_BUG = 1
@@ -186,9 +186,9 @@ def exit_code(errors: Sequence[HistoslideError], *, total: int, damaged: int) ->
 
 
 def place(text: str) -> Path:
-    """An argument that is a path or a URL of object storage; see ``histoslide.place``."""
+    """An argument: a path or a URL of object storage; see ``histoslide.storage.location``."""
     from histoslide.errors import HistoslideError
-    from histoslide.place import place as read_place
+    from histoslide.storage.location import place as read_place
 
     try:
         return read_place(text)
@@ -216,7 +216,7 @@ def add_cache_options(parser: argparse.ArgumentParser) -> None:
 
 def slide_cache(arguments: argparse.Namespace) -> SlideCache:
     """What the cache options say."""
-    from histoslide.remote import SlideCache
+    from histoslide.storage.slide_copies import SlideCache
 
     return SlideCache(folder=arguments.cache_dir, limit_gb=arguments.cache_size)
 

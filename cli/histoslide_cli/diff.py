@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from histoslide_cli.console import EXIT_DONE, EXIT_SOME_FAILED, place, refuse_other_picture
 
 if TYPE_CHECKING:
-    from histoslide.comparison import ClassComparison, Comparison, Difference
+    from histoslide.comparison.cells import ClassComparison, Comparison, Difference
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -90,11 +90,11 @@ def check_comparison_options(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare, print, draw; the exit code tells whether the heatmaps are equal."""
-    from histoslide.comparison import compare_heatmaps
+    from histoslide.comparison.cells import compare_heatmaps
     from histoslide.errors import HistoslideError
-    from histoslide.outputs import refuse_existing
-    from histoslide.png import save_png
     from histoslide.render import draw_difference
+    from histoslide.render.png import save_png
+    from histoslide.storage.writing import refuse_existing
     from histoslide.store import open_heatmap
 
     check_comparison_options(arguments)
@@ -132,7 +132,7 @@ def exit_code(comparison: Comparison) -> int:
 
 def print_comparison(comparison: Comparison, *, as_json: bool) -> None:
     """Print a comparison as a table or as JSON."""
-    from histoslide.comparison import comparison_document
+    from histoslide.comparison.cells import comparison_document
 
     if as_json:
         text = json.dumps(comparison_document(comparison), indent=2, ensure_ascii=False)

@@ -12,10 +12,10 @@ from histoslide_cli.console import EXIT_DONE, Progress, refuse_file_name
 from histoslide_cli.model_choice import add_model_options, choose_model
 
 if TYPE_CHECKING:
+    from histoslide.evaluation.patches.assessment import Assessment
+    from histoslide.evaluation.patches.bootstrap import Interval
+    from histoslide.evaluation.patches.predictions import Patches, Predictions
     from histoslide.model import Model, ModelSpec
-    from histoslide.patch_evaluation.assessment import Assessment
-    from histoslide.patch_evaluation.bootstrap import Interval
-    from histoslide.patch_evaluation.predictions import Patches, Predictions
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -146,8 +146,8 @@ def _evaluate_patches(arguments: argparse.Namespace) -> int:
 def _check_options(arguments: argparse.Namespace) -> None:
     """Refuse what cannot work before minutes are spent on it."""
     from histoslide.errors import HistoslideError
-    from histoslide.outputs import refuse_existing
-    from histoslide.patch_evaluation.report import refuse_report
+    from histoslide.evaluation.patches.report import refuse_report
+    from histoslide.storage.writing import refuse_existing
 
     if arguments.workers is not None and arguments.workers < 1:
         raise HistoslideError(f"--workers must be at least 1, not {arguments.workers}")
@@ -201,10 +201,10 @@ def _judge(arguments: argparse.Namespace) -> int:
     """Compare predictions with labels; print the figures and write the report."""
     from histoslide.datasets import Split, open_part
     from histoslide.errors import DataError
+    from histoslide.evaluation.patches.assessment import assess, check_threshold
+    from histoslide.evaluation.patches.classes import match_classes
+    from histoslide.evaluation.patches.report import write_report
     from histoslide.model import pick_device
-    from histoslide.patch_evaluation.assessment import assess, check_threshold
-    from histoslide.patch_evaluation.classes import match_classes
-    from histoslide.patch_evaluation.report import write_report
 
     model = choose_model(
         arguments, device=pick_device(arguments.device), backend="torch", precision="fp32"
@@ -262,7 +262,7 @@ def _judge(arguments: argparse.Namespace) -> int:
 def _run_model(
     arguments: argparse.Namespace, model: Model, patches: Patches, class_map: Any = None
 ) -> Predictions:
-    from histoslide.patch_evaluation.predictions import predict_patches
+    from histoslide.evaluation.patches.predictions import predict_patches
 
     logger.info("%s on %s", model.spec.name, model.device)
     with Progress("predict", unit="patch", quiet=arguments.quiet) as progress:

@@ -82,7 +82,7 @@ def add_parser(
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the export and say where it lies."""
-    from histoslide.outputs import refuse_existing
+    from histoslide.storage.writing import refuse_existing
     from histoslide.store import open_heatmap
 
     _check_name(arguments.out, arguments.to)

@@ -60,8 +60,8 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Show every slide that opens; the exit code tells whether all did."""
     from histoslide.errors import HistoslideError
-    from histoslide.remote import local_copy
     from histoslide.slide import find_slides, open_slide, refuse_misnamed
+    from histoslide.storage.slide_copies import local_copy
 
     if arguments.mask_png is not None:
         refuse_other_picture("--mask-png", arguments.mask_png)
@@ -153,10 +153,10 @@ def print_facts(facts: dict[str, Any]) -> None:
 
 def draw_check(slide: Slide, arguments: argparse.Namespace, *, several: bool) -> None:
     """Draw mask and grid of a slide."""
-    from histoslide.heatmap import make_grid, plan_cells
     from histoslide.model import default_bundle, read_spec
-    from histoslide.png import DEFAULT_OVERLAY_PX, save_png
     from histoslide.render import draw_mask
+    from histoslide.render.png import DEFAULT_OVERLAY_PX, save_png
+    from histoslide.scoring.lazy import make_grid, plan_cells
 
     options = tissue_options(arguments)
     grid = make_grid(slide, read_spec(default_bundle()))

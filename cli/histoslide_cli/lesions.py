@@ -105,7 +105,7 @@ def lesion_settings(arguments: argparse.Namespace) -> LesionSettings:
 def run(arguments: argparse.Namespace) -> int:
     """Find the lesions, print them, write them."""
     from histoslide.lesions import find_lesions, lesion_document, write_lesions
-    from histoslide.outputs import refuse_existing
+    from histoslide.storage.writing import refuse_existing
     from histoslide.store import open_heatmap
 
     settings = lesion_settings(arguments)

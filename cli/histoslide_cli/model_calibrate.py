@@ -77,11 +77,11 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     """
     from histoslide.datasets import open_part
     from histoslide.errors import HistoslideError
+    from histoslide.evaluation.patches.classes import match_classes
+    from histoslide.evaluation.patches.gates import measure_fast_paths
     from histoslide.model import default_bundle, read_spec
     from histoslide.model.fast_paths import fast_paths_file, write_fast_paths
-    from histoslide.outputs import refuse_existing
-    from histoslide.patch_evaluation.classes import match_classes
-    from histoslide.patch_evaluation.gates import measure_fast_paths
+    from histoslide.storage.writing import refuse_existing
 
     bundle: Path = default_bundle() if arguments.model is None else arguments.model
     if arguments.range_patches < 1:

@@ -64,13 +64,13 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Draw the overlay."""
     from histoslide.errors import HistoslideError
-    from histoslide.heatmap import DEFAULT_THRESHOLD
     from histoslide.lesions import LesionSettings, find_lesions
-    from histoslide.outputs import refuse_existing
-    from histoslide.png import save_png
-    from histoslide.remote import local_copy
     from histoslide.render import draw_overlay
+    from histoslide.render.png import save_png
+    from histoslide.scoring.lazy import DEFAULT_THRESHOLD
     from histoslide.slide import open_slide
+    from histoslide.storage.slide_copies import local_copy
+    from histoslide.storage.writing import refuse_existing
     from histoslide.store import open_heatmap
 
     if not 100 <= arguments.size <= 20_000:

@@ -70,7 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Score again, compare; the exit code tells whether the heatmap came out again."""
     from histoslide.errors import HistoslideError
     from histoslide.model import default_bundle, file_sha256, pick_device
-    from histoslide.replay import find_slide, refuse_other_model, replay_heatmap, replay_settings
+    from histoslide.pipeline.replay import (
+        find_slide,
+        refuse_other_model,
+        replay_heatmap,
+        replay_settings,
+    )
     from histoslide.store import open_heatmap
 
     check_comparison_options(arguments)

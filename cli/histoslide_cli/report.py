@@ -55,8 +55,8 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Write the report."""
     from histoslide.errors import HistoslideError
-    from histoslide.outputs import refuse_existing
     from histoslide.report.page import write_report
+    from histoslide.storage.writing import refuse_existing
     from histoslide.viewer.catalogue import Catalogue
 
     if not 200 <= arguments.size <= 8000:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from histoslide.datasets import PatchData
-    from histoslide.patch_evaluation.history import RateSearch
+    from histoslide.evaluation.patches.history import RateSearch
     from histoslide.training.recipe import Recipe
 
 logger = logging.getLogger("histoslide.cli")
@@ -36,8 +36,8 @@ def prepare_outputs(arguments: argparse.Namespace, recipe: Recipe) -> Path:
         HistoslideError: something exists, or cannot be written.
     """
     from histoslide.errors import HistoslideError
-    from histoslide.outputs import refuse_existing
-    from histoslide.patch_evaluation.report import REPORT_NAME
+    from histoslide.evaluation.patches.report import REPORT_NAME
+    from histoslide.storage.writing import refuse_existing
     from histoslide.training.checkpoint import FILE_NAME
     from histoslide.training.fit import LOG_NAME
 
@@ -126,7 +126,7 @@ def begin_run(
 
 def read_rates(folder: Path) -> RateSearch | None:
     """What the learning-rate finder saw, or None where it has not run."""
-    from histoslide.patch_evaluation.history import RateSearch
+    from histoslide.evaluation.patches.history import RateSearch
 
     path = folder / RATES_NAME
     if not path.exists():

@@ -37,13 +37,13 @@ from histoslide_cli.model_choice import add_model_options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from histoslide.cohort import SlideResult
-    from histoslide.cohort_run import CohortProgress
-    from histoslide.dry_run import SlidePlan
-    from histoslide.heatmap import BlockModel
+    from histoslide.cohort.dry_run import SlidePlan
+    from histoslide.cohort.jobs import SlideJob
+    from histoslide.cohort.run import CohortProgress
     from histoslide.pipeline import Progress as BlockProgress
     from histoslide.pipeline import ScoreOptions
-    from histoslide.slide_list import SlideJob
+    from histoslide.pipeline.result import SlideResult
+    from histoslide.scoring.lazy import BlockModel
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -157,8 +157,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score every slide; the exit code tells what became of them."""
-    from histoslide.isolation import begin_to_open
-    from histoslide.slide_list import collect_jobs
+    from histoslide.cohort.jobs import collect_jobs
+    from histoslide.slide.access import begin_to_open
 
     _check(arguments)
     mpp, by_name = read_resolutions(arguments)
@@ -227,7 +227,7 @@ def _is_single(arguments: argparse.Namespace) -> bool:
 def _score(
     jobs: list[SlideJob], model: BlockModel, options: ScoreOptions, arguments: argparse.Namespace
 ) -> list[SlideResult]:
-    from histoslide.cohort_run import score_slides
+    from histoslide.cohort.run import score_slides
     from histoslide.pipeline import score_slide
 
     if _is_single(arguments):
@@ -295,7 +295,7 @@ def _cohort_reporter(progress: Progress) -> Callable[[CohortProgress], None]:
 def _dry_run(
     jobs: list[SlideJob], model: BlockModel, options: ScoreOptions, arguments: argparse.Namespace
 ) -> int:
-    from histoslide.dry_run import plan_slides, tiles_per_second
+    from histoslide.cohort.dry_run import plan_slides, tiles_per_second
 
     folder = arguments.out
     if _is_single(arguments):

@@ -75,11 +75,11 @@ def add_parser(
 
 def run(arguments: argparse.Namespace) -> int:
     """Tile every slide; the exit code tells whether all of it could be read."""
-    from histoslide.cohort import output_names
+    from histoslide.cohort.records import output_names
     from histoslide.errors import HistoslideError, SlideReadError
-    from histoslide.pipeline.tile import tile_slide
-    from histoslide.place import is_remote
     from histoslide.slide import find_slides, refuse_misnamed
+    from histoslide.storage.location import is_remote
+    from histoslide.tiling.slide import tile_slide
 
     if arguments.size < 1 or not 0 < arguments.label_size <= arguments.size:
         raise HistoslideError(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from histoslide.datasets import PatchData
-    from histoslide.patch_evaluation.history import RateSearch
+    from histoslide.evaluation.patches.history import RateSearch
     from histoslide.training.fit import TrainedModel
     from histoslide.training.recipe import Recipe
 
@@ -211,7 +211,7 @@ def _workers(asked: int | None, device: torch.device) -> int:
         HistoslideError: a negative number.
     """
     from histoslide.errors import HistoslideError
-    from histoslide.processors import usable_processors
+    from histoslide.machine.processors import usable_processors
 
     if asked is None:
         return max(1, usable_processors() - 1) if device.type == "cuda" else 0
@@ -291,8 +291,8 @@ def _write_inputs(data: PatchData, recipe: Recipe, folder: Path) -> None:
     """
     from histoslide.datasets import save_split
     from histoslide.errors import HistoslideError
-    from histoslide.patch_evaluation.plots import plain, to_png
-    from histoslide.patch_evaluation.samples import patch_figure, pick_samples
+    from histoslide.evaluation.patches.plots import plain, to_png
+    from histoslide.evaluation.patches.samples import patch_figure, pick_samples
 
     save_split(data, folder / SPLIT_NAME, overwrite=True)
     try:

@@ -9,9 +9,9 @@ import shutil
 import zlib
 from pathlib import Path
 
-from histoslide.cache_folder import cache_folder, key_of
 from histoslide.errors import DataError
-from histoslide.outputs import whole_file
+from histoslide.machine.cache_folder import cache_folder, key_of
+from histoslide.storage.writing import whole_file
 
 logger = logging.getLogger(__name__)
 

@@ -52,8 +52,8 @@ def measure_rates(device: str) -> Iterator[Finding]:
     import torch
 
     from histoslide.errors import HistoslideError
+    from histoslide.machine.processors import network_threads
     from histoslide.model import load_model, pick_device
-    from histoslide.processors import network_threads
 
     try:
         model = load_model(device=pick_device(device))
@@ -97,7 +97,7 @@ def measure_backends(device: str) -> Iterator[Finding]:
     """Each way to compute the default model here: how fast, and whether it is used unasked."""
     from histoslide.errors import HistoslideError
     from histoslide.model import default_bundle, file_sha256, load_model, pick_device
-    from histoslide.model.backends import supported
+    from histoslide.model.choosing import supported
     from histoslide.model.fast_paths import choose_path, read_fast_paths
 
     try:
@@ -128,7 +128,7 @@ def measure_backends(device: str) -> Iterator[Finding]:
 
 def _network_rate(model: Model) -> float:
     """Tiles a second through the network alone."""
-    from histoslide.dry_run import tiles_per_second
+    from histoslide.cohort.dry_run import tiles_per_second
     from histoslide.pipeline import ScoreOptions
 
     return tiles_per_second(model, ScoreOptions())
@@ -137,11 +137,11 @@ def _network_rate(model: Model) -> float:
 def _file_rates(folder: Path, model: Model) -> tuple[float, float, float]:
     """Megapixels and tiles a second that are read, and cells a second that are stored."""
     from histoslide.geometry import CellRange
-    from histoslide.heatmap import make_grid, make_heatmap
+    from histoslide.grid.windows import read_window
+    from histoslide.scoring.lazy import make_grid, make_heatmap
     from histoslide.slide import open_slide
     from histoslide.synthetic import write_slide
-    from histoslide.tiles import read_window
-    from histoslide.tissue import METHODS, find_tissue
+    from histoslide.tissue.masks import METHODS, find_tissue
 
     path = write_slide(folder / "test.tif", _test_pixels(model), mpp=_TEST_MPP, downsamples=(4,))
     with open_slide(path) as slide:
@@ -163,7 +163,7 @@ def _store_rate(lazy: Any, path: Path) -> float:
     import dask.array as da
     import numpy as np
 
-    from histoslide.scoring import Status
+    from histoslide.grid.status import Status
     from histoslide.store import store_heatmap
 
     side = lazy.grid.block_cells

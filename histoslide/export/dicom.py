@@ -14,7 +14,7 @@ import numpy as np
 
 from histoslide.errors import HistoslideError
 from histoslide.lesions import NOTICE
-from histoslide.outputs import new_file
+from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 
 from histoslide.lesions import LESION_COLOURS, NOTICE, Lesion, LesionReport
-from histoslide.outputs import new_file
+from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
 
 _NAMESPACE = uuid.UUID("6a4ef4c4-5a0b-4a44-9a3f-8f7b41f0c9a1")

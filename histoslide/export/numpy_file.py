@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from histoslide.lesions import NOTICE
-from histoslide.outputs import new_file
+from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
 
 

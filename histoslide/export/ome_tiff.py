@@ -9,7 +9,7 @@ import tifffile
 
 from histoslide.errors import HistoslideError
 from histoslide.lesions import NOTICE
-from histoslide.outputs import new_file
+from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap, halve_probability, level_shapes
 
 _TILE_PX = 256

@@ -11,12 +11,12 @@ import numpy as np
 import shapely
 from scipy.ndimage import binary_dilation
 
+from histoslide.grid.status import Status
 from histoslide.lesions.foci import cells_of_lesions, joined, label_foci, outlines_of, smoothed
 from histoslide.lesions.lesion import Lesion
 from histoslide.lesions.measures import measured
 from histoslide.lesions.settings import LesionSettings
 from histoslide.lesions.summary import LesionSummary, summary_of
-from histoslide.scoring import Status
 from histoslide.store import Heatmap
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from histoslide.errors import StoreError
 from histoslide.lesions.lesion import Lesion
 from histoslide.lesions.report import LesionReport
-from histoslide.outputs import whole_file
-from histoslide.place import read_bytes
+from histoslide.storage.location import read_bytes
+from histoslide.storage.writing import whole_file
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
 """Stands in every output."""

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from histoslide.errors import BundleError
 from histoslide.model.spec import ModelSpec
-from histoslide.outputs import refuse_existing, whole_file
+from histoslide.storage.writing import refuse_existing, whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor

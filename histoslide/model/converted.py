@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from histoslide.cache_folder import cache_folder, key_of
+from histoslide.machine.cache_folder import cache_folder, key_of
 from histoslide.model.bundle import file_sha256
 from histoslide.model.openvino_extra import import_openvino
 

@@ -14,13 +14,9 @@ from pathlib import Path
 from typing import cast
 
 from histoslide.errors import BundleError, HistoslideError
-from histoslide.model.backends import (
-    BackendName,
-    Precision,
-    refuse_backend,
-    supported,
-)
-from histoslide.outputs import whole_file
+from histoslide.model.backend import BackendName, Precision
+from histoslide.model.choosing import refuse_backend, supported
+from histoslide.storage.writing import whole_file
 
 MAX_AUC_LOSS = 0.002
 """A faster path may change the area under the ROC curve by this much, either way."""

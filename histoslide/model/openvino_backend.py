@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.errors import BundleError
+from histoslide.machine.processors import network_threads
 from histoslide.model.converted import ConvertedGraphs, write_graph
 from histoslide.model.openvino_extra import has_cpu_bf16, import_openvino
 from histoslide.model.pixels import HostMemory, Pixels, Results
-from histoslide.processors import network_threads
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from histoslide.model.backends import BackendName, Precision, Program
+    from histoslide.model.backend import BackendName, Precision, Program
 
 _MOST_STREAMS = 4
 """Parts of a batch that OpenVINO computes at a time; each stream keeps activations of its own."""

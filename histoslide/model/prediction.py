@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from histoslide.ahead import begin
 from histoslide.errors import BundleError
+from histoslide.machine.background import begin
 from histoslide.model.areas import refuse_areas
-from histoslide.model.backends import Backend, BackendName, Precision, Program, make_backend
+from histoslide.model.backend import Backend, BackendName, Precision, Program
 from histoslide.model.batches import Batches, Scorer
 from histoslide.model.bundle import default_bundle, file_sha256, load_bundle, read_spec
+from histoslide.model.choosing import make_backend
 from histoslide.model.converted import ConvertedGraphs
 from histoslide.model.devices import device_kind, pick_device
 from histoslide.model.fast_paths import FastPaths, choose_path, ranges_sha256, read_fast_paths
@@ -113,7 +114,7 @@ class Model:
         return CPU_BATCH if device_kind(self.device) == "cpu" else GPU_BATCH
 
     def here(self) -> Model:
-        """The model itself; see ``histoslide.heatmap.BlockModel``."""
+        """The model itself; see ``histoslide.scoring.lazy.BlockModel``."""
         return self
 
     def share(self, slide: S) -> S:
@@ -286,7 +287,7 @@ def load_model(
         device: where to compute; None picks as ``pick_device``.
         backend: what computes; None for the fastest that was measured to be as good as float32.
         precision: in which; None likewise.
-        threads: of OpenVINO; None for ``histoslide.processors.network_threads``.
+        threads: of OpenVINO; None for ``histoslide.machine.processors.network_threads``.
 
     Raises:
         BundleError: the bundle cannot be read, or its weights do not fit its architecture.

@@ -19,7 +19,7 @@ from histoslide.model.pixels import Pixels, Results, Squares
 if TYPE_CHECKING:
     from torch import nn
 
-    from histoslide.model.backends import BackendName, Precision, Program
+    from histoslide.model.backend import BackendName, Precision, Program
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

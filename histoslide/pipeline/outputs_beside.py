@@ -10,10 +10,10 @@ from typing import Any
 
 from histoslide.errors import StoreError
 from histoslide.lesions import are_lesion_files, heatmap_of_lesions
-from histoslide.outputs import refuse_existing
 from histoslide.pipeline.options import ScoreOptions
-from histoslide.place import storage_errors
-from histoslide.png import read_png_label
+from histoslide.render.png import read_png_label
+from histoslide.storage.location import storage_errors
+from histoslide.storage.writing import refuse_existing
 from histoslide.store import Heatmap
 
 logger = logging.getLogger(__name__)

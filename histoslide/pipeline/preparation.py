@@ -6,23 +6,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
-from histoslide.closable import Closable
-from histoslide.fetched_slide import open_anywhere
 from histoslide.geometry import Mpp
-from histoslide.heatmap import BlockModel, LazyHeatmap, make_heatmap
+from histoslide.grid.status import Status
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.outputs_beside import OutputsBeside
-from histoslide.scoring import Status
+from histoslide.scoring.lazy import BlockModel, LazyHeatmap, make_heatmap
 from histoslide.slide import ClosableSlide
+from histoslide.slide.fetched import open_anywhere
+from histoslide.slide.isolated.time_limit import TimeLimit
+from histoslide.storage.zarr_folder import is_there
 from histoslide.store import open_heatmap, plan_begun_with, refuse_other_settings, reopened
-from histoslide.store_folder import is_there
-from histoslide.time_limit import TimeLimit
-from histoslide.tissue import TissueMask
+from histoslide.tissue.masks import TissueMask
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparedSlide(Closable):
+class PreparedSlide:
     """A slide that is open and planned; leave its ``with`` block to close it."""
 
     path: Path
@@ -45,6 +45,12 @@ class PreparedSlide(Closable):
     """Files that go with the heatmap."""
     held: ExitStack
     """Closes the slide, and lets go of its local copy."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the slide."""

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from histoslide.ahead import begin
-from histoslide.cohort import SlideResult, SlideState
 from histoslide.geometry import Mpp
-from histoslide.heatmap import BlockModel
 from histoslide.lesions import find_lesions, write_lesions
+from histoslide.machine.background import begin
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.preparation import PreparedSlide, prepare_slide
-from histoslide.place import readable_name
-from histoslide.png import read_png_label, save_png
+from histoslide.pipeline.result import SlideResult, SlideState
+from histoslide.render.png import read_png_label, save_png
+from histoslide.scoring.lazy import BlockModel
+from histoslide.storage.location import readable_name
 from histoslide.store import Heatmap, store_heatmap
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def score_slide(
     Running it again finishes what was begun; what is complete is left alone.
 
     Args:
-        path: slide file, or a remote one (``histoslide.place``).
+        path: slide file, or a remote one (``histoslide.storage.location``).
         out: heat.zarr to write, which may be remote too; the overlay takes its name with ``.png``,
             the tables of lesions with ``-lesions.csv`` and ``-lesions.json``.
         model: to score with.

@@ -13,9 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from histoslide.errors import HistoslideError, StoreError, without_folder
 from histoslide.lesions import NOTICE, LesionSettings
-from histoslide.outputs import refuse_existing, whole_file
 from histoslide.report.contents import MOST_LESIONS, SlideReport, gather
 from histoslide.report.pictures import colours
+from histoslide.storage.writing import refuse_existing, whole_file
 from histoslide.viewer.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from histoslide.slide.openslide_slide import (
 )
 from histoslide.slide.protocol import ClosableSlide, Slide, require_mpp
 from histoslide.slide.resolutions import read_mpp_csv, refuse_misnamed
-from histoslide.slide.tiff_slide import MAX_CHANNEL_DIFFERENCE, TiffSlide
+from histoslide.slide.tiff.slide import MAX_CHANNEL_DIFFERENCE, TiffSlide
 
 __all__ = [
     "DEFAULT_CACHE_BYTES",

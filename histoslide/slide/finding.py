@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from histoslide.errors import SlideOpenError
-from histoslide.place import is_remote, storage_errors
+from histoslide.storage.location import is_remote, storage_errors
 
 logger = logging.getLogger(__name__)
 

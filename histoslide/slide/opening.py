@@ -8,9 +8,9 @@ from typing import Literal
 
 from histoslide.errors import SlideOpenError
 from histoslide.geometry import Mpp
-from histoslide.salvage import SalvagedTiff
 from histoslide.slide.openslide_slide import DEFAULT_CACHE_BYTES, OpenSlideSlide
-from histoslide.slide.tiff_slide import TiffSlide
+from histoslide.slide.tiff.salvaged import SalvagedTiff
+from histoslide.slide.tiff.slide import TiffSlide
 
 logger = logging.getLogger(__name__)
 

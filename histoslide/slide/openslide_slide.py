@@ -17,13 +17,13 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
-from histoslide.averaging import average_squares
-from histoslide.closable import Closable
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, SlideReadError
 from histoslide.geometry import Box, Mpp, Size, true_downsample
-from histoslide.place import readable_name
-from histoslide.salvage import file_hash
 from histoslide.slide.alignment import aligned_start
+from histoslide.slide.file_hash import file_hash
+from histoslide.slide.protocol import Closable
+from histoslide.slide.shrinking import average_squares
+from histoslide.storage.location import readable_name
 
 DEFAULT_CACHE_BYTES = 256 * 2**20
 """Bound on the decoded tiles that all handles of a slide keep together."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histoslide.closable import Closable
 from histoslide.errors import ResolutionUnknownError
 from histoslide.geometry import Box, Mpp, Size
 
@@ -77,6 +77,25 @@ class Slide(Protocol):
             SlideReadError: the pixels cannot be read.
         """
         ...
+
+
+class Closable(Protocol):
+    """Holds something that it lets go of; whoever derives from it writes ``close`` alone."""
+
+    def close(self) -> None:
+        """Let go."""
+        ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 class ClosableSlide(Slide, Closable, Protocol):

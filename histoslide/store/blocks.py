@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from histoslide.errors import LockLostError
 from histoslide.geometry import CellRange
-from histoslide.heatmap import LazyHeatmap
-from histoslide.lock import LockGuard
-from histoslide.place import open_group
-from histoslide.runners import BlockIndex, Runner
-from histoslide.scoring import Status
+from histoslide.grid.status import Status
+from histoslide.scoring.lazy import LazyHeatmap
+from histoslide.scoring.runners import BlockIndex, Runner
+from histoslide.storage.location import open_group
+from histoslide.storage.lock import LockGuard
 from histoslide.store.metadata import read_metadata
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from histoslide.errors import StoreError
-from histoslide.lock import hold
-from histoslide.outputs import refuse_existing, swap_name
-from histoslide.place import is_remote, open_group, storage_errors
+from histoslide.storage.location import is_remote, open_group, storage_errors
+from histoslide.storage.lock import hold
+from histoslide.storage.writing import refuse_existing, swap_name
+from histoslide.storage.zarr_folder import is_there, put_in_place, remove
 from histoslide.store.layout import NgffVersion, lay_out, zarr_format
 from histoslide.store.metadata import read_attribute
 from histoslide.store.pyramid import halve_probability, halve_status, level_shapes
 from histoslide.store.stored import Heatmap, open_heatmap
 from histoslide.store.target import restore
-from histoslide.store_folder import is_there, put_in_place, remove
 
 
 def convert_heatmap(

@@ -7,9 +7,9 @@ from typing import Literal
 
 import zarr
 
-from histoslide.grid import TileGrid
-from histoslide.ngff import image_metadata, label_metadata
-from histoslide.scoring import Status
+from histoslide.grid.cells import TileGrid
+from histoslide.grid.status import Status
+from histoslide.store.ngff import image_metadata, label_metadata
 from histoslide.store.pyramid import level_shapes
 
 NgffVersion = Literal["0.5", "0.4"]

@@ -13,12 +13,12 @@ import jsonschema
 import zarr.errors
 
 from histoslide.errors import SettingsDifferError, StoreError
-from histoslide.grid import TileGrid
-from histoslide.heatmap import LazyHeatmap
-from histoslide.outputs import named_difference
-from histoslide.place import is_remote, open_group
+from histoslide.grid.cells import TileGrid
+from histoslide.scoring.lazy import LazyHeatmap
+from histoslide.storage.location import is_remote, open_group
+from histoslide.storage.writing import named_difference
+from histoslide.storage.zarr_folder import is_there
 from histoslide.store.layout import NgffVersion
-from histoslide.store_folder import is_there
 
 SCHEMA_VERSION = 1
 """Version of ``attributes.histoslide``; described by ``histoslide/schemas/heatmap-1.json``."""

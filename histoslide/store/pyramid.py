@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histoslide.scoring import Status
+from histoslide.grid.status import Status
 
 _COARSEST_PX = 64
 """The pyramid ends at the first level whose longer side is at most this."""

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from histoslide.errors import HistoslideError, StoreError
 from histoslide.geometry import Mpp, Size
-from histoslide.grid import TileGrid
-from histoslide.place import open_group, storage_errors
-from histoslide.scoring import Status
+from histoslide.grid.cells import TileGrid
+from histoslide.grid.status import Status
+from histoslide.storage.location import open_group, storage_errors
 from histoslide.store.layout import stored_classes
 from histoslide.store.metadata import read_metadata, refuse_contradictions
 from histoslide.store.pyramid import level_shapes
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 DISPLAY_GROUP = "histoslide.heatmap_html"
-"""Entry points that turn a ``Heatmap`` into HTML for notebooks; see ``histoslide.notebook``."""
+"""Entry points that turn a ``Heatmap`` into HTML; see ``histoslide.render.notebook``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Heatmap:
 
     @property
     def status(self) -> NDArray[np.uint8]:
-        """``histoslide.scoring.Status`` of every cell, shape ``grid.shape``."""
+        """``histoslide.grid.status.Status`` of every cell, shape ``grid.shape``."""
         return self._read("labels/status/0", np.s_[:])
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histoslide.heatmap import LazyHeatmap
-from histoslide.outputs import restore_swap, swap_name
-from histoslide.place import is_remote
+from histoslide.scoring.lazy import LazyHeatmap
+from histoslide.storage.location import is_remote
+from histoslide.storage.writing import restore_swap, swap_name
+from histoslide.storage.zarr_folder import has_root, is_there, put_in_place, remove
 from histoslide.store.layout import NgffVersion
 from histoslide.store.metadata import (
     difference,
@@ -15,7 +16,6 @@ from histoslide.store.metadata import (
     read_metadata,
     refuse_other_settings,
 )
-from histoslide.store_folder import has_root, is_there, put_in_place, remove
 
 
 def choose_target(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, *, overwrite: bool) -> Path:

@@ -16,20 +16,20 @@ from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore, MemoryStore
 
 from histoslide.errors import LockedError, StoreError
-from histoslide.heatmap import LazyHeatmap
-from histoslide.lock import StoreLock, hold, lock_path
-from histoslide.outputs import swap_name
-from histoslide.place import is_remote, open_group, storage_errors
-from histoslide.runners import Runner, ThreadRunner
-from histoslide.scoring import Status
+from histoslide.grid.status import Status
+from histoslide.scoring.lazy import LazyHeatmap
+from histoslide.scoring.runners import Runner, ThreadRunner
+from histoslide.storage.location import is_remote, open_group, storage_errors
+from histoslide.storage.lock import StoreLock, hold, lock_path
+from histoslide.storage.writing import swap_name
+from histoslide.storage.zarr_folder import is_there, put_in_place, remove, write_objects
 from histoslide.store.blocks import reopened, run_blocks
 from histoslide.store.layout import NgffVersion, lay_out, stored_classes, zarr_format
 from histoslide.store.metadata import first_metadata, read_metadata, refuse_other_settings
 from histoslide.store.pyramid import halve_probability, halve_status, level_shapes
 from histoslide.store.stored import Heatmap, open_heatmap
 from histoslide.store.target import choose_target
-from histoslide.store_folder import is_there, put_in_place, remove, write_objects
-from histoslide.tissue import UNREADABLE_OVERVIEW
+from histoslide.tissue.masks import UNREADABLE_OVERVIEW
 
 
 def store_heatmap(
@@ -49,7 +49,7 @@ def store_heatmap(
     is built beside the old one, which is replaced only when the new one is whole.
 
     Args:
-        lazy: from ``histoslide.heatmap.make_heatmap``.
+        lazy: from ``histoslide.scoring.lazy.make_heatmap``.
         path: of the store, conventionally ending in ``.zarr``.
         ngff: OME-Zarr version; 0.5 is Zarr v3, 0.4 is Zarr v2.
         overwrite: replace a store made with other settings.

@@ -24,7 +24,7 @@ from torch import Tensor
 from histoslide.datasets import PatchData, PatchSet
 from histoslide.errors import HistoslideError, OutputExistsError
 from histoslide.model.bundle import bundle_sha256
-from histoslide.outputs import named_difference, whole_file
+from histoslide.storage.writing import named_difference, whole_file
 from histoslide.training.recipe import Recipe
 from histoslide.training.records import EpochRecord
 

@@ -14,16 +14,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from histoslide.cohort import SlideResult, read_run
+from histoslide.cohort.records import read_run
+from histoslide.comparison.same_slide import check_same_slide
 from histoslide.errors import HistoslideError, StoreError
 from histoslide.geometry import Mpp
-from histoslide.place import is_remote, storage_errors
-from histoslide.remote import DEFAULT_CACHE, SlideCache, local_copy
-from histoslide.render import check_same_slide
-from histoslide.salvage import SalvagedTiff
+from histoslide.pipeline.result import SlideResult
 from histoslide.slide import OpenSlideSlide, find_slides, is_slide_file, open_slide
+from histoslide.slide.tiff.salvaged import SalvagedTiff
+from histoslide.storage.location import is_remote, storage_errors
+from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache, local_copy
+from histoslide.storage.zarr_folder import has_root
 from histoslide.store import Heatmap, open_heatmap
-from histoslide.store_folder import has_root
 from histoslide.viewer.cells import CellSource
 
 logger = logging.getLogger(__name__)

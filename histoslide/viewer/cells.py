@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.errors import StoreError
-from histoslide.grid import TileGrid
-from histoslide.place import file_system, is_remote, object_key, storage_errors
-from histoslide.scoring import Status
+from histoslide.grid.cells import TileGrid
+from histoslide.grid.status import Status
+from histoslide.storage.location import file_system, is_remote, object_key, storage_errors
 from histoslide.store import (
     Heatmap,
     PyramidLevel,

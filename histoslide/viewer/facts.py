@@ -9,9 +9,9 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from histoslide.cohort import SlideResult
 from histoslide.errors import HistoslideError
 from histoslide.lesions import Lesion, LesionSettings, find_lesions, lesion_row
+from histoslide.pipeline.result import SlideResult
 from histoslide.render import COLOUR_MAP, blend, slide_picture
 from histoslide.slide import Slide
 from histoslide.store import Heatmap, level_shapes
