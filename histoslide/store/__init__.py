@@ -13,7 +13,7 @@ from histoslide.store.blocks import BlockTarget, reopened
 from histoslide.store.conversion import convert_heatmap
 from histoslide.store.layout import NgffVersion
 from histoslide.store.metadata import metadata_schema, refuse_other_settings
-from histoslide.store.pyramid import halve_probability, halve_status, level_shapes
+from histoslide.store.pyramid import halve_probability, halve_status, level_shapes, pyramid
 from histoslide.store.stored import Heatmap, PyramidLevel, open_heatmap, readable
 from histoslide.store.writing import plan_begun_with, store_heatmap
 
@@ -29,6 +29,7 @@ __all__ = [
     "metadata_schema",
     "open_heatmap",
     "plan_begun_with",
+    "pyramid",
     "readable",
     "refuse_other_settings",
     "reopened",
