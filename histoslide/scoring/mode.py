@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from histoslide.errors import HistoslideError
 from histoslide.model import Model, ModelSpec
@@ -66,12 +66,6 @@ class ScoreMode:
             model.compile(stride_px, only_kept=only_kept)
         if self.mode != "dense":
             model.compile(only_kept=only_kept)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the values, JSON-ready."""
-        threshold = {"cascade_threshold": self.cascade_threshold} if self.mode == "cascade" else {}
-        return {"mode": self.mode, "tta": self.tta, **threshold}
 
 
 EXACT = ScoreMode()

@@ -286,7 +286,7 @@ def test_a_heatmap_is_not_gone_on_with_after_other_ranges_were_measured(
     assert lazy(1.0, "fp32").fingerprint == lazy(2.0, "fp32").fingerprint
     out = tmp_path / "h.zarr"
     heat = store_heatmap(lazy(1.0), out)
-    assert heat.metadata["model"]["ranges_sha256"] == lazy(1.0).fingerprint["model.ranges_sha256"]
+    assert heat.record.model.ranges_sha256 == lazy(1.0).fingerprint["model.ranges_sha256"]
     with pytest.raises(SettingsDifferError, match=r"model\.ranges_sha256 differs"):
         store_heatmap(lazy(2.0), out)
 
