@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from histoslide_cli.console import EXIT_DONE, EXIT_USAGE, Progress
 from histoslide_cli.model_choice import is_pickle, read_weights
+from histoslide_cli.patch_options import patch_folder
 from histoslide_cli.run_folder import (
     RATES_NAME,
     RECIPE_NAME,
@@ -73,18 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace, recipe: Recipe) -> int:
-    from histoslide.datasets import check_patches
-
     with Progress("reading", unit="patch", quiet=arguments.quiet) as progress:
-        report = check_patches(
-            arguments.data,
-            layout=arguments.layout,
-            extra=tuple(arguments.extra),
-            split=recipe.division(seed=arguments.seed),
-            slides=arguments.slides,
-            patch_px=arguments.patch_size,
+        folder = patch_folder(arguments, patch_px=arguments.patch_size, cache=arguments.cache)
+        report = folder.check(
+            recipe.division(seed=arguments.seed),
             verify=arguments.verify,
-            cache=arguments.cache,
             on_patches=progress.update,
         )
     shown = json.dumps(report.as_dict(), indent=2) if arguments.json else str(report)
@@ -152,19 +146,11 @@ def is_first() -> bool:
 
 
 def _open_data(arguments: argparse.Namespace, recipe: Recipe) -> PatchData:
-    from histoslide.datasets import open_patches
-
     with Progress("reading", unit="patch", quiet=arguments.quiet) as progress:
-        data = open_patches(
-            arguments.data,
-            layout=arguments.layout,
-            extra=tuple(arguments.extra),
-            split=recipe.division(seed=arguments.seed),
-            slides=arguments.slides,
+        folder = patch_folder(arguments, patch_px=recipe.input_px, cache=arguments.cache)
+        data = folder.divide(
+            recipe.division(seed=arguments.seed),
             duplicates=arguments.duplicates,
-            skip_bad=arguments.skip_bad,
-            patch_px=recipe.input_px,
-            cache=arguments.cache,
             on_patches=progress.update,
         )
     return name_classes(data, arguments.class_names)

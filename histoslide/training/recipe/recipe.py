@@ -210,7 +210,7 @@ class Recipe:
         return dataclasses.replace(self, imagenet=False, stages=(thawed, *others))
 
     def division(self, *, seed: int = 42) -> Split:
-        """How patches are held back, for ``open_patches``.
+        """How patches are held back, for ``PatchFolder.divide``.
 
         Raises:
             DataError: ``split`` is neither a kind nor a file.
