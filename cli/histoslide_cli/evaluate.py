@@ -8,8 +8,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histoslide_cli.console import EXIT_DONE, Progress, refuse_file_name
+from histoslide_cli.console import Progress, refuse_file_name
 from histoslide_cli.model_choice import add_model_options, choose_model
+from histoslide_cli.outcomes import EXIT_DONE
 from histoslide_cli.patch_options import add_part_option, add_patch_options, patch_folder
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, Progress
+from histoslide_cli.console import Progress
+from histoslide_cli.outcomes import EXIT_DONE
 from histoslide_cli.patch_options import add_part_option
 
 if TYPE_CHECKING:

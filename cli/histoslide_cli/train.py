@@ -12,8 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histoslide_cli.console import EXIT_DONE, EXIT_USAGE, Progress
+from histoslide_cli.console import Progress
 from histoslide_cli.model_choice import is_pickle, read_weights
+from histoslide_cli.outcomes import EXIT_DONE, EXIT_USAGE
 from histoslide_cli.patch_options import patch_folder
 from histoslide_cli.run_folder import (
     RATES_NAME,
