@@ -12,7 +12,6 @@ import logging
 import pickle
 import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import distributed
 import numpy as np
+from cachetools import LRUCache
 from dask.delayed import Delayed
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
 from distributed.client import FutureCancelledError
@@ -141,7 +141,7 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         self._lock = threading.Lock()
         self._model: Model | None = None
         self._held = ExitStack()
-        self._slides: OrderedDict[str, Slide] = OrderedDict()
+        self._slides: LRUCache[str, Slide] = LRUCache(maxsize=_OPEN_SLIDES)
         if self._threads is not None and self._bundle.backend == "torch":
             import torch  # noqa: PLC0415 - a worker of OpenVINO does without it
 
@@ -169,9 +169,6 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         with self._lock:
             if key not in self._slides:
                 self._slides[key] = pickle.loads(packed)  # noqa: S301 - our own, of this run
-                while len(self._slides) > _OPEN_SLIDES:
-                    self._slides.popitem(last=False)
-            self._slides.move_to_end(key)
             return self._slides[key]
 
 
