@@ -13,7 +13,7 @@ from histoslide.grid.status import Status
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.outputs_beside import OutputsBeside
 from histoslide.scoring.lazy import BlockModel, LazyHeatmap, make_heatmap
-from histoslide.slide import ClosableSlide
+from histoslide.slide import Slide
 from histoslide.slide.fetched import open_anywhere
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.storage.zarr_folder import is_there
@@ -29,7 +29,7 @@ class PreparedSlide:
     """Slide file."""
     out: Path
     """Its heat.zarr, there already or not."""
-    slide: ClosableSlide
+    slide: Slide
     """Open."""
     tissue: TissueMask
     """Where it holds tissue."""

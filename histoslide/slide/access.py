@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from histoslide.geometry import Mpp
+from histoslide.slide.base import Slide
 from histoslide.slide.isolated.process import find_opener
 from histoslide.slide.isolated.slide import DEFAULT_OPENER, IsolatedSlide
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.slide.isolated.worker import process_ahead
 from histoslide.slide.openslide_slide import DEFAULT_CACHE_BYTES
-from histoslide.slide.protocol import ClosableSlide
 
 
 def begin_to_open(*, isolate: bool = True) -> AbstractContextManager[None]:
@@ -39,7 +39,7 @@ def open_for_scoring(
     isolate: bool = True,
     opener: str = DEFAULT_OPENER,
     limit: TimeLimit | None = None,
-) -> ClosableSlide:
+) -> Slide:
     """Open a slide in worker processes, or in this one.
 
     Args:
@@ -54,5 +54,5 @@ def open_for_scoring(
     """
     if _in_workers(isolate=isolate):
         return IsolatedSlide(path, mpp=mpp, opener=opener, limit=limit)
-    slide: ClosableSlide = find_opener(opener)(path, mpp=mpp, cache_bytes=DEFAULT_CACHE_BYTES)
+    slide: Slide = find_opener(opener)(path, mpp=mpp, cache_bytes=DEFAULT_CACHE_BYTES)
     return slide
