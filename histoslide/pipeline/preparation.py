@@ -14,7 +14,6 @@ from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.outputs_beside import OutputsBeside
 from histoslide.scoring.lazy import BlockModel, LazyHeatmap, make_heatmap
 from histoslide.slide import Slide
-from histoslide.slide.fetched import open_anywhere
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.storage.zarr_folder import is_there
 from histoslide.store import open_heatmap, plan_begun_with, refuse_other_settings, reopened
@@ -68,16 +67,7 @@ def prepare_slide(
     beside.refuse_others(options)
     limit = TimeLimit(path.name, options.timeout_s)
     with ExitStack() as stack, limit.running():
-        slide = stack.enter_context(
-            open_anywhere(
-                path,
-                cache=options.cache,
-                mpp=mpp,
-                isolate=options.isolate,
-                opener=options.opener,
-                limit=limit,
-            )
-        )
+        slide = stack.enter_context(options.access.open(path, mpp=mpp, limit=limit))
         tissue, roi = options.tissue.find(slide)
         lay_out = partial(
             make_heatmap,

@@ -5,19 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.errors import SlideOpenError
-from histoslide.geometry import Mpp, Region
-from histoslide.slide.access import open_for_scoring
+from histoslide.geometry import Region
 from histoslide.slide.base import Slide
-from histoslide.slide.isolated.slide import DEFAULT_OPENER
-from histoslide.slide.isolated.time_limit import TimeLimit
-from histoslide.storage.location import is_remote
 from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache, local_copy
 
 
@@ -97,29 +92,3 @@ class FetchedSlide(Slide):
             slide = stack.enter_context(self._open_copy(file))
             self._held = stack.pop_all()
             return slide
-
-
-def open_anywhere(
-    path: Path,
-    *,
-    cache: SlideCache = DEFAULT_CACHE,
-    mpp: Mpp | None = None,
-    isolate: bool = True,
-    opener: str = DEFAULT_OPENER,
-    limit: TimeLimit | None = None,
-) -> Slide:
-    """Open a slide that is to be scored, from a file or from object storage.
-
-    Args:
-        path: slide file, or a remote one (``histoslide.storage.location``).
-        cache: where copies of remote ones are kept.
-        mpp: see ``histoslide.slide.access.open_for_scoring``, as for all that follows.
-        isolate: likewise.
-        opener: likewise.
-        limit: likewise.
-
-    Raises:
-        HistoslideError: it cannot be fetched or opened.
-    """
-    open_file = partial(open_for_scoring, mpp=mpp, isolate=isolate, opener=opener, limit=limit)
-    return FetchedSlide(path, open_file, cache=cache) if is_remote(path) else open_file(path)

@@ -43,10 +43,12 @@ from histoslide.pipeline import (
 )
 from histoslide.pipeline.result import SlideResult
 from histoslide.slide import OpenSlideSlide
+from histoslide.slide.access import SlideAccess
 from histoslide.store import BlockTarget, open_heatmap
 from histoslide.synthetic import fiducial_slide, write_slide
 
 EVERYTHING = TissueOptions(method="none", threshold=0)
+IN_PROCESS = SlideAccess(isolate=False)
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_a_slide_that_cannot_be_read_at_all_has_failed(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fail_reads(monkeypatch, SlideReadError("a.tif: rotten"))
-    options = ScoreOptions(tissue=EVERYTHING, overlay=False, isolate=False)
+    options = ScoreOptions(tissue=EVERYTHING, overlay=False, access=IN_PROCESS)
     result = score_slide(slide, tmp_path / "h.zarr", colour_model(), options)
     assert result.state == "failed"
     assert "none of its" in str(result.error)
@@ -88,7 +90,7 @@ def test_a_slide_that_vanishes_midway_can_be_finished_later(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "h.zarr"
-    options = ScoreOptions(tissue=EVERYTHING, overlay=False, stride_px=8, isolate=False)
+    options = ScoreOptions(tissue=EVERYTHING, overlay=False, stride_px=8, access=IN_PROCESS)
     with monkeypatch.context() as patch:
         fail_reads(patch, SlideOpenError("a.tif does not exist"), after=4)
         with pytest.raises(SlideOpenError):
@@ -148,7 +150,7 @@ def test_what_could_not_be_read_of_the_overview_is_read_later(
 
     monkeypatch.setattr(OpenSlideSlide, "read", flaky)
     monkeypatch.setattr(tiles_module, "_OVERVIEW_READ_PX", 40)  # in pieces, as of a large slide
-    out, options = tmp_path / "h.zarr", ScoreOptions(overlay=False, isolate=False)
+    out, options = tmp_path / "h.zarr", ScoreOptions(overlay=False, access=IN_PROCESS)
     first = score_slide(path, out, colour_model(), options)
     assert first.counts["unreadable"] > 0
     before = open_heatmap(out).status
@@ -284,7 +286,7 @@ def test_lesions_are_listed_beside_the_heatmap_and_others_files_spared(
 def test_what_lies_beside_a_replaced_heatmap_goes_with_it(slide: Path, tmp_path: Path) -> None:
     out, model = tmp_path / "h.zarr", colour_model()
     names = ("h.png", "h-mask.png", "h-lesions.csv", "h-lesions.json")
-    everything = ScoreOptions(tissue=EVERYTHING, mask_png=True, isolate=False)
+    everything = ScoreOptions(tissue=EVERYTHING, mask_png=True, access=IN_PROCESS)
     score_slide(slide, out, model, everything)
     bare = dataclasses.replace(everything, overlay=False, mask_png=False, lesions=None)
     score_slide(slide, out, model, bare)

@@ -26,7 +26,7 @@ from histoslide.errors import (
 )
 from histoslide.geometry import Mpp, Region
 from histoslide.slide import open_slide
-from histoslide.slide.access import begin_to_open, open_for_scoring
+from histoslide.slide.access import SlideAccess
 from histoslide.slide.isolated.slide import IsolatedSlide
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.synthetic import fiducial_slide
@@ -83,7 +83,7 @@ def test_workers_import_little(good: Path) -> None:
 def test_a_process_started_ahead_reads_the_next_slide(
     good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with begin_to_open():
+    with SlideAccess().begin():
         (ahead,) = children()
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/nowhere")  # as torch does meanwhile
         with IsolatedSlide(good) as slide:
@@ -92,12 +92,12 @@ def test_a_process_started_ahead_reads_the_next_slide(
                 assert len(children()) == 2
                 assert other.quickhash == slide.quickhash
     assert not children()
-    with begin_to_open():
+    with SlideAccess().begin():
         assert children()
     assert not children()  # nobody needed it
-    with begin_to_open(isolate=False):
+    with SlideAccess(isolate=False).begin():
         assert not children()
-    with begin_to_open():
+    with SlideAccess().begin():
         (ahead,) = children()
         monkeypatch.chdir(good.parent)  # where that process is not
         with IsolatedSlide(Path(good.name)):
@@ -391,8 +391,8 @@ def test_a_clock_runs_only_while_the_slide_is_in_work() -> None:
 
 
 def test_isolation_can_be_switched_off(good: Path) -> None:
-    with open_for_scoring(good, isolate=False) as slide:
+    with SlideAccess(isolate=False).open(good) as slide:
         assert slide.read(Region(0, 0, 0, 10, 10)).shape == (10, 10, 3)
         assert not children()
-    with open_for_scoring(good) as slide:
+    with SlideAccess().open(good) as slide:
         assert len(children()) == 1

@@ -20,7 +20,7 @@ import histoslide.storage.slide_copies as remote_module
 from histoslide.errors import SlideOpenError
 from histoslide.geometry import Region
 from histoslide.slide import open_slide
-from histoslide.slide.fetched import open_anywhere
+from histoslide.slide.access import SlideAccess
 from histoslide.storage.location import file_system, object_key, place
 from histoslide.storage.slide_copies import SlideCache, local_copy
 from histoslide.synthetic import fiducial_slide
@@ -134,7 +134,7 @@ def test_a_slide_that_travels_is_fetched_where_it_arrives(
     remote = folder / "f.tif"
     remote.write_bytes(local.read_bytes())
     monkeypatch.setenv("HISTOSLIDE_CACHE", str(tmp_path / "first"))
-    with open_anywhere(remote, isolate=False) as slide, open_slide(local) as direct:
+    with SlideAccess(isolate=False).open(remote) as slide, open_slide(local) as direct:
         region = Region(0, 100, 50, 300, 200)
         assert np.array_equal(slide.read(region), direct.read(region))
         facts = slide.facts
