@@ -28,6 +28,7 @@ from distributed.comm import CommClosedError
 from numpy.typing import NDArray
 
 from histoslide.errors import HistoslideError
+from histoslide.geometry import Region
 from histoslide.machine.gpu_seats import take_seat
 from histoslide.machine.processors import network_threads
 from histoslide.model import (
@@ -49,7 +50,7 @@ from histoslide.model.fast_paths import (
 )
 from histoslide.scoring.runners import BlockIndex
 from histoslide.slide import Slide
-from histoslide.slide.facts import SpokenFor
+from histoslide.slide.facts import SlideFacts
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -211,7 +212,7 @@ class ClusterModel:
         return WorkerSlide(slide, self.plugin)
 
 
-class WorkerSlide(SpokenFor):
+class WorkerSlide(Slide):
     """A slide that is pickled as a reference to the one that its worker keeps."""
 
     def __init__(self, slide: Slide, plugin: str) -> None:
@@ -219,14 +220,16 @@ class WorkerSlide(SpokenFor):
         self._packed = pickle.dumps(slide)
 
     @property
-    def _known(self) -> Slide:
-        return _plugin(self._plugin).slide(self._key, self._packed)
+    def facts(self) -> SlideFacts:
+        """What the slide says of itself; a worker's to tell."""
+        return self._kept().facts
 
-    def read_level(
-        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
-    ) -> NDArray[np.uint8]:
-        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
-        return self._known.read_level(level, x, y, width, height, shrink)
+    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read``."""
+        return self._kept().read(region, shrink)
+
+    def _kept(self) -> Slide:
+        return _plugin(self._plugin).slide(self._key, self._packed)
 
 
 class Cluster:
