@@ -93,8 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = choose_model(
         arguments,
         device=pick_device(arguments.device),
-        backend=settings.backend,
-        precision=settings.precision,
+        backend=settings.engine.backend,
+        precision=settings.engine.precision,
     )
     logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
     with Progress(slide.name, unit="block", quiet=arguments.quiet) as progress:
