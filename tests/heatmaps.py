@@ -11,6 +11,7 @@ from histoslide.geometry import Box, Mpp, Size
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
 from histoslide.model import ModelSpec
+from histoslide.model.engine import FULL_PRECISION
 from histoslide.scoring.block import block_dtype
 from histoslide.scoring.lazy import LazyHeatmap
 from histoslide.scoring.mode import EXACT
@@ -129,7 +130,7 @@ def lazy_of(
             method="none", settings={}, threshold=0.1, tissue_share=1.0, roi=None, warnings=()
         ),
         mode=EXACT,
-        engine="torch fp32",
+        engine=FULL_PRECISION,
         model=ModelRecord.of(spec, sha256="made"),
         device="cpu",
     )

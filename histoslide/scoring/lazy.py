@@ -15,6 +15,7 @@ from histoslide.errors import ResolutionError
 from histoslide.grid.cells import DEFAULT_BLOCK_CELLS, TileGrid
 from histoslide.grid.status import Status
 from histoslide.model import Model, ModelSpec
+from histoslide.model.engine import Engine
 from histoslide.scoring.block import block_dtype, score_block
 from histoslide.scoring.mode import EXACT, ScoreMode
 from histoslide.scoring.record import MaskRecord, ModelRecord, ModeRecord, SlideRecord
@@ -48,7 +49,7 @@ class BlockModel(Protocol):
         ...
 
     @property
-    def engine(self) -> str:
+    def engine(self) -> Engine:
         """What computes and how precisely."""
         ...
 
@@ -112,7 +113,7 @@ class LazyHeatmap:
     """What will be recorded of the model."""
     mode: ScoreMode
     """How the cells come by their probabilities."""
-    engine: str
+    engine: Engine
     """What computes them and how precisely."""
     device: str
     """Where they will be computed."""
@@ -145,7 +146,7 @@ class LazyHeatmap:
             "model.name": self.model.name,
             "model.sha256": self.model.sha256,
             **self._ranges,
-            "engine": self.engine,
+            "engine": str(self.engine),
             **to_builtins(ModeRecord.of(self.mode)),
         }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import numbers
+import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -61,9 +62,10 @@ def to_json(record: object, *, indent: int | None = 2, ascii_only: bool = False)
     """A record as JSON text, with a line break at its end where it is indented.
 
     Args:
-        record: to write.
+        record: a record, or what JSON knows.
         indent: spaces a level; None for one line.
-        ascii_only: escape everything else, which names of files that are no Unicode need.
+        ascii_only: escape everything else, as records need that name files: a file's name need
+            not be text.
     """
     text = json.dumps(to_builtins(record), indent=indent, ensure_ascii=ascii_only)
     return text if indent is None else text + "\n"
@@ -143,6 +145,25 @@ def _parsed(raw: bytes | str) -> Any:
         if "surrogate" not in str(reason):
             raise
         return json.loads(raw)  # of a name that is no Unicode, which msgspec does not read
+
+
+def from_toml(
+    raw: bytes | str,
+    kind: type[Record],
+    *,
+    source: object,
+    error: type[HistoslideError] = HistoslideError,
+) -> Record:
+    """A record from TOML text; see ``from_builtins``.
+
+    Raises:
+        HistoslideError: ``error``; it is no TOML, or not such a record.
+    """
+    try:
+        content = tomllib.loads(raw if isinstance(raw, str) else raw.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, *_UNFIT) as reason:
+        raise _unfit(source, reason, error) from None
+    return from_builtins(content, kind, source=source, error=error)
 
 
 def _unfit(source: object, reason: Exception, error: type[HistoslideError]) -> HistoslideError:

@@ -52,7 +52,7 @@ def first_record(lazy: LazyHeatmap, ngff: NgffVersion, command: str | None) -> H
         ngff: OME-Zarr version of the store.
         command: command line, without absolute paths.
     """
-    computing = ("openvino",) if lazy.engine.startswith("openvino") else ()
+    computing = ("openvino",) if lazy.engine.backend == "openvino" else ()
     return HeatmapRecord(
         schema_version=SCHEMA_VERSION,
         complete=False,
@@ -61,7 +61,7 @@ def first_record(lazy: LazyHeatmap, ngff: NgffVersion, command: str | None) -> H
         grid=GridRecord.of(lazy.grid),
         mask=lazy.mask,
         model=lazy.model,
-        engine=lazy.engine,
+        engine=str(lazy.engine),
         mode=ModeRecord.of(lazy.mode),
         device=lazy.device,
         command=command,

@@ -26,6 +26,7 @@ from ome_zarr_models.v05.image_label import ImageLabel as ImageLabelV05
 from histoslide.errors import SettingsDifferError, StoreError
 from histoslide.geometry import Box, Mpp
 from histoslide.grid.status import Status
+from histoslide.model.engine import Engine
 from histoslide.model.openvino_extra import has_openvino
 from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
 from histoslide.slide import OpenSlideSlide, Slide
@@ -112,7 +113,7 @@ def test_public_reader_validates_and_reads_what_was_written(
 def test_the_version_of_what_computed_is_recorded(tmp_path: Path, slide: OpenSlideSlide) -> None:
     lazy = lazy_heatmap(slide)
     assert "openvino" not in store_heatmap(lazy, tmp_path / "torch.zarr").record.versions
-    lazy = dataclasses.replace(lazy, engine="openvino int8")
+    lazy = dataclasses.replace(lazy, engine=Engine(backend="openvino", precision="int8"))
     recorded = store_heatmap(lazy, tmp_path / "openvino.zarr").record.versions
     assert recorded["openvino"] == version("openvino")
 
