@@ -4,10 +4,10 @@ Level 0 holds the probabilities, ``labels/status/0`` what happened to each cell.
 probabilities are written before its status, so a block whose status is there is done, whatever
 moment a run was killed at. Pyramid levels and ``complete: true`` come last.
 
-``arrays`` knows what the arrays are called, ``layout`` and ``pyramid`` make them; ``record`` is what
-is said of them and ``metadata`` where it lies; ``stored`` reads;
-``target`` chooses where to write, ``blocks`` runs and writes, ``writing`` tells the whole story of
-it, and ``conversion`` writes once more what is stored.
+``arrays`` knows what the arrays are called, ``layout`` and ``pyramid`` make them; ``record`` is
+what is said of them and ``metadata`` where it lies; ``stored`` reads; ``target`` chooses where to
+write, ``blocks`` runs and writes, ``writing`` tells the whole story of it, and ``conversion``
+writes once more what is stored.
 """
 
 from histoslide.store.blocks import BlockTarget, reopened
