@@ -29,9 +29,8 @@ from histoslide.model.engine import Engine
 from histoslide.pipeline.options import TissueOptions
 from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
 from histoslide.scoring.mode import ScoreMode
-from histoslide.slide.fetched import open_anywhere
+from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
 from histoslide.storage.location import is_remote
-from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache
 from histoslide.store import Heatmap, NgffVersion, open_heatmap, store_heatmap
 from histoslide.tissue.masks import METHODS
 
@@ -150,7 +149,7 @@ def replay_heatmap(
     mask: Path | None = None,
     roi: Path | None = None,
     out: Path | None = None,
-    cache: SlideCache = DEFAULT_CACHE,
+    access: SlideAccess = DEFAULT_ACCESS,
     sample: int | None = None,
     seed: int = 0,
     threshold: float = DEFAULT_CROSSING,
@@ -167,7 +166,7 @@ def replay_heatmap(
         roi: the region of interest it was made with, if it was.
         out: keep the new heatmap there; it must not exist, or be one that was begun by the same
             call. None scores into a temporary folder.
-        cache: where copies of slides in object storage are kept.
+        access: how the slide is opened.
         sample: score only so many blocks, drawn at random among those that were scored.
         seed: of the draw.
         threshold: see ``histoslide.comparison.cells.compare_heatmaps``.
@@ -194,7 +193,7 @@ def replay_heatmap(
         _refuse_finished(out)
     refuse_other_model(heat, model.sha256, f"model {model.spec.name}")
     settings = replay_settings(heat, mask=mask, roi=roi)
-    with open_anywhere(slide_path, cache=cache, mpp=settings.mpp) as slide:
+    with access.open(slide_path, mpp=settings.mpp) as slide:
         check_same_slide(heat, slide)
         tissue, region = settings.tissue.find(slide)
         lazy = make_heatmap(

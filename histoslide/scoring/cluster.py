@@ -12,7 +12,6 @@ import logging
 import pickle
 import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import distributed
 import numpy as np
+from cachetools import LRUCache
 from dask.delayed import Delayed
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
 from distributed.client import FutureCancelledError
@@ -28,6 +28,7 @@ from distributed.comm import CommClosedError
 from numpy.typing import NDArray
 
 from histoslide.errors import HistoslideError
+from histoslide.geometry import Region
 from histoslide.machine.gpu_seats import take_seat
 from histoslide.machine.processors import network_threads
 from histoslide.model import (
@@ -50,7 +51,7 @@ from histoslide.model.fast_paths import (
 from histoslide.model.work import Work
 from histoslide.scoring.runners import BlockIndex
 from histoslide.slide import Slide
-from histoslide.slide.facts import SpokenFor
+from histoslide.slide.facts import SlideFacts
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -140,7 +141,7 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         self._lock = threading.Lock()
         self._model: Model | None = None
         self._held = ExitStack()
-        self._slides: OrderedDict[str, Slide] = OrderedDict()
+        self._slides: LRUCache[str, Slide] = LRUCache(maxsize=_OPEN_SLIDES)
         if self._threads is not None and self._bundle.engine.backend == "torch":
             import torch  # noqa: PLC0415 - a worker of OpenVINO does without it
 
@@ -168,9 +169,6 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         with self._lock:
             if key not in self._slides:
                 self._slides[key] = pickle.loads(packed)  # noqa: S301 - our own, of this run
-                while len(self._slides) > _OPEN_SLIDES:
-                    self._slides.popitem(last=False)
-            self._slides.move_to_end(key)
             return self._slides[key]
 
 
@@ -217,7 +215,7 @@ class ClusterModel:
         return WorkerSlide(slide, self.plugin)
 
 
-class WorkerSlide(SpokenFor):
+class WorkerSlide(Slide):
     """A slide that is pickled as a reference to the one that its worker keeps."""
 
     def __init__(self, slide: Slide, plugin: str) -> None:
@@ -225,14 +223,16 @@ class WorkerSlide(SpokenFor):
         self._packed = pickle.dumps(slide)
 
     @property
-    def _known(self) -> Slide:
-        return _plugin(self._plugin).slide(self._key, self._packed)
+    def facts(self) -> SlideFacts:
+        """What the slide says of itself; a worker's to tell."""
+        return self._kept().facts
 
-    def read_level(
-        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
-    ) -> NDArray[np.uint8]:
-        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
-        return self._known.read_level(level, x, y, width, height, shrink)
+    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read``."""
+        return self._kept().read(region, shrink)
+
+    def _kept(self) -> Slide:
+        return _plugin(self._plugin).slide(self._key, self._packed)
 
 
 class Cluster:
