@@ -16,6 +16,7 @@ from histoslide.grid.cells import DEFAULT_BLOCK_CELLS, TileGrid
 from histoslide.grid.status import Status
 from histoslide.model import Model, ModelSpec
 from histoslide.model.engine import Engine
+from histoslide.model.work import Work
 from histoslide.scoring.block import block_dtype, score_block
 from histoslide.scoring.mode import EXACT, ScoreMode
 from histoslide.scoring.record import MaskRecord, ModelRecord, ModeRecord, SlideRecord
@@ -61,6 +62,14 @@ class BlockModel(Protocol):
     @property
     def device(self) -> str:
         """Where; for people to read."""
+        ...
+
+    def check(self, work: Work) -> None:
+        """Make sure, as far as it can be told here, that the network can do a kind of work.
+
+        Raises:
+            HistoslideError: it cannot, and why.
+        """
         ...
 
     def here(self) -> Model:
@@ -240,8 +249,8 @@ def make_heatmap(
     """
     grid = make_grid(slide, model.spec, stride_px=stride_px, block_cells=block_cells)
     mode.check(model.spec, stride_px=grid.stride_px)
-    if mode.mode != "exact" and isinstance(model, Model):
-        model.area_batches(grid.stride_px)  # raises where the network cannot
+    for work in mode.works(grid.stride_px):
+        model.check(work)
     tissue = find_tissue(slide, METHODS["otsu"]) if tissue is None else tissue
     if plan is None:
         plan = plan_cells(grid, tissue, threshold=tissue_threshold, roi=roi)

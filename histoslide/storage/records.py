@@ -7,10 +7,11 @@ names the file and the place in it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import numbers
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
@@ -39,6 +40,10 @@ Share = Annotated[int, msgspec.Meta(ge=0, le=1)] | Annotated[float, msgspec.Meta
 """A number in 0-1."""
 FileName = Annotated[str, msgspec.Meta(pattern="^[^/]+$")]
 """A name without a folder."""
+
+DEEPEST = 64
+"""Levels of nesting that are read: far more than any record has, and few enough for whatever goes
+through them level by level."""
 
 _UNFIT = (msgspec.MsgspecError, RecursionError, UnicodeError, OverflowError)
 """How content fails that is not what it should be: of another type, nested without end, no text."""
@@ -145,6 +150,50 @@ def _parsed(raw: bytes | str) -> Any:
         if "surrogate" not in str(reason):
             raise
         return json.loads(raw)  # of a name that is no Unicode, which msgspec does not read
+
+
+def builtins_from_json(
+    raw: bytes | str, *, source: object, error: type[HistoslideError] = HistoslideError
+) -> Any:
+    """What JSON text holds, where Python's ``NaN`` may stand among the numbers, as we write it.
+
+    Raises:
+        HistoslideError: ``error``; it is no JSON, or is nested deeper than ``DEEPEST``.
+    """
+    try:
+        content = json.loads(raw)
+    except RecursionError as reason:
+        raise _unfit(source, reason, error) from None
+    except ValueError as reason:  # also of bytes that are no text, and numbers without end
+        raise error(f"{source} is not JSON: {' '.join(str(reason).split())}") from None
+    level: list[Any] = [content]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return content
+    raise _unfit(source, RecursionError(), error)
+
+
+def refuse_unknown(
+    fields: Mapping[str, Any],
+    kind: type[Any],
+    *,
+    source: object,
+    error: type[HistoslideError] = HistoslideError,
+) -> None:
+    """Make sure that a record has no fields that its type does not know.
+
+    Raises:
+        HistoslideError: ``error``; it has, and which.
+    """
+    if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(kind)}):
+        raise error(f"{source} has unknown fields {unknown}")
+
+
+def _inside(content: Any) -> Iterable[Any]:
+    if isinstance(content, dict):
+        return content.values()
+    return content if isinstance(content, list) else ()
 
 
 def from_toml(

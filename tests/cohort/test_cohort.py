@@ -35,6 +35,7 @@ from histoslide.errors import (
 from histoslide.geometry import Mpp
 from histoslide.grid.status import Status
 from histoslide.lesions import LesionSettings
+from histoslide.model.work import Tiles
 from histoslide.pipeline import (
     PreparedSlide,
     ScoreOptions,
@@ -424,7 +425,7 @@ def test_a_rate_is_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
     # Two batches to warm up; then the clock is looked at before the third batch, after it and the
     # two that follow, and for the sum.
     rate = tiles_per_second(model, ScoreOptions(), seconds=3)
-    assert rate == 3 * model.tile_batches().size / 4
+    assert rate == 3 * model.batches(Tiles()).size / 4
 
 
 def test_the_command(
