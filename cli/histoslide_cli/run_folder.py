@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,4 +130,4 @@ def read_rates(folder: Path) -> RateSearch | None:
     path = folder / RATES_NAME
     if not path.exists():
         return None
-    return RateSearch.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return RateSearch.from_json(path.read_bytes(), source=path)

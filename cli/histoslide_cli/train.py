@@ -251,8 +251,7 @@ def _find_rate(
         data, recipe, device=device, seed=arguments.seed, workers=workers, initial=initial
     )
     if known is None and is_first():
-        text = json.dumps(search.as_dict()) + "\n"
-        (folder / RATES_NAME).write_text(text, encoding="utf-8")
+        (folder / RATES_NAME).write_text(search.to_json(), encoding="utf-8")
     assert search.suggestion is not None
     logger.info("learning rate %.2g, from the longest valley of the loss", search.suggestion)
     return scale_rates(recipe, search.suggestion), search
@@ -280,13 +279,13 @@ def _write_inputs(data: PatchData, recipe: Recipe, folder: Path) -> None:
     from histoslide.errors import HistoslideError
     from histoslide.evaluation.patches.plots import plain, to_png
     from histoslide.evaluation.patches.samples import patch_figure, pick_samples
+    from histoslide.storage.records import to_json
 
     save_split(data, folder / SPLIT_NAME, overwrite=True)
     try:
         names = data.train.names
-        (folder / RECIPE_NAME).write_text(
-            json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8"
-        )
+        text = to_json(recipe, ascii_only=True)  # it may name a file
+        (folder / RECIPE_NAME).write_text(text, encoding="utf-8")
         for label, name in enumerate(data.classes):
             chosen = pick_samples(data.train.labels, label)
             if len(chosen):

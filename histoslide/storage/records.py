@@ -23,7 +23,7 @@ _UNFIT = (msgspec.MsgspecError, RecursionError, UnicodeError, OverflowError)
 
 def to_builtins(record: object) -> Any:
     """A record as what JSON knows: dicts, lists, strings, numbers, booleans and None."""
-    return msgspec.to_builtins(record, str_keys=True)
+    return _with_lists(msgspec.to_builtins(record, str_keys=True))
 
 
 def to_json(record: object, *, indent: int | None = 2, ascii_only: bool = False) -> str:
@@ -99,6 +99,13 @@ def from_toml(
     except (tomllib.TOMLDecodeError, *_UNFIT) as reason:
         raise _unfit(source, reason, error) from None
     return from_builtins(content, kind, source=source, error=error)
+
+
+def _with_lists(value: Any) -> Any:
+    """The same with lists for tuples, which msgspec leaves: what is read again is equal then."""
+    if isinstance(value, dict):
+        return {key: _with_lists(part) for key, part in value.items()}
+    return [_with_lists(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _unfit(source: object, reason: Exception, error: type[HistoslideError]) -> HistoslideError:

@@ -17,6 +17,7 @@ from histoslide.model.spec import (
     PCAM_MPP,
     TOTAL_STRIDE_PX,
 )
+from histoslide.storage.records import to_builtins
 from histoslide.training.recipe.augmentation import Augmentation
 from histoslide.training.recipe.ranges import require
 from histoslide.training.recipe.stage import Stage
@@ -219,4 +220,4 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON-ready values."""
-        return dataclasses.asdict(self)
+        return dict(to_builtins(self))
