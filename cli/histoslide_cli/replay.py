@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         replay_heatmap,
         replay_settings,
     )
+    from histoslide.slide.access import SlideAccess
     from histoslide.store import open_heatmap
 
     check_comparison_options(arguments)
@@ -92,8 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = choose_model(
         arguments,
         device=pick_device(arguments.device),
-        backend=settings.backend,
-        precision=settings.precision,
+        backend=settings.engine.backend,
+        precision=settings.engine.precision,
     )
     logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
     with Progress(slide.name, unit="block", quiet=arguments.quiet) as progress:
@@ -104,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
             mask=arguments.mask,
             roi=arguments.roi,
             out=arguments.out,
-            cache=slide_cache(arguments),
+            access=SlideAccess(cache=slide_cache(arguments)),
             sample=arguments.sample,
             seed=arguments.seed,
             threshold=arguments.threshold,

@@ -154,7 +154,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score every slide; the exit code tells what became of them."""
     from histoslide.cohort.jobs import collect_jobs
-    from histoslide.slide.access import begin_to_open
+    from histoslide.slide.access import SlideAccess
 
     _check(arguments)
     mpp, by_name = read_resolutions(arguments)
@@ -167,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.out = arguments.out.absolute()
         _options(arguments)  # what is wrong with them is said before a cluster is waited for
     here = arguments.dask is None and not arguments.no_isolation
-    with begin_to_open(isolate=here), chosen_engine(arguments) as (model, runner):
+    with SlideAccess(isolate=here).begin(), chosen_engine(arguments) as (model, runner):
         logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
         # Only now, since it imports most of the package: meanwhile the network is compiled.
         options = replace(_options(arguments), runner=runner)
@@ -196,6 +196,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _options(arguments: argparse.Namespace) -> ScoreOptions:
     from histoslide.lesions import LesionSettings
     from histoslide.pipeline import ScoreOptions
+    from histoslide.slide.access import SlideAccess
 
     return ScoreOptions(
         stride_px=arguments.stride,
@@ -208,10 +209,9 @@ def _options(arguments: argparse.Namespace) -> ScoreOptions:
         mask_png=arguments.mask_png,
         overwrite=arguments.overwrite,
         retry_unreadable=arguments.retry_unreadable,
-        cache=slide_cache(arguments),
+        access=SlideAccess(cache=slide_cache(arguments), isolate=not arguments.no_isolation),
         command=scrubbed_command(sys.argv[1:]),
         timeout_s=arguments.timeout,
-        isolate=not arguments.no_isolation,
     )
 
 

@@ -105,10 +105,11 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
 
     folder = prepare_outputs(arguments, recipe)
     data = _open_data(arguments, recipe)
-    initial = _initial_weights(arguments)
+    initial = _initial_weights(arguments, recipe)
     if is_first():
         begin_run(arguments, data, recipe, folder, initial=initial)
     with process_group(torch.device(pick_device(arguments.device))) as device:
+        data = _keep(arguments, data, recipe)
         _say(data, recipe, device)
         workers = _workers(arguments.workers, device)
         recipe, finder = _find_rate(
@@ -129,6 +130,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
                 tumour=arguments.tumour,
                 folder=folder,
                 initial=initial,
+                initial_file=None if initial is None else Path(arguments.pretrained),
                 finder=finder,
                 callbacks=[] if board is None else [board],
                 on_epoch=progress.finish_epoch,
@@ -172,16 +174,29 @@ def name_classes(data: PatchData, names: list[str] | None) -> PatchData:
     return dataclasses.replace(data, classes=tuple(names))
 
 
-def _initial_weights(arguments: argparse.Namespace) -> dict[str, Tensor] | None:
+def _keep(arguments: argparse.Namespace, data: PatchData, recipe: Recipe) -> PatchData:
+    from histoslide.training.kept_patches import keep_patches
+
+    quiet = arguments.quiet or not is_first()
+    with Progress("decoding", unit="patch", quiet=quiet) as progress:
+        return keep_patches(data, recipe, on_patches=progress.update)
+
+
+def _initial_weights(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Tensor] | None:
     from histoslide.errors import DataError
+    from histoslide.model import is_bundle
+    from histoslide.model.given_weights import STATE_SUFFIXES, body_weights, read_state
 
     if arguments.pretrained in (None, "imagenet", "none"):
         return None
     path = Path(arguments.pretrained)
     if not is_pickle(path) and not path.is_file():
         raise DataError(
-            f"--pretrained {path} does not exist: pass imagenet, none, or a .safetensors bundle"
+            f"--pretrained {path} does not exist: pass imagenet, none, a .safetensors bundle, or a "
+            "file of weights"
         )
+    if path.suffix.lower() in STATE_SUFFIXES and not is_bundle(path):
+        return body_weights(read_state(path), recipe.architecture)
     facts = {
         "mpp": arguments.mpp,
         "input_px": arguments.patch_size,
@@ -222,9 +237,7 @@ def _say(data: PatchData, recipe: Recipe, device: torch.device) -> None:
         recipe.label_px,
         recipe.side_px(recipe.stages[-1]),
     )
-    logger.info(
-        "recipe %s, %s in %s on %s", recipe.name, recipe.architecture, recipe.precision, device
-    )
+    logger.info("recipe %s, %s on %s", recipe.name, recipe.architecture, device)
 
 
 def _find_rate(

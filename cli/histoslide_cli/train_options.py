@@ -107,7 +107,8 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
         "--recipe",
         default="pcam",
         metavar="NAME|FILE",
-        help="pcam, colorectal, fine-tune, from-scratch, or a .toml or .json file (default: pcam)",
+        help="pcam, colorectal, fine-tune, pcam-robust, from-scratch, or a .toml or .json file "
+        "(default: pcam)",
     )
     group.add_argument(
         "--set",
@@ -116,7 +117,12 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
         metavar="KEY=VALUE",
         help="any value of the recipe, for example augmentation.stain=0.1; may be repeated",
     )
-    group.add_argument("--arch", metavar="NAME", help="resnet18, resnet34 or resnet50")
+    group.add_argument(
+        "--arch",
+        metavar="NAME",
+        help="resnet18, resnet34, resnet50, or any network of timm as timm/NAME, for example "
+        "timm/tf_efficientnet_lite0",
+    )
     group.add_argument(
         "--size",
         type=int,
@@ -127,8 +133,9 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--pretrained",
         metavar="WHAT",
-        help="imagenet, none (which freezes nothing unless --freeze-epochs asks for it), or a "
-        "bundle to start from (default: as the recipe says)",
+        help="imagenet, none (which freezes nothing unless --freeze-epochs asks for it), a bundle "
+        "to start from, or a file of weights (.pth, .safetensors) with the names of timm, "
+        "torchvision or efficientnet-pytorch (default: as the recipe says)",
     )
     group.add_argument(
         "--epochs", type=int, metavar="N", help="epochs in which the whole network learns"
@@ -161,8 +168,9 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "bf16", "mixed"),
-        help="mixed is fp16 on CUDA and fp32 elsewhere",
+        choices=("auto", "fp32", "fp16", "bf16", "mixed"),
+        help="auto is bf16 where GPU or processor have it and the network gains from it; mixed is "
+        "fp16 on CUDA and fp32 elsewhere (default: as the recipe says, mostly auto)",
     )
     group.add_argument(
         "--keep", choices=("best", "last"), help="weights of the best or the last epoch"

@@ -13,8 +13,7 @@ from histoslide.grid.status import Status
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.outputs_beside import OutputsBeside
 from histoslide.scoring.lazy import BlockModel, LazyHeatmap, make_heatmap
-from histoslide.slide import ClosableSlide
-from histoslide.slide.fetched import open_anywhere
+from histoslide.slide import Slide
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.storage.zarr_folder import is_there
 from histoslide.store import open_heatmap, plan_begun_with, refuse_other_settings, reopened
@@ -29,7 +28,7 @@ class PreparedSlide:
     """Slide file."""
     out: Path
     """Its heat.zarr, there already or not."""
-    slide: ClosableSlide
+    slide: Slide
     """Open."""
     tissue: TissueMask
     """Where it holds tissue."""
@@ -68,16 +67,7 @@ def prepare_slide(
     beside.refuse_others(options)
     limit = TimeLimit(path.name, options.timeout_s)
     with ExitStack() as stack, limit.running():
-        slide = stack.enter_context(
-            open_anywhere(
-                path,
-                cache=options.cache,
-                mpp=mpp,
-                isolate=options.isolate,
-                opener=options.opener,
-                limit=limit,
-            )
-        )
+        slide = stack.enter_context(options.access.open(path, mpp=mpp, limit=limit))
         tissue, roi = options.tissue.find(slide)
         lay_out = partial(
             make_heatmap,

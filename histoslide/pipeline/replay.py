@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from dask.local import get_sync
@@ -26,13 +25,12 @@ from histoslide.errors import BundleError, HistoslideError, MaskError, OutputExi
 from histoslide.geometry import Mpp
 from histoslide.grid.status import Status
 from histoslide.model import Model
-from histoslide.model.backend import BackendName, Precision
+from histoslide.model.engine import Engine
 from histoslide.pipeline.options import TissueOptions
 from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
 from histoslide.scoring.mode import ScoreMode
-from histoslide.slide.fetched import open_anywhere
+from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
 from histoslide.storage.location import is_remote
-from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache
 from histoslide.store import Heatmap, NgffVersion, open_heatmap, store_heatmap
 from histoslide.tissue.masks import METHODS
 
@@ -57,10 +55,8 @@ class ReplaySettings:
     """Of the bundle's file."""
     mode: ScoreMode
     """How the cells came by their probabilities."""
-    backend: BackendName
-    """What computed them."""
-    precision: Precision
-    """In which precision."""
+    engine: Engine
+    """What computed them, and how precisely."""
 
 
 def find_slide(heat: Heatmap) -> Path:
@@ -102,7 +98,6 @@ def replay_settings(
             "histoslide does not know: it cannot be replayed"
         )
     slide = heat.metadata["slide"]
-    backend, _, precision = heat.metadata["engine"].partition(" ")
     return ReplaySettings(
         stride_px=heat.grid.stride_px,
         block_cells=heat.grid.block_cells,
@@ -116,9 +111,15 @@ def replay_settings(
         ngff=heat.metadata["fingerprint"].get("ngff", "0.5"),
         model_sha256=heat.metadata["model"]["sha256"],
         mode=ScoreMode(**heat.metadata["mode"]),
-        backend=cast("BackendName", backend),
-        precision=cast("Precision", precision),
+        engine=_engine_of(heat),
     )
+
+
+def _engine_of(heat: Heatmap) -> Engine:
+    try:
+        return Engine.parse(heat.metadata["engine"])
+    except HistoslideError as error:
+        raise StoreError(f"{heat.path.name} cannot be replayed: {error}") from None
 
 
 def refuse_other_model(heat: Heatmap, sha256: str, given: str) -> None:
@@ -148,7 +149,7 @@ def replay_heatmap(
     mask: Path | None = None,
     roi: Path | None = None,
     out: Path | None = None,
-    cache: SlideCache = DEFAULT_CACHE,
+    access: SlideAccess = DEFAULT_ACCESS,
     sample: int | None = None,
     seed: int = 0,
     threshold: float = DEFAULT_CROSSING,
@@ -165,7 +166,7 @@ def replay_heatmap(
         roi: the region of interest it was made with, if it was.
         out: keep the new heatmap there; it must not exist, or be one that was begun by the same
             call. None scores into a temporary folder.
-        cache: where copies of slides in object storage are kept.
+        access: how the slide is opened.
         sample: score only so many blocks, drawn at random among those that were scored.
         seed: of the draw.
         threshold: see ``histoslide.comparison.cells.compare_heatmaps``.
@@ -192,7 +193,7 @@ def replay_heatmap(
         _refuse_finished(out)
     refuse_other_model(heat, model.sha256, f"model {model.spec.name}")
     settings = replay_settings(heat, mask=mask, roi=roi)
-    with open_anywhere(slide_path, cache=cache, mpp=settings.mpp) as slide:
+    with access.open(slide_path, mpp=settings.mpp) as slide:
         check_same_slide(heat, slide)
         tissue, region = settings.tissue.find(slide)
         lazy = make_heatmap(

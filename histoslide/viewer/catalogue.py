@@ -19,8 +19,7 @@ from histoslide.comparison.same_slide import check_same_slide
 from histoslide.errors import HistoslideError, StoreError
 from histoslide.geometry import Mpp
 from histoslide.pipeline.result import SlideResult
-from histoslide.slide import OpenSlideSlide, find_slides, is_slide_file, open_slide
-from histoslide.slide.tiff.salvaged import SalvagedTiff
+from histoslide.slide import Slide, find_slides, is_slide_file, open_slide
 from histoslide.storage.location import is_remote, storage_errors
 from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache, local_copy
 from histoslide.storage.zarr_folder import has_root
@@ -31,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 MAX_OPEN_SLIDES = 6
 """Slides kept open at a time; a cohort may have thousands."""
-
-AnySlide = OpenSlideSlide | SalvagedTiff
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +69,7 @@ class Catalogue:
         """
         self._lock = threading.Lock()
         self._sources: dict[str, CellSource] = {}
-        self._open: OrderedDict[tuple[Path, float], AnySlide] = OrderedDict()
+        self._open: OrderedDict[tuple[Path, float], Slide] = OrderedDict()
         self._folders = [path for path in paths if not is_store(path)]
         self._stores = [path for path in paths if is_store(path)]
         self._keys: dict[Path, str] = {}
@@ -135,7 +132,7 @@ class Catalogue:
                 self._sources[key] = CellSource(path)
             return self._sources[key]
 
-    def slide(self, key: str) -> AnySlide | None:
+    def slide(self, key: str) -> Slide | None:
         """The slide that a heatmap was made from, or None where it is not at hand.
 
         Raises:
@@ -186,7 +183,7 @@ class Catalogue:
             known = {entry.key: entry.path for entry in self.entries()}
         return known[key]
 
-    def _opened(self, path: Path, mpp: Mpp) -> AnySlide:
+    def _opened(self, path: Path, mpp: Mpp) -> Slide:
         key = (path, mpp.value)
         with self._lock:
             if key in self._open:

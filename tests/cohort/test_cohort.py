@@ -44,6 +44,7 @@ from histoslide.pipeline import (
     store_slide,
 )
 from histoslide.pipeline.result import SlideResult
+from histoslide.slide.access import SlideAccess
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.storage.location import place
 from histoslide.store import open_heatmap
@@ -53,7 +54,7 @@ EVERYTHING = TissueOptions(method="none", threshold=0)
 
 COARSE = ScoreOptions(tissue=EVERYTHING, overlay=False, lesions=None, stride_px=96)
 
-CRASHING = dataclasses.replace(COARSE, opener="crashing:open_crashing")
+CRASHING = dataclasses.replace(COARSE, access=SlideAccess(opener="crashing:open_crashing"))
 
 pytestmark = pytest.mark.filterwarnings("ignore:warned by the worker")
 
@@ -129,7 +130,7 @@ def test_a_slide_that_hangs_is_timed_out_and_continued(
     assert (status == Status.SCORED).any()
     assert (status == Status.PENDING).any()
     assert not (status == Status.UNREADABLE).any()
-    mended = dataclasses.replace(fine, opener=COARSE.opener, timeout_s=None)
+    mended = dataclasses.replace(fine, access=COARSE.access, timeout_s=None)
     results = score_slides(jobs, out, colour_model(), mended)
     assert [r.state for r in results] == ["done", "done"]
     assert np.array_equal(values(out / "hang.zarr"), values(out / "last.zarr"))
@@ -138,7 +139,9 @@ def test_a_slide_that_hangs_is_timed_out_and_continued(
 
 def test_a_timeout_between_blocks_keeps_what_is_scored(good: Path, tmp_path: Path) -> None:
     out = tmp_path / "h.zarr"
-    options = dataclasses.replace(COARSE, stride_px=8, timeout_s=1000, isolate=False)
+    options = dataclasses.replace(
+        COARSE, stride_px=8, timeout_s=1000, access=SlideAccess(isolate=False)
+    )
     with prepare_slide(good, out, colour_model(), options) as prepared:
 
         def use_up(*_: int) -> None:

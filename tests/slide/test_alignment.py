@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -139,15 +140,18 @@ def marked_slide(path: Path, *, mpp: float, box: tuple[int, int, int, int]) -> P
 
 @pytest.mark.parametrize("bounds", [None, (100, 60, 1000, 700)])
 def test_a_mark_lies_at_the_same_place_in_the_overlay_png(
-    tmp_path: Path, bounds: tuple[int, int, int, int] | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounds: tuple[int, int, int, int] | None
 ) -> None:
     """From level-0 pixels through heat.zarr into the pixels of the picture, to one cell."""
     mpp, box = 0.486, (640, 320, 256, 128)  # cells of 64 level-0 pixels: the mark is 4 by 2 cells
-    slide = OpenSlideSlide(marked_slide(tmp_path / "marked.tif", mpp=mpp, box=box))
+    path = marked_slide(tmp_path / "marked.tif", mpp=mpp, box=box)
     if bounds is not None:
+        with openslide.OpenSlide(path) as handle:
+            recorded = dict(handle.properties)
         names = ("x", "y", "width", "height")
-        recorded = {f"openslide.bounds-{n}": str(v) for n, v in zip(names, bounds, strict=True)}
-        slide._properties.update(recorded)
+        recorded |= {f"openslide.bounds-{n}": str(v) for n, v in zip(names, bounds, strict=True)}
+        monkeypatch.setattr(openslide.OpenSlide, "properties", recorded)
+    slide = OpenSlideSlide(path)
     lazy = make_heatmap(
         slide, colour_model(), tissue=find_tissue(slide, METHODS["none"]), tissue_threshold=0.0
     )

@@ -19,6 +19,7 @@ from tiffs import (
     write_kind,
 )
 
+from histoslide.geometry import Region
 from histoslide.slide import OpenSlideSlide, TiffSlide, open_slide
 from histoslide.slide.tiff.tiles import TiffTiles, TileDecodeError, UnsupportedTilesError
 
@@ -56,10 +57,10 @@ def test_every_kind_shrinks_to_the_means_of_openslides_pixels(
     levels = [smooth_pixels(301, 203), smooth_pixels(150, 101)]
     path = write_kind(tmp_path / "slide.tif", levels, kind)
     with open_slide(path) as direct, OpenSlideSlide(path) as through:
-        region = (0, 32, 16, 192, 160)
-        found = direct.read_level(*region, shrink).astype(np.int16)
+        region = Region(0, 32, 16, 192, 160)
+        found = direct.read(region, shrink).astype(np.int16)
         assert found.shape == (160 // shrink, 192 // shrink, 3)
-        squares = through.read_level(*region).reshape(160 // shrink, shrink, -1, shrink, 3)
+        squares = through.read(region).reshape(160 // shrink, shrink, -1, shrink, 3)
         assert np.abs(found - squares.mean(axis=(1, 3))).max() <= 3.5
 
 

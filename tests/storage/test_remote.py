@@ -18,9 +18,9 @@ from objects import BUCKET, contents, intercept, s3_server
 
 import histoslide.storage.slide_copies as remote_module
 from histoslide.errors import SlideOpenError
+from histoslide.geometry import Region
 from histoslide.slide import open_slide
-from histoslide.slide.facts import SlideFacts
-from histoslide.slide.fetched import open_anywhere
+from histoslide.slide.access import SlideAccess
 from histoslide.storage.location import file_system, object_key, place
 from histoslide.storage.slide_copies import SlideCache, local_copy
 from histoslide.synthetic import fiducial_slide
@@ -134,22 +134,22 @@ def test_a_slide_that_travels_is_fetched_where_it_arrives(
     remote = folder / "f.tif"
     remote.write_bytes(local.read_bytes())
     monkeypatch.setenv("HISTOSLIDE_CACHE", str(tmp_path / "first"))
-    with open_anywhere(remote, isolate=False) as slide, open_slide(local) as direct:
-        region = (0, 100, 50, 300, 200)
-        assert np.array_equal(slide.read_level(*region), direct.read_level(*region))
-        facts = SlideFacts.of(slide)
+    with SlideAccess(isolate=False).open(remote) as slide, open_slide(local) as direct:
+        region = Region(0, 100, 50, 300, 200)
+        assert np.array_equal(slide.read(region), direct.read(region))
+        facts = slide.facts
         packed = pickle.dumps(slide)
     shutil.rmtree(tmp_path / "first")
     monkeypatch.setenv("HISTOSLIDE_CACHE", str(tmp_path / "second"))
     with pickle.loads(packed) as arrived, open_slide(local) as direct:
         assert copies(tmp_path / "second") == []  # nothing until something is asked for
-        assert np.array_equal(arrived.read_level(*region), direct.read_level(*region))
-        assert SlideFacts.of(arrived) == facts
+        assert np.array_equal(arrived.read(region), direct.read(region))
+        assert arrived.facts == facts
         assert copies(tmp_path / "second") == ["f.tif"]
     other = fiducial_slide(tmp_path / "g.tif", width=600, height=500, mpp=0.5)
     remote.write_bytes(other.read_bytes())
     with pytest.raises(SlideOpenError, match="was replaced while it was read"):
-        pickle.loads(packed).read_level(*region)
+        pickle.loads(packed).read(region)
 
 
 def test_the_commands_read_and_write_there(

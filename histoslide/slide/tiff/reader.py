@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.errors import SlideOpenError, SlideReadError
+from histoslide.geometry import Region
 from histoslide.slide.shrinking import average_squares
 from histoslide.slide.tiff.tiles import TiffTiles, TileDecodeError
 
@@ -64,29 +65,29 @@ class TileReader:
         """Tiles of each level, None for those that are not read here."""
         return self._levels
 
-    def read(
-        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
-    ) -> NDArray[np.uint8]:
-        """Read RGB pixels of a level; see ``histoslide.slide.Slide.read_level``.
+    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+        """Read RGB pixels of a level; see ``histoslide.slide.Slide.read``.
 
         Raises:
             TileMissingError: the file holds no such tile, or it cannot be read from it.
             SlideReadError: a tile is damaged.
             SlideOpenError: the file is gone.
         """
-        tiles = self._levels[level]
+        level, tiles = region.level, self._levels[region.level]
         if tiles is None:
             raise SlideReadError(f"{self._path.name}: level {level} is not read by its tiles")
         if self._process != os.getpid():
             self._start()  # forked: another thread of the parent may have held the lock
-        rows = range(y // tiles.tile.height, (y + height - 1) // tiles.tile.height + 1)
-        cols = range(x // tiles.tile.width, (x + width - 1) // tiles.tile.width + 1)
+        rows = range(region.y // tiles.tile.height, (region.bottom - 1) // tiles.tile.height + 1)
+        cols = range(region.x // tiles.tile.width, (region.right - 1) // tiles.tile.width + 1)
         counts = tiles.byte_counts[rows.start : rows.stop, cols.start : cols.stop]
         if self._missing is None and not counts.all():
             row, col = (int(i[0]) for i in np.nonzero(counts == 0))
             raise TileMissingError(self._place((level, rows[row], cols[col], 1), "it is missing"))
         by = tiles.shrunk_by_decoding(shrink)
-        x, y, width, height = x // by, y // by, width // by, height // by
+        x, y, width, height = (
+            length // by for length in (region.x, region.y, region.width, region.height)
+        )
         tile_width, tile_height = tiles.tile.width // by, tiles.tile.height // by
         canvas = np.empty((height, width, 3), dtype=np.uint8)
         scratch = tiles.canvas(by)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
-from histoslide.geometry import Box, Mpp, Size, true_downsample
+from histoslide.geometry import Mpp, Region, true_downsample
+from histoslide.slide.base import Slide
+from histoslide.slide.facts import SlideFacts
 from histoslide.slide.file_hash import file_hash
-from histoslide.slide.protocol import Closable
 from histoslide.slide.tiff.reader import TileReader
 from histoslide.slide.tiff.tiles import TiffTiles, UnsupportedTilesError
 from histoslide.storage.location import readable_name
@@ -35,7 +35,7 @@ _INCH_UNIT = 2
 _UM_PER_UNIT = {_CM_UNIT: 1e4, _INCH_UNIT: 25.4e3}
 
 
-class SalvagedTiff(Closable):
+class SalvagedTiff(Slide):
     """A damaged TIFF slide; picklable, and usable from any thread or process."""
 
     def __init__(
@@ -47,9 +47,19 @@ class SalvagedTiff(Closable):
         mpp: Mpp | None,
         given_mpp: Mpp | None,
     ) -> None:
+        sizes = tuple(tiles.size for tiles in levels)
+        super().__init__(
+            SlideFacts(
+                name=readable_name(path),
+                level_sizes=sizes,
+                level_downsamples=tuple(true_downsample(sizes[0], size) for size in sizes),
+                mpp=mpp,
+                quickhash=file_hash(path),
+                properties={"openslide.vendor": "damaged-tiff"},
+            )
+        )
         self._path, self._levels, self._file_size = path, levels, file_size
-        self._mpp, self._given_mpp = mpp, given_mpp
-        self._level_sizes = tuple(tiles.size for tiles in levels)
+        self._given_mpp = given_mpp
         self._reader = TileReader(path, levels, cache_bytes=_CACHE_BYTES)
 
     @classmethod
@@ -82,51 +92,9 @@ class SalvagedTiff(Closable):
             for tiles in self._levels
         )
 
-    @property
-    def name(self) -> str:
-        """File name without its folder."""
-        return readable_name(self._path)
-
-    @property
-    def size_l0(self) -> Size:
-        """Size of the finest level, in level-0 pixels."""
-        return self._level_sizes[0]
-
-    @property
-    def level_sizes(self) -> tuple[Size, ...]:
-        """Size of every level that is left in its own pixels, finest first."""
-        return self._level_sizes
-
-    @property
-    def level_downsamples(self) -> tuple[float, ...]:
-        """Level-0 pixels a pixel of each level."""
-        return tuple(true_downsample(self.size_l0, size) for size in self._level_sizes)
-
-    @property
-    def mpp(self) -> Mpp | None:
-        """Resolution of level 0, or None where it is not known."""
-        return self._mpp
-
-    @property
-    def bounds_l0(self) -> Box | None:
-        """Not recorded in plain TIFF."""
-        return None
-
-    @property
-    def quickhash(self) -> str:
-        """A hash of the file's size and ends."""
-        return file_hash(self._path)
-
-    @property
-    def properties(self) -> Mapping[str, str]:
-        """None but a vendor that says what happened."""
-        return {"openslide.vendor": "damaged-tiff"}
-
-    def read_level(
-        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
-    ) -> NDArray[np.uint8]:
-        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
-        return self._reader.read(level, x, y, width, height, shrink)
+    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read``."""
+        return self._reader.read(region, shrink)
 
     @property
     def readers(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import openslide
 from numpy.typing import NDArray
 
 from histoslide.errors import SlideOpenError, SlideReadError
+from histoslide.geometry import Region
 from histoslide.slide.alignment import is_aligned
 from histoslide.slide.openslide_slide import OpenSlideSlide
 from histoslide.slide.tiff.levels import direct_levels
@@ -39,33 +40,32 @@ class TiffSlide(OpenSlideSlide):
     @property
     def readers(self) -> tuple[str, ...]:
         """What reads each level, for people to see."""
-        levels = range(len(self._level_sizes))
+        levels = range(len(self.level_sizes))
         return tuple("tiff tiles" if self._is_direct(level) else "openslide" for level in levels)
+
+    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see ``Slide.read``."""
+        if self._is_direct(region.level):
+            try:
+                return self._tiles().read(region, shrink)
+            except (TileMissingError, SlideOpenError) as error:
+                logger.debug("%s; OpenSlide is asked", error)
+        return super().read(region, shrink)
 
     def _start(self) -> None:
         super()._start()
         self._tile_reader: TileReader | None = None
         self._direct: dict[int, bool] = {}
 
-    def _read_pixels(
-        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
-    ) -> NDArray[np.uint8]:
-        if self._is_direct(level):
-            try:
-                return self._tiles().read(level, x, y, width, height, shrink)
-            except (TileMissingError, SlideOpenError) as error:
-                logger.debug("%s; OpenSlide is asked", error)
-        return super()._read_pixels(level, x, y, width, height, shrink)
-
     def _tiles(self) -> TileReader:
         if self._process != os.getpid():
             self._start()
         reader = self._tile_reader
         if reader is None:
-            vendor = self._properties.get(openslide.PROPERTY_NAME_VENDOR, "")
+            vendor = self.properties.get(openslide.PROPERTY_NAME_VENDOR, "")
             reader = TileReader(
                 self._path,
-                direct_levels(self._path, vendor, self._level_sizes),
+                direct_levels(self._path, vendor, self.level_sizes),
                 cache_bytes=self._cache_bytes,
                 # Philips leaves out tiles without tissue, which are transparent in OpenSlide.
                 missing=self._background if vendor == "philips" else None,
@@ -92,10 +92,11 @@ class TiffSlide(OpenSlideSlide):
         for x, y in _best_compared(tiles, self._reported_downsamples[level]):
             width = min(tiles.tile.width, tiles.size.width - x)
             height = min(tiles.tile.height, tiles.size.height - y)
+            region = Region(level, x, y, width, height)
             try:
-                theirs = super()._read_pixels(level, x, y, width, height)
+                theirs = super().read(region)
                 verdict = False
-                ours = self._tiles().read(level, x, y, width, height).astype(np.int16)
+                ours = self._tiles().read(region).astype(np.int16)
             except SlideReadError as error:
                 logger.debug("%s: level %d cannot be compared there: %s", self.name, level, error)
                 continue
