@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from histoslide.patch_evaluation.history import RateSearch
     from histoslide.training.fit import TrainedModel
     from histoslide.training.recipe import Recipe
+    from histoslide.training.teachers import Teacher
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -107,18 +109,27 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
     from histoslide.model import pick_device
     from histoslide.training.distributed import process_group
     from histoslide.training.fit import train
+    from histoslide.training.teachers import read_teachers
 
     folder = prepare_outputs(arguments, recipe)
     data = _open_data(arguments, recipe)
     initial = _initial_weights(arguments, recipe)
+    teachers = read_teachers(arguments.teacher, recipe, data.classes)
     if is_first():
-        begin_run(arguments, data, recipe, folder, initial=initial)
+        begin_run(arguments, data, recipe, folder, initial=initial, teachers=teachers)
     with process_group(torch.device(pick_device(arguments.device))) as device:
         data = _keep(arguments, data, recipe)
         _say(data, recipe, device)
         workers = _workers(arguments.workers, device)
         recipe, finder = _find_rate(
-            arguments, data, recipe, folder, device=device, workers=workers, initial=initial
+            arguments,
+            data,
+            recipe,
+            folder,
+            device=device,
+            workers=workers,
+            initial=initial,
+            teachers=teachers,
         )
         board = _tensorboard(arguments, data, recipe, folder)
         if is_first():
@@ -136,6 +147,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
                 folder=folder,
                 initial=initial,
                 initial_file=None if initial is None else Path(arguments.pretrained),
+                teachers=teachers,
                 finder=finder,
                 callbacks=[] if board is None else [board],
                 on_epoch=progress.finish_epoch,
@@ -161,6 +173,8 @@ def _open_data(arguments: argparse.Namespace, recipe: Recipe) -> PatchData:
             arguments.data,
             layout=arguments.layout,
             extra=tuple(arguments.extra),
+            extra_repeat=tuple(arguments.extra_repeat),
+            unlabelled=tuple(arguments.unlabelled),
             split=recipe.division(seed=arguments.seed),
             slides=arguments.slides,
             duplicates=arguments.duplicates,
@@ -262,6 +276,7 @@ def _find_rate(
     device: torch.device,
     workers: int,
     initial: dict[str, Tensor] | None,
+    teachers: Sequence[Teacher],
 ) -> tuple[Recipe, RateSearch | None]:
     """The recipe with the rate that the finder suggests, if it was asked for.
 
@@ -274,7 +289,13 @@ def _find_rate(
         return recipe, None
     known = read_rates(folder) if (folder / FILE_NAME).exists() else None
     search = known or find_rate(
-        data, recipe, device=device, seed=arguments.seed, workers=workers, initial=initial
+        data,
+        recipe,
+        device=device,
+        seed=arguments.seed,
+        workers=workers,
+        initial=initial,
+        teachers=teachers,
     )
     if known is None and is_first():
         text = json.dumps(search.as_dict()) + "\n"

@@ -6,17 +6,20 @@ from histoslide.datasets.check import CheckReport, PartReport, check_patches
 from histoslide.datasets.images import UnlabelledFiles
 from histoslide.datasets.opening import Layout, Part, open_part, open_patches, open_unlabelled
 from histoslide.datasets.patches import (
+    UNKNOWN,
     ImageFiles,
     Joined,
     PatchData,
     PatchSet,
     Subset,
     UnlabelledPatches,
+    WithoutLabels,
 )
 from histoslide.datasets.split import Split
 from histoslide.datasets.split_file import save_split
 
 __all__ = [
+    "UNKNOWN",
     "CheckReport",
     "ImageFiles",
     "Joined",
@@ -29,6 +32,7 @@ __all__ = [
     "Subset",
     "UnlabelledFiles",
     "UnlabelledPatches",
+    "WithoutLabels",
     "check_patches",
     "open_part",
     "open_patches",

@@ -21,6 +21,7 @@ from histoslide.datasets.patches import (
     PatchSet,
     Subset,
     UnlabelledPatches,
+    WithoutLabels,
 )
 from histoslide.datasets.pcam_hdf5 import (
     SPLITS,
@@ -31,7 +32,7 @@ from histoslide.datasets.pcam_hdf5 import (
     present,
     split_files,
 )
-from histoslide.datasets.scan import OnPatches, scan_patches
+from histoslide.datasets.scan import OnPatches, pixel_digests, scan_patches
 from histoslide.datasets.slides import read_slides
 from histoslide.datasets.source import Source
 from histoslide.datasets.split import Split
@@ -48,6 +49,8 @@ def open_patches(
     *,
     layout: Layout | None = None,
     extra: tuple[Path, ...] = (),
+    extra_repeat: tuple[int, ...] = (),
+    unlabelled: tuple[Path, ...] = (),
     split: Split | None = None,
     slides: Path | None = None,
     duplicates: Duplicates = "drop",
@@ -62,6 +65,10 @@ def open_patches(
         root: official PCam HDF5 files, the Kaggle layout, or a folder per class.
         layout: takes ``root`` for this layout, whatever it looks like.
         extra: further folders per class, only ever trained on (folder layout only).
+        extra_repeat: how often an epoch shows the patches of each of them: one number for all, or
+            one for each; none means once.
+        unlabelled: further patches, as for ``open_unlabelled``, of which teachers will say what
+            they show.
         split: which patches validation gets; by default what ``Split`` calls ``auto``.
         slides: CSV file with the columns ``name,slide``.
         duplicates: ``drop`` leaves training patches out whose pixels validation or test has too;
@@ -78,9 +85,15 @@ def open_patches(
             fit, or a part lacks a class.
     """
     source = open_source(
-        root, layout=layout, extra=extra, slides=slides, skip_bad=skip_bad, cache=cache
+        root,
+        layout=layout,
+        extra=extra,
+        extra_repeat=extra_repeat,
+        slides=slides,
+        skip_bad=skip_bad,
+        cache=cache,
     )
-    return divide(
+    data = divide(
         source,
         split or Split(),
         duplicates=duplicates,
@@ -89,6 +102,30 @@ def open_patches(
         cache=cache,
         on_patches=on_patches,
     )
+    if not unlabelled:
+        return data
+    sets = tuple(WithoutLabels(open_unlabelled(path, cache=cache)) for path in unlabelled)
+    more: PatchSet = sets[0] if len(sets) == 1 else Joined(sets)
+    if skip_bad:
+        more = _readable(more, patch_px, cache, on_patches)
+    if duplicates == "drop":
+        more = _apart(more, data, cache)
+    return dataclasses.replace(data, unlabelled=more)
+
+
+def _apart(patches: PatchSet, data: PatchData, cache: Path | None) -> PatchSet:
+    """Unlabelled patches without those whose pixels validation or test has."""
+    held = [part for part in (data.valid, data.test) if part is not None]
+    known = {row.tobytes() for part in held for row in pixel_digests(part, cache=cache)}
+    own = pixel_digests(patches, cache=cache)
+    apart = np.flatnonzero([row.tobytes() not in known for row in own])
+    if len(apart) == len(patches):
+        return patches
+    logger.info(
+        "%d unlabelled patches also occur in validation or test: left out",
+        len(patches) - len(apart),
+    )
+    return Subset(patches, apart)
 
 
 def open_part(
@@ -222,6 +259,7 @@ def open_source(
     *,
     layout: Layout | None = None,
     extra: tuple[Path, ...] = (),
+    extra_repeat: tuple[int, ...] = (),
     slides: Path | None = None,
     skip_bad: bool = False,
     cache: Path | None = None,
@@ -233,6 +271,7 @@ def open_source(
         root: as for ``open_patches``.
         layout: takes ``root`` for this layout.
         extra: further folders per class (folder layout only).
+        extra_repeat: how often an epoch shows their patches, as for ``open_patches``.
         slides: CSV file with the columns ``name,slide``.
         skip_bad: leave out labels without a file and files without a label.
         cache: folder for unpacked files, None for the user's.
@@ -255,7 +294,9 @@ def open_source(
         case "kaggle":
             source = open_kaggle(root, skip_bad=skip_bad)
         case "folders":
-            source = open_folders(root, extra=extra, skip_bad=skip_bad)
+            source = open_folders(
+                root, extra=extra, extra_repeat=extra_repeat, skip_bad=skip_bad
+            )
     for problem in source.problems:
         logger.warning("left out: %s", problem)
     if slides is not None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from histoslide.cache_folder import cache_folder, key_of
 from histoslide.datasets.images import UnlabelledFiles
-from histoslide.datasets.patches import ImageFiles, Joined, UnlabelledPatches
+from histoslide.datasets.patches import ImageFiles, Joined, UnlabelledPatches, WithoutLabels
 from histoslide.datasets.pcam_hdf5 import Hdf5Patches, UnlabelledHdf5
 from histoslide.errors import DataError
 from histoslide.outputs import whole_file
@@ -165,6 +165,8 @@ def _read(
 
 def _key(patches: UnlabelledPatches) -> str | None:
     match patches:
+        case WithoutLabels():
+            return _key(patches.source)
         case ImageFiles() | UnlabelledFiles():
             paths = patches.paths
         case Hdf5Patches() | UnlabelledHdf5():

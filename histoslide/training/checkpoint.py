@@ -11,7 +11,7 @@ import hashlib
 import json
 import pickle
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from histoslide.model.bundle import bundle_sha256
 from histoslide.outputs import named_difference, whole_file
 from histoslide.training.recipe import Recipe
 from histoslide.training.records import EpochRecord
+from histoslide.training.teachers import Teacher
 
 FILE_NAME = "checkpoint.pt"
 """Name of the checkpoint in a run folder."""
@@ -118,9 +119,14 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:
 
 
 def run_settings(
-    data: PatchData, recipe: Recipe, *, seed: int, initial: Mapping[str, Tensor] | None
+    data: PatchData,
+    recipe: Recipe,
+    *,
+    seed: int,
+    initial: Mapping[str, Tensor] | None,
+    teachers: Sequence[Teacher] = (),
 ) -> dict[str, Any]:
-    """What makes two runs the same run: data, recipe, seed and given weights.
+    """What makes two runs the same run: data, recipe, seed, given weights and teachers.
 
     Returns:
         Flat JSON-ready values.
@@ -139,6 +145,11 @@ def run_settings(
         "classes": data.classes,
         "training set sha256": _digest(data.train),
         "validation set sha256": _digest(data.valid),
+        "unlabelled sha256": None if data.unlabelled is None else _digest(data.unlabelled),
+        "patches an epoch": len(data.shown),
+        "order sha256": hashlib.sha256(data.shown.tobytes()).hexdigest(),
+        "teachers": [teacher.spec.name for teacher in teachers],
+        "teachers sha256": [teacher.sha256 for teacher in teachers],
     }
     return dict(json.loads(json.dumps(values)))
 
