@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from histoslide.datasets import PatchData
     from histoslide.evaluation.patches.history import RateSearch
     from histoslide.training.recipe import Recipe
+    from histoslide.training.teachers import Teacher
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -87,6 +89,7 @@ def begin_run(
     folder: Path,
     *,
     initial: dict[str, Tensor] | None,
+    teachers: Sequence[Teacher],
 ) -> None:
     """Go on with the run that has begun in the folder, or mark that one begins.
 
@@ -109,7 +112,9 @@ def begin_run(
             same = search is not None and search.suggestion is not None
             if search is not None and search.suggestion is not None:
                 recipe = scale_rates(recipe, search.suggestion)
-        settings = run_settings(data, recipe, seed=arguments.seed, initial=initial)
+        settings = run_settings(
+            data, recipe, seed=arguments.seed, initial=initial, teachers=teachers
+        )
         try:
             load_checkpoint(checkpoint, settings)
         except HistoslideError:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import pickle
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from histoslide.storage.records import from_builtins, to_builtins
 from histoslide.storage.writing import named_difference, whole_file
 from histoslide.training.recipe import Recipe
 from histoslide.training.records import EpochRecord
+from histoslide.training.teachers import Teacher
 
 FILE_NAME = "checkpoint.pt"
 """Name of the checkpoint in a run folder."""
@@ -122,9 +123,14 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:
 
 
 def run_settings(
-    data: PatchData, recipe: Recipe, *, seed: int, initial: Mapping[str, Tensor] | None
+    data: PatchData,
+    recipe: Recipe,
+    *,
+    seed: int,
+    initial: Mapping[str, Tensor] | None,
+    teachers: Sequence[Teacher] = (),
 ) -> dict[str, Any]:
-    """What makes two runs the same run: data, recipe, seed and given weights.
+    """What makes two runs the same run: data, recipe, seed, given weights and teachers.
 
     Returns:
         Flat JSON-ready values.
@@ -142,6 +148,11 @@ def run_settings(
         "classes": data.classes,
         "training set sha256": _digest(data.train),
         "validation set sha256": _digest(data.valid),
+        "unlabelled sha256": None if data.unlabelled is None else _digest(data.unlabelled),
+        "patches an epoch": len(data.shown),
+        "order sha256": hashlib.sha256(data.shown.tobytes()).hexdigest(),
+        "teachers": [teacher.spec.name for teacher in teachers],
+        "teachers sha256": [teacher.sha256 for teacher in teachers],
     }
     # As JSON has them, so that what was stored and what is asked for have the same types.
     return dict(to_builtins(values))
