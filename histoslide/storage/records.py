@@ -51,7 +51,7 @@ _UNFIT = (msgspec.MsgspecError, RecursionError, UnicodeError, OverflowError)
 
 def to_builtins(record: object) -> Any:
     """A record as what JSON knows: dicts, lists, strings, numbers, booleans and None."""
-    return msgspec.to_builtins(record, str_keys=True, enc_hook=_python_number)
+    return _with_lists(msgspec.to_builtins(record, str_keys=True, enc_hook=_python_number))
 
 
 def _python_number(value: object) -> int | float:
@@ -213,6 +213,13 @@ def from_toml(
     except (tomllib.TOMLDecodeError, *_UNFIT) as reason:
         raise _unfit(source, reason, error) from None
     return from_builtins(content, kind, source=source, error=error)
+
+
+def _with_lists(value: Any) -> Any:
+    """The same with lists for tuples, which msgspec leaves: what is read again is equal then."""
+    if isinstance(value, dict):
+        return {key: _with_lists(part) for key, part in value.items()}
+    return [_with_lists(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _unfit(source: object, reason: Exception, error: type[HistoslideError]) -> HistoslideError:

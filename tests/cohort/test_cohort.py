@@ -367,6 +367,8 @@ def test_a_list_names_slides_resolutions_and_outputs(tmp_path: Path) -> None:
         ("slide,mpp\na,-1\n", ResolutionError, "line 2: the mpp '-1'"),
         ("slide,output\na,../b\n", SlideOpenError, r"'\.\./b' must be a plain name"),
         ("slide,output\na,.hidden\n", SlideOpenError, "must be a plain name"),
+        ("slide,output\na,b\0\n", SlideOpenError, "line 2: has a NUL byte"),
+        ("slide\na\0b\n", SlideOpenError, "line 2: has a NUL byte"),
     ],
 )
 def test_a_wrong_list_is_one_line(

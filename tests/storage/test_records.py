@@ -1,5 +1,6 @@
 """Typed records: the same value comes back, and nothing else gets in."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -50,6 +51,7 @@ WHOLE = Outer(name="Ä", kind="a", parts={"x": Inner(size=(1, 2), share=0.5)})
 def test_what_is_written_is_read() -> None:
     assert from_json(to_json(WHOLE), Outer, source="r.json") == WHOLE
     assert from_builtins(to_builtins(WHOLE), Outer, source="r.json") == WHOLE
+    assert to_builtins(WHOLE) == json.loads(to_json(WHOLE))
 
 
 @pytest.mark.parametrize(
