@@ -157,8 +157,11 @@ def test_a_folder_that_others_can_write_to_is_not_believed(
     assert folder.stat().st_mode & 0o777 == 0o700
     graph = kept(tmp_path)[0]
     weights = graph / "graph.bin"
-    content = np.frombuffer(weights.read_bytes(), dtype=np.float32).copy()
-    weights.write_bytes((content * np.float32(1.25)).tobytes())
+    _, state = load_bundle(bundle)
+    last = [tensor for tensor in state.values() if tensor.ndim == 2][-1].numpy()
+    content = weights.read_bytes()
+    assert content.count(last.tobytes()) == 1
+    weights.write_bytes(content.replace(last.tobytes(), (last * 2).tobytes()))
     digests = {name: file_sha256(graph / name) for name in ("graph.xml", "graph.bin")}
     (graph / "sha256.json").write_text(json.dumps(digests))
     # In the user's own folder it is believed: who can write there can do anything.
