@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+from cachetools import LRUCache
 
 from histoslide.cohort.records import read_run
 from histoslide.comparison.same_slide import check_same_slide
@@ -42,6 +43,15 @@ class Entry:
     """The heat.zarr."""
 
 
+class _OpenSlides(LRUCache[tuple[Path, float], Slide]):
+    """Slides by path and resolution; one that makes room for another is closed."""
+
+    def popitem(self) -> tuple[tuple[Path, float], Slide]:
+        key, slide = super().popitem()
+        slide.close()
+        return key, slide
+
+
 class Catalogue:
     """Heatmaps and their slides; usable from several threads."""
 
@@ -69,7 +79,7 @@ class Catalogue:
         """
         self._lock = threading.Lock()
         self._sources: dict[str, CellSource] = {}
-        self._open: OrderedDict[tuple[Path, float], Slide] = OrderedDict()
+        self._open = _OpenSlides(MAX_OPEN_SLIDES)
         self._folders = [path for path in paths if not is_store(path)]
         self._stores = [path for path in paths if is_store(path)]
         self._keys: dict[Path, str] = {}
@@ -171,9 +181,8 @@ class Catalogue:
     def close(self) -> None:
         """Let go of all slides."""
         with self._lock:
-            for slide in self._open.values():
-                slide.close()
-            self._open.clear()
+            while self._open:
+                self._open.popitem()
             self._copies.close()
 
     def _path(self, key: str) -> Path:
@@ -186,14 +195,9 @@ class Catalogue:
     def _opened(self, path: Path, mpp: Mpp) -> Slide:
         key = (path, mpp.value)
         with self._lock:
-            if key in self._open:
-                self._open.move_to_end(key)
-                return self._open[key]
-            slide = self._open[key] = open_slide(path, mpp=mpp)
-            while len(self._open) > MAX_OPEN_SLIDES:
-                _, oldest = self._open.popitem(last=False)
-                oldest.close()
-            return slide
+            if key not in self._open:
+                self._open[key] = open_slide(path, mpp=mpp)
+            return self._open[key]
 
     def _match(self, given: Sequence[Path]) -> None:
         """Find out which heatmaps each slide belongs to, whatever it is called by now."""

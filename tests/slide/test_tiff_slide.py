@@ -120,7 +120,7 @@ def test_the_cache_keeps_within_its_bound(path: Path) -> None:
         reader.read(Region(0, 0, 0, 100, 100))
     assert len(reader._cache) == 10
     kept = sum(tile.nbytes for tile in reader._cache.values())
-    assert reader._cached_bytes == kept == 10 * tile_bytes
+    assert reader._cache.currsize == kept == 10 * tile_bytes
 
 
 def test_tiles_at_the_rim_of_a_region_are_decoded_once(
@@ -203,7 +203,7 @@ def test_closing_under_a_reader_does_no_harm(path: Path, cache_bytes: int) -> No
         for _ in range(300):
             reader.close()
         assert all(found)
-    assert reader._cached_bytes == sum(tile.nbytes for tile in reader._cache.values())
+    assert reader._cache.currsize == sum(tile.nbytes for tile in reader._cache.values())
 
 
 def test_what_was_read_before_a_close_is_not_kept_after_it(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from histoslide.errors import SlideOpenError, SlideReadError
@@ -102,8 +102,9 @@ class TileReader:
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._file: _File | None = None
-        self._cache: OrderedDict[_Key, NDArray[np.uint8]] = OrderedDict()
-        self._cached_bytes = 0
+        self._cache: LRUCache[_Key, NDArray[np.uint8]] = LRUCache(
+            self._cache_bytes, getsizeof=lambda pixels: pixels.nbytes
+        )
         self._times_closed = 0
         self._process = os.getpid()
 
@@ -116,7 +117,6 @@ class TileReader:
         with self._lock:
             self._file = None
             self._cache.clear()
-            self._cached_bytes = 0
             self._times_closed += 1
 
     def _tile(
@@ -126,23 +126,14 @@ class TileReader:
         with self._lock:
             pixels = self._cache.get(key)
             if pixels is not None:
-                self._cache.move_to_end(key)
                 return pixels
             times_closed = self._times_closed
         pixels = self._decoded(tiles, key, out)
         if out is None and pixels.nbytes <= self._cache_bytes:
-            self._keep(key, pixels, times_closed)
+            with self._lock:
+                if times_closed == self._times_closed:  # else it is of the file as it was before
+                    self._cache[key] = pixels
         return pixels
-
-    def _keep(self, key: _Key, pixels: NDArray[np.uint8], times_closed: int) -> None:
-        with self._lock:
-            if times_closed != self._times_closed:
-                return  # it is of the file as it was before
-            if key not in self._cache:
-                self._cached_bytes += pixels.nbytes
-            self._cache[key] = pixels
-            while self._cached_bytes > self._cache_bytes:
-                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
     def _decoded(
         self, tiles: TiffTiles, key: _Key, out: NDArray[np.uint8] | None
