@@ -1,4 +1,4 @@
-"""What every command shares: exit codes, logging, progress, and common options."""
+"""What every command shares: logging, progress, and common options."""
 
 from __future__ import annotations
 
@@ -7,23 +7,13 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from histoslide.errors import HistoslideError
     from histoslide.geometry import Mpp
     from histoslide.pipeline import TissueOptions
     from histoslide.storage.slide_copies import SlideCache
-
-EXIT_DONE = 0
-EXIT_BUG = 1
-EXIT_USAGE = 2
-EXIT_SOME_FAILED = 3
-EXIT_NONE_SUCCEEDED = 4
-EXIT_RESOLUTION = 5
-EXIT_INTERRUPTED = 130
 
 PLAIN_INTERVAL_S = 10.0
 """Seconds between progress lines where stderr is no terminal."""
@@ -167,22 +157,6 @@ def refuse_other_picture(option: str, path: Path) -> None:
 
     if path.suffix.lower() in OTHER_PICTURES:
         raise HistoslideError(f"{option} {path}: the picture is a PNG, end its name in .png")
-
-
-def exit_code(errors: Sequence[HistoslideError], *, total: int, damaged: int) -> int:
-    """What became of several slides, as an exit code.
-
-    Args:
-        errors: of the slides that failed.
-        total: slides in all.
-        damaged: slides that could only be read in part.
-    """
-    from histoslide.errors import ResolutionUnknownError
-
-    if len(errors) == total:
-        unknown = all(isinstance(error, ResolutionUnknownError) for error in errors)
-        return EXIT_RESOLUTION if unknown else EXIT_NONE_SUCCEEDED
-    return EXIT_SOME_FAILED if errors or damaged else EXIT_DONE
 
 
 def place(text: str) -> Path:

@@ -7,7 +7,8 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, EXIT_SOME_FAILED, place, refuse_other_picture
+from histoslide_cli.console import place, refuse_other_picture
+from histoslide_cli.outcomes import Outcome, exit_code
 
 if TYPE_CHECKING:
     from histoslide.comparison.cells import ClassComparison, Comparison, Difference
@@ -122,12 +123,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
         save_png(picture.image, arguments.out, overwrite=arguments.overwrite)
         logger.info("wrote %s", arguments.out)
-    return exit_code(comparison)
+    return exit_code([outcome(comparison)])
 
 
-def exit_code(comparison: Comparison) -> int:
-    """0 where both sides are equal within the tolerance, else 3."""
-    return EXIT_DONE if comparison.equal else EXIT_SOME_FAILED
+def outcome(comparison: Comparison) -> Outcome:
+    """Whether both sides are equal within the tolerance."""
+    return Outcome.DONE if comparison.equal else Outcome.IN_PART
 
 
 def print_comparison(comparison: Comparison, *, as_json: bool) -> None:

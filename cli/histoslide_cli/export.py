@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, place
+from histoslide_cli.console import place
 from histoslide_cli.lesions import add_lesion_options, lesion_settings
+from histoslide_cli.outcomes import EXIT_DONE
 
 if TYPE_CHECKING:
     from histoslide.store import Heatmap, NgffVersion

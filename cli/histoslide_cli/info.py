@@ -13,13 +13,13 @@ from histoslide_cli.console import (
     add_cache_options,
     add_resolution_options,
     add_tissue_options,
-    exit_code,
     place,
     read_resolutions,
     refuse_other_picture,
     slide_cache,
     tissue_options,
 )
+from histoslide_cli.outcomes import Outcome, exit_code, outcome_of
 
 if TYPE_CHECKING:
     from histoslide.slide import Slide
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = find_slides(arguments.slides)
     refuse_misnamed(by_name, [path.name for path in paths])
     found: list[dict[str, Any]] = []
-    errors: list[HistoslideError] = []
+    outcomes: list[Outcome] = []
     for path in paths:
         try:
             with (
@@ -83,13 +83,15 @@ def run(arguments: argparse.Namespace) -> int:
                 if arguments.mask_png is not None:
                     draw_check(slide, arguments, several=len(paths) > 1)
         except HistoslideError as error:
-            errors.append(error)
             if len(paths) == 1:
                 raise
+            outcomes.append(outcome_of(error))
             logger.error("%s", error)  # noqa: TRY400
+        else:
+            outcomes.append(Outcome.DONE)
     if arguments.json:
         print(json.dumps(found, indent=2))  # noqa: T201
-    return exit_code(errors, total=len(paths), damaged=0)
+    return exit_code(outcomes)
 
 
 def describe(slide: Slide, readers: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, place, refuse_file_name
+from histoslide_cli.console import place, refuse_file_name
+from histoslide_cli.outcomes import EXIT_DONE
 
 if TYPE_CHECKING:
     from histoslide.lesions import LesionReport, LesionSettings

@@ -7,13 +7,8 @@ import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import (
-    EXIT_DONE,
-    add_cache_options,
-    place,
-    refuse_other_picture,
-    slide_cache,
-)
+from histoslide_cli.console import add_cache_options, place, refuse_other_picture, slide_cache
+from histoslide_cli.outcomes import EXIT_DONE
 
 if TYPE_CHECKING:
     from histoslide.slide import Slide

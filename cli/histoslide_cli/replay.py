@@ -10,10 +10,11 @@ from histoslide_cli.console import Progress, add_cache_options, place, slide_cac
 from histoslide_cli.diff import (
     add_comparison_options,
     check_comparison_options,
-    exit_code,
+    outcome,
     print_comparison,
 )
 from histoslide_cli.model_choice import add_model_options, choose_model
+from histoslide_cli.outcomes import exit_code
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -92,8 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = choose_model(
         arguments,
         device=pick_device(arguments.device),
-        backend=settings.backend,
-        precision=settings.precision,
+        backend=settings.engine.backend,
+        precision=settings.engine.precision,
     )
     logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
     with Progress(slide.name, unit="block", quiet=arguments.quiet) as progress:
@@ -112,4 +113,4 @@ def run(arguments: argparse.Namespace) -> int:
             on_block=lambda done, total, _: progress.update(done, total),
         )
     print_comparison(comparison, as_json=arguments.json)
-    return exit_code(comparison)
+    return exit_code([outcome(comparison)])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 
 from histoslide_cli.console import (
-    EXIT_DONE,
-    EXIT_SOME_FAILED,
     FILE_ENDINGS,
     add_cache_options,
     add_slides_option,
@@ -14,6 +12,7 @@ from histoslide_cli.console import (
     slide_cache,
 )
 from histoslide_cli.lesions import add_lesion_options, lesion_settings
+from histoslide_cli.outcomes import Outcome, exit_code
 
 
 def add_parser(
@@ -82,4 +81,4 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         catalogue.close()
     print(arguments.out)  # noqa: T201
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
+    return exit_code([Outcome.IN_PART if failed else Outcome.DONE])

@@ -13,11 +13,6 @@ from typing import TYPE_CHECKING
 
 from histoslide.errors import HistoslideError
 from histoslide_cli.console import (
-    EXIT_BUG,
-    EXIT_DONE,
-    EXIT_NONE_SUCCEEDED,
-    EXIT_RESOLUTION,
-    EXIT_SOME_FAILED,
     Progress,
     add_cache_options,
     add_resolution_options,
@@ -33,6 +28,7 @@ from histoslide_cli.console import (
 )
 from histoslide_cli.engine_options import add_engine_options, chosen_engine, score_mode
 from histoslide_cli.model_choice import add_model_options
+from histoslide_cli.outcomes import Outcome, exit_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,7 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
             return _dry_run(jobs, model, options, arguments)
         results = _score(jobs, model, options, arguments)
     _print(results, arguments)
-    return exit_code(results)
+    return exit_code(map(outcome, results))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -251,15 +247,21 @@ def _score(
         )
 
 
-def exit_code(results: list[SlideResult]) -> int:
-    """0 all done, 1 a bug, 3 some not or not wholly, 4 none, 5 none for want of a resolution."""
-    failed = [result for result in results if result.state == "failed"]
-    if any(result.cause == "bug" for result in failed):
-        return EXIT_BUG
-    if not any(result.state in {"done", "partly unreadable"} for result in results):
-        unknown = all(result.cause == "resolution unknown" for result in failed)
-        return EXIT_RESOLUTION if unknown else EXIT_NONE_SUCCEEDED
-    return EXIT_DONE if all(result.state == "done" for result in results) else EXIT_SOME_FAILED
+def outcome(result: SlideResult) -> Outcome:
+    """What became of a slide, for the exit code."""
+    match result.state, result.cause:
+        case "done", _:
+            return Outcome.DONE
+        case "partly unreadable", _:
+            return Outcome.IN_PART
+        case "failed", "bug":
+            return Outcome.BUG
+        case "failed", "resolution unknown":
+            return Outcome.NO_RESOLUTION
+        case "failed", _:
+            return Outcome.FAILED
+        case _:
+            return Outcome.NOT_BEGUN
 
 
 def _block_reporter(progress: Progress) -> BlockProgress:
@@ -315,11 +317,13 @@ def _dry_run(
         print(json.dumps(facts, indent=2))  # noqa: T201
     else:
         _print_plans(plans, speed)
-    failed = [plan for plan in plans if plan.state == "failed"]
-    if len(failed) == len(plans):
-        unknown = all(plan.resolution_unknown for plan in failed)
-        return EXIT_RESOLUTION if unknown else EXIT_NONE_SUCCEEDED
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
+    return exit_code(map(_planned, plans))
+
+
+def _planned(plan: SlidePlan) -> Outcome:
+    if plan.state != "failed":
+        return Outcome.DONE
+    return Outcome.NO_RESOLUTION if plan.resolution_unknown else Outcome.FAILED
 
 
 def _print_plans(plans: list[SlidePlan], speed: float | None) -> None:

@@ -12,8 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histoslide_cli.console import EXIT_DONE, EXIT_USAGE, Progress
+from histoslide_cli.console import Progress
 from histoslide_cli.model_choice import is_pickle, read_weights
+from histoslide_cli.outcomes import EXIT_DONE, EXIT_USAGE
+from histoslide_cli.patch_options import patch_folder
 from histoslide_cli.run_folder import (
     RATES_NAME,
     RECIPE_NAME,
@@ -73,18 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace, recipe: Recipe) -> int:
-    from histoslide.datasets import check_patches
-
     with Progress("reading", unit="patch", quiet=arguments.quiet) as progress:
-        report = check_patches(
-            arguments.data,
-            layout=arguments.layout,
-            extra=tuple(arguments.extra),
-            split=recipe.division(seed=arguments.seed),
-            slides=arguments.slides,
-            patch_px=arguments.patch_size,
+        folder = patch_folder(arguments, patch_px=arguments.patch_size, cache=arguments.cache)
+        report = folder.check(
+            recipe.division(seed=arguments.seed),
             verify=arguments.verify,
-            cache=arguments.cache,
             on_patches=progress.update,
         )
     shown = json.dumps(report.as_dict(), indent=2) if arguments.json else str(report)
@@ -110,10 +105,11 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
 
     folder = prepare_outputs(arguments, recipe)
     data = _open_data(arguments, recipe)
-    initial = _initial_weights(arguments)
+    initial = _initial_weights(arguments, recipe)
     if is_first():
         begin_run(arguments, data, recipe, folder, initial=initial)
     with process_group(torch.device(pick_device(arguments.device))) as device:
+        data = _keep(arguments, data, recipe)
         _say(data, recipe, device)
         workers = _workers(arguments.workers, device)
         recipe, finder = _find_rate(
@@ -134,6 +130,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
                 tumour=arguments.tumour,
                 folder=folder,
                 initial=initial,
+                initial_file=None if initial is None else Path(arguments.pretrained),
                 finder=finder,
                 callbacks=[] if board is None else [board],
                 on_epoch=progress.finish_epoch,
@@ -152,19 +149,11 @@ def is_first() -> bool:
 
 
 def _open_data(arguments: argparse.Namespace, recipe: Recipe) -> PatchData:
-    from histoslide.datasets import open_patches
-
     with Progress("reading", unit="patch", quiet=arguments.quiet) as progress:
-        data = open_patches(
-            arguments.data,
-            layout=arguments.layout,
-            extra=tuple(arguments.extra),
-            split=recipe.division(seed=arguments.seed),
-            slides=arguments.slides,
+        folder = patch_folder(arguments, patch_px=recipe.input_px, cache=arguments.cache)
+        data = folder.divide(
+            recipe.division(seed=arguments.seed),
             duplicates=arguments.duplicates,
-            skip_bad=arguments.skip_bad,
-            patch_px=recipe.input_px,
-            cache=arguments.cache,
             on_patches=progress.update,
         )
     return name_classes(data, arguments.class_names)
@@ -185,16 +174,29 @@ def name_classes(data: PatchData, names: list[str] | None) -> PatchData:
     return dataclasses.replace(data, classes=tuple(names))
 
 
-def _initial_weights(arguments: argparse.Namespace) -> dict[str, Tensor] | None:
+def _keep(arguments: argparse.Namespace, data: PatchData, recipe: Recipe) -> PatchData:
+    from histoslide.training.kept_patches import keep_patches
+
+    quiet = arguments.quiet or not is_first()
+    with Progress("decoding", unit="patch", quiet=quiet) as progress:
+        return keep_patches(data, recipe, on_patches=progress.update)
+
+
+def _initial_weights(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Tensor] | None:
     from histoslide.errors import DataError
+    from histoslide.model import is_bundle
+    from histoslide.model.given_weights import STATE_SUFFIXES, body_weights, read_state
 
     if arguments.pretrained in (None, "imagenet", "none"):
         return None
     path = Path(arguments.pretrained)
     if not is_pickle(path) and not path.is_file():
         raise DataError(
-            f"--pretrained {path} does not exist: pass imagenet, none, or a .safetensors bundle"
+            f"--pretrained {path} does not exist: pass imagenet, none, a .safetensors bundle, or a "
+            "file of weights"
         )
+    if path.suffix.lower() in STATE_SUFFIXES and not is_bundle(path):
+        return body_weights(read_state(path), recipe.architecture)
     facts = {
         "mpp": arguments.mpp,
         "input_px": arguments.patch_size,
@@ -235,9 +237,7 @@ def _say(data: PatchData, recipe: Recipe, device: torch.device) -> None:
         recipe.label_px,
         recipe.side_px(recipe.stages[-1]),
     )
-    logger.info(
-        "recipe %s, %s in %s on %s", recipe.name, recipe.architecture, recipe.precision, device
-    )
+    logger.info("recipe %s, %s on %s", recipe.name, recipe.architecture, device)
 
 
 def _find_rate(

@@ -28,12 +28,13 @@ class TrainProgress:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def step(self, epoch: int, done: int, total: int, loss: float) -> None:
+    def step(self, epoch: int, done: int, total: int, loss: float, rate: float) -> None:
         """A training step is done."""
         if self._bar is None:
             label = f"epoch {epoch}/{self._recipe.epochs}"
             self._bar = Progress(label, unit="step", quiet=self._quiet)
-        self._bar.update(done, total, f"train loss {loss:.4f}{self._last}")
+        note = f"{rate:.0f} patches/s, train loss {loss:.4f}{self._last}"
+        self._bar.update(done, total, note)
 
     def finish_epoch(self, record: EpochRecord) -> None:
         """An epoch is validated."""
@@ -45,8 +46,9 @@ class TrainProgress:
         self._last = f", {figures}"
         if not self._quiet:
             logger.info(
-                "epoch %d/%d: train loss %.4f, %s, %.0f s",
+                "epoch %d/%d: train loss %.4f, %s, %.0f s, %.0f patches/s",
                 record.epoch, self._recipe.epochs, record.train_loss, figures, record.seconds,
+                record.patches_per_second,
             )  # fmt: skip
 
     def _close(self) -> None:

@@ -108,6 +108,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a file is a bundle: a safetensors file with a spec, whatever that says.
+
+    Raises:
+        BundleError: it does not exist or cannot be read.
+    """
+    if path.suffix.lower() != ".safetensors":
+        return False
+    return _SPEC_KEY in (_header(path).get("__metadata__") or {})
+
+
 def read_spec(path: Path) -> ModelSpec:
     """Read a bundle's spec without its weights (no torch tensors are made).
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import cast
 
 from histoslide.errors import BundleError, HistoslideError
-from histoslide.model.backend import BackendName, Precision
-from histoslide.model.choosing import refuse_backend, supported
+from histoslide.model.choosing import refuse_engine, supported
+from histoslide.model.engine import FULL_PRECISION, BackendName, Engine, Precision
 from histoslide.storage.writing import whole_file
 
 MAX_AUC_LOSS = 0.002
@@ -117,13 +117,13 @@ def write_fast_paths(bundle: Path, paths: FastPaths) -> Path:
     return target
 
 
-def choose_path(
+def choose_engine(
     device: str,
     paths: FastPaths | None,
     *,
     backend: BackendName | None = None,
     precision: Precision | None = None,
-) -> tuple[BackendName, Precision]:
+) -> Engine:
     """What to compute with: what was asked for, else the fastest way that passed its gate.
 
     Args:
@@ -135,22 +135,36 @@ def choose_path(
     Raises:
         HistoslideError: what was asked for cannot run here, or needs a record that is not there.
     """
-    chosen: tuple[BackendName, Precision] | None = None
-    if backend is not None and precision is not None:
-        chosen = backend, precision
-    else:
-        for name, of in supported(device):
-            asked = backend in {None, name} and precision in {None, of}
-            if asked and (precision is not None or (paths is not None and paths.passed(of))):
-                chosen = name, of
-                break
+    chosen = _asked_for(backend, precision) or _fastest(device, paths, backend, precision)
     if chosen is None:
-        default: BackendName = "openvino" if precision == "int8" else "torch"
-        chosen = backend or default, precision or "fp32"
-    refuse_backend(*chosen, device)
-    if chosen[1] == "int8" and (paths is None or not paths.ranges):
+        default: BackendName = "openvino" if precision == "int8" else FULL_PRECISION.backend
+        chosen = Engine(backend=backend or default, precision=precision or FULL_PRECISION.precision)
+    refuse_engine(chosen, device)
+    if chosen.precision == "int8" and (paths is None or not paths.ranges):
         raise HistoslideError(
             "--precision int8 needs a model whose ranges were measured: run histoslide model "
             "calibrate on it first"
         )
     return chosen
+
+
+def _asked_for(backend: BackendName | None, precision: Precision | None) -> Engine | None:
+    """The engine that was asked for by both its names."""
+    if backend is None or precision is None:
+        return None
+    return Engine(backend=backend, precision=precision)
+
+
+def _fastest(
+    device: str,
+    paths: FastPaths | None,
+    backend: BackendName | None,
+    precision: Precision | None,
+) -> Engine | None:
+    """The fastest engine of what was asked for; a precision that was not, must have passed."""
+    for engine in supported(device):
+        asked = backend in {None, engine.backend} and precision in {None, engine.precision}
+        passed = paths is not None and paths.passed(engine.precision)
+        if asked and (precision is not None or passed):
+            return engine
+    return None

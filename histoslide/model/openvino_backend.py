@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from histoslide.errors import BundleError
 from histoslide.machine.processors import network_threads
 from histoslide.model.converted import ConvertedGraphs, write_graph
+from histoslide.model.engine import Engine
 from histoslide.model.openvino_extra import has_cpu_bf16, import_openvino
 from histoslide.model.pixels import HostMemory, Pixels, Results
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from histoslide.model.backend import BackendName, Precision, Program
+    from histoslide.model.backend import Program
+    from histoslide.model.engine import Precision
 
 _MOST_STREAMS = 4
 """Parts of a batch that OpenVINO computes at a time; each stream keeps activations of its own."""
@@ -38,14 +40,17 @@ class OpenVinoBackend:
     """Where converted graphs are kept; None keeps none."""
     threads: int = field(default_factory=network_threads)
     """That compute."""
-    name: BackendName = "openvino"
-    """Always openvino."""
     device: str = "cpu"
     """Always the CPU."""
     in_flight: int = 2
     """While the last part of one batch is computed, the first of the next one is, too."""
     memory: HostMemory = field(default_factory=HostMemory)
     """Arrays."""
+
+    @property
+    def engine(self) -> Engine:
+        """OpenVINO at this precision."""
+        return Engine(backend="openvino", precision=self.precision)
 
     def must_convert(self, shape: tuple[int, int, int, int], *, name: str) -> bool:
         """Whether no graph of this shape and name is kept."""

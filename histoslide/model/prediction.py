@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from histoslide.errors import BundleError
 from histoslide.machine.background import begin
 from histoslide.model.areas import refuse_areas
-from histoslide.model.backend import Backend, BackendName, Precision, Program
+from histoslide.model.backend import Backend, Program
 from histoslide.model.batches import Batches, Scorer
 from histoslide.model.bundle import default_bundle, file_sha256, load_bundle, read_spec
 from histoslide.model.choosing import make_backend
 from histoslide.model.converted import ConvertedGraphs
 from histoslide.model.devices import device_kind, pick_device
-from histoslide.model.fast_paths import FastPaths, choose_path, ranges_sha256, read_fast_paths
+from histoslide.model.engine import FULL_PRECISION, BackendName, Engine, Precision
+from histoslide.model.fast_paths import FastPaths, choose_engine, ranges_sha256, read_fast_paths
 from histoslide.model.openvino_extra import has_cpu_bf16
 from histoslide.model.pixels import PixelMemory, Pixels
 from histoslide.model.spec import ModelSpec
@@ -83,7 +84,7 @@ class Model:
         """
         self.spec = spec
         self.sha256 = sha256
-        self._backend = backend or make_backend("torch", "fp32", str(device))
+        self._backend = backend or make_backend(FULL_PRECISION, str(device))
         self.device = self._backend.device
         self._ranges = ranges or {}
         self._given = network
@@ -94,14 +95,14 @@ class Model:
         self._batches: dict[tuple[str, int | None], Batches] = {}
 
     @property
-    def engine(self) -> str:
-        """What computes and how precisely; equal engines on equal machines give equal results."""
-        return f"{self._backend.name} {self._backend.precision}"
+    def engine(self) -> Engine:
+        """What computes and how precisely."""
+        return self._backend.engine
 
     @property
     def ranges_sha256(self) -> str | None:
         """Tells the ranges apart that int8 rounds by; None where it is not int8 that computes."""
-        return ranges_sha256(self._ranges) if self._backend.precision == "int8" else None
+        return ranges_sha256(self._ranges) if self.engine.precision == "int8" else None
 
     @property
     def batch_size(self) -> int:
@@ -264,7 +265,7 @@ class Model:
         if self._built is None:
             given = self._given
             network = given.build() if isinstance(given, DeferredNetwork) else given
-            if self._backend.precision == "int8":
+            if self.engine.precision == "int8":
                 from histoslide.model.int8 import quantised  # noqa: PLC0415
 
                 network = quantised(network, self._ranges)
@@ -300,11 +301,13 @@ def load_model(
         begin(has_cpu_bf16)  # imports OpenVINO, where it is, while the file is hashed
     sha256 = file_sha256(path)
     paths = read_fast_paths(path, sha256=sha256)
-    chosen = choose_path(device, paths, backend=backend, precision=precision)
+    engine = choose_engine(device, paths, backend=backend, precision=precision)
     ranges = None if paths is None else paths.ranges
     converted = None
-    if chosen[0] == "openvino":
-        converted = ConvertedGraphs.of(weights_sha256=sha256, precision=chosen[1], ranges=ranges)
+    if engine.backend == "openvino":
+        converted = ConvertedGraphs.of(
+            weights_sha256=sha256, precision=engine.precision, ranges=ranges
+        )
 
     def build() -> nn.Module:
         from histoslide.model.networks import folded_network  # noqa: PLC0415
@@ -321,7 +324,7 @@ def load_model(
         DeferredNetwork(build) if kept else build(),
         device=device,
         sha256=sha256,
-        backend=make_backend(*chosen, device, converted=converted, threads=threads),
+        backend=make_backend(engine, device, converted=converted, threads=threads),
         ranges=ranges,
     )
 
@@ -355,12 +358,12 @@ def make_model(
 
     network = folded_network(spec, state)
     device = pick_device() if device is None else str(device)
-    chosen = choose_path(device, fast_paths, backend=backend, precision=precision)
+    engine = choose_engine(device, fast_paths, backend=backend, precision=precision)
     return Model(
         spec,
         network,
         device=device,
         sha256=sha256,
-        backend=make_backend(*chosen, device),
+        backend=make_backend(engine, device),
         ranges=None if fast_paths is None else fast_paths.ranges,
     )

@@ -44,7 +44,7 @@ class ModelSpec:
     name: str
     """Short name for titles and logs."""
     architecture: str
-    """A key of ``histoslide.model.architectures.ARCHITECTURES``."""
+    """A key of ``histoslide.model.architectures.ARCHITECTURES``, or ``timm/NAME``."""
     classes: tuple[str, ...]
     """Class names in the order of the network's outputs, at least two."""
     tumour_class: str | None = None

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histoslide.model.devices import device_kind
+from histoslide.model.engine import Engine
 from histoslide.model.pixels import Pixels, Results, Squares
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from histoslide.model.backend import BackendName, Precision, Program
+    from histoslide.model.backend import Program
+    from histoslide.model.engine import Precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,10 +34,13 @@ class TorchBackend:
     """Where to compute, as torch names it."""
     precision: Precision = "fp32"
     """In which; not int8."""
-    name: BackendName = "torch"
-    """Always torch."""
     _one_at_a_time: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
     """For the graphs of a model, which share its network: that may keep what it is given."""
+
+    @property
+    def engine(self) -> Engine:
+        """Torch at this precision."""
+        return Engine(backend="torch", precision=self.precision)
 
     @property
     def in_flight(self) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from dask.local import get_sync
@@ -26,7 +25,7 @@ from histoslide.errors import BundleError, HistoslideError, MaskError, OutputExi
 from histoslide.geometry import Mpp
 from histoslide.grid.status import Status
 from histoslide.model import Model
-from histoslide.model.backend import BackendName, Precision
+from histoslide.model.engine import Engine
 from histoslide.pipeline.options import TissueOptions
 from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
 from histoslide.scoring.mode import ScoreMode
@@ -56,10 +55,8 @@ class ReplaySettings:
     """Of the bundle's file."""
     mode: ScoreMode
     """How the cells came by their probabilities."""
-    backend: BackendName
-    """What computed them."""
-    precision: Precision
-    """In which precision."""
+    engine: Engine
+    """What computed them, and how precisely."""
 
 
 def find_slide(heat: Heatmap) -> Path:
@@ -101,7 +98,6 @@ def replay_settings(
             "histoslide does not know: it cannot be replayed"
         )
     slide = heat.metadata["slide"]
-    backend, _, precision = heat.metadata["engine"].partition(" ")
     return ReplaySettings(
         stride_px=heat.grid.stride_px,
         block_cells=heat.grid.block_cells,
@@ -115,9 +111,15 @@ def replay_settings(
         ngff=heat.metadata["fingerprint"].get("ngff", "0.5"),
         model_sha256=heat.metadata["model"]["sha256"],
         mode=ScoreMode(**heat.metadata["mode"]),
-        backend=cast("BackendName", backend),
-        precision=cast("Precision", precision),
+        engine=_engine_of(heat),
     )
+
+
+def _engine_of(heat: Heatmap) -> Engine:
+    try:
+        return Engine.parse(heat.metadata["engine"])
+    except HistoslideError as error:
+        raise StoreError(f"{heat.path.name} cannot be replayed: {error}") from None
 
 
 def refuse_other_model(heat: Heatmap, sha256: str, given: str) -> None:

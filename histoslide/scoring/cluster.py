@@ -12,7 +12,6 @@ import logging
 import pickle
 import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import distributed
 import numpy as np
+from cachetools import LRUCache
 from dask.delayed import Delayed
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
 from distributed.client import FutureCancelledError
@@ -40,10 +40,10 @@ from histoslide.model import (
     load_model,
     pick_device,
 )
-from histoslide.model.backend import BackendName, Precision
+from histoslide.model.engine import FULL_PRECISION, BackendName, Engine, Precision
 from histoslide.model.fast_paths import (
     FastPaths,
-    choose_path,
+    choose_engine,
     fast_paths_file,
     ranges_sha256,
     read_fast_paths,
@@ -79,8 +79,8 @@ blocks of many slides would open and close them in turn."""
 _FIRST_WORKER_S = 600
 """Seconds to wait for the first worker; a queue of a large cluster takes minutes."""
 
-_Choice = tuple[str, BackendName, Precision]
-"""Device, backend and precision that a worker would compute with."""
+_Choice = tuple[str, Engine]
+"""Device and engine that a worker would compute with."""
 
 _LOCAL_THREADS = 4
 """Blocks in work at a time in each local worker, as in ``histoslide.scoring.runners``."""
@@ -92,18 +92,16 @@ class _Bundle:
 
     bundle: bytes
     fast_paths: bytes | None
-    backend: BackendName
-    precision: Precision
+    engine: Engine
     device: str
 
     @classmethod
-    def of(cls, path: Path, *, backend: BackendName, precision: Precision, device: str) -> _Bundle:
+    def of(cls, path: Path, *, engine: Engine, device: str) -> _Bundle:
         record = fast_paths_file(path)
         return cls(
             bundle=path.read_bytes(),
             fast_paths=record.read_bytes() if record.exists() else None,
-            backend=backend,
-            precision=precision,
+            engine=engine,
             device=device,
         )
 
@@ -123,8 +121,8 @@ class _Bundle:
         return load_model(
             path,
             device=worker_device(self.device, held),
-            backend=self.backend,
-            precision=self.precision,
+            backend=self.engine.backend,
+            precision=self.engine.precision,
             threads=threads,
         )
 
@@ -142,8 +140,8 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         self._lock = threading.Lock()
         self._model: Model | None = None
         self._held = ExitStack()
-        self._slides: OrderedDict[str, Slide] = OrderedDict()
-        if self._threads is not None and self._bundle.backend == "torch":
+        self._slides: LRUCache[str, Slide] = LRUCache(maxsize=_OPEN_SLIDES)
+        if self._threads is not None and self._bundle.engine.backend == "torch":
             import torch  # noqa: PLC0415 - a worker of OpenVINO does without it
 
             torch.set_num_threads(self._threads)
@@ -170,9 +168,6 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         with self._lock:
             if key not in self._slides:
                 self._slides[key] = pickle.loads(packed)  # noqa: S301 - our own, of this run
-                while len(self._slides) > _OPEN_SLIDES:
-                    self._slides.popitem(last=False)
-            self._slides.move_to_end(key)
             return self._slides[key]
 
 
@@ -193,7 +188,7 @@ class ClusterModel:
     """What it is."""
     sha256: str
     """Identifies the weights."""
-    engine: str
+    engine: Engine
     """What computes in the workers and how precisely."""
     ranges_sha256: str | None
     """Tells the ranges apart that int8 rounds by; None for other precisions."""
@@ -333,20 +328,20 @@ class Cluster:
         sha256 = file_sha256(path)
         paths = read_fast_paths(path, sha256=sha256)
         answers = self._ask_workers(device, paths, backend, precision)
-        chosen: set[tuple[BackendName, Precision]] = {answer[1:] for answer in answers}
-        engine: tuple[BackendName, Precision] = ("torch", "fp32")
-        if len(chosen) == 1:
-            engine = chosen.pop()
-        devices = sorted({answer[0] for answer in answers})
-        model = _Bundle.of(path, backend=engine[0], precision=engine[1], device=device)
+        chosen = {engine for _, engine in answers}
+        engine = chosen.pop() if len(chosen) == 1 else FULL_PRECISION
+        devices = sorted({name for name, _ in answers})
+        model = _Bundle.of(path, engine=engine, device=device)
         name = f"histoslide-{uuid.uuid4().hex}"
         self._plugins.append(name)
         self._register(ModelPlugin(name, model, threads=self._threads))
         return ClusterModel(
             spec=spec,
             sha256=sha256,
-            engine=" ".join(engine),
-            ranges_sha256=ranges_sha256(paths.ranges) if paths and engine[1] == "int8" else None,
+            engine=engine,
+            ranges_sha256=ranges_sha256(paths.ranges)
+            if paths and engine.precision == "int8"
+            else None,
             device=", ".join(devices),
             plugin=name,
         )
@@ -453,7 +448,7 @@ def _choose(
 ) -> _Choice:
     """What a worker would compute with; runs there."""
     picked = pick_device(device)
-    return picked, *choose_path(picked, paths, backend=backend, precision=precision)
+    return picked, choose_engine(picked, paths, backend=backend, precision=precision)
 
 
 def worker_device(device: str, held: ExitStack) -> str:

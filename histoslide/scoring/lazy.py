@@ -18,6 +18,7 @@ from histoslide.geometry import Mpp, Size
 from histoslide.grid.cells import DEFAULT_BLOCK_CELLS, TileGrid
 from histoslide.grid.status import Status
 from histoslide.model import Model, ModelSpec
+from histoslide.model.engine import Engine
 from histoslide.scoring.block import block_dtype, score_block
 from histoslide.scoring.mode import EXACT, ScoreMode
 from histoslide.slide import Slide, require_mpp
@@ -49,7 +50,7 @@ class BlockModel(Protocol):
         ...
 
     @property
-    def engine(self) -> str:
+    def engine(self) -> Engine:
         """What computes and how precisely."""
         ...
 
@@ -107,7 +108,7 @@ class LazyHeatmap:
     """Name, hash and spec of the model, JSON-ready, for the metadata."""
     mode: ScoreMode
     """How the cells come by their probabilities."""
-    engine: str
+    engine: Engine
     """What computes them and how precisely."""
     device: str
     """Where they will be computed."""
@@ -140,7 +141,7 @@ class LazyHeatmap:
             "model.name": self.model["name"],
             "model.sha256": self.model["sha256"],
             **self._ranges,
-            "engine": self.engine,
+            "engine": str(self.engine),
             **self.mode.settings,
         }
 

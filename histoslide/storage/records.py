@@ -8,6 +8,7 @@ names the file and the place in it.
 from __future__ import annotations
 
 import json
+import tomllib
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,9 +26,16 @@ def to_builtins(record: object) -> Any:
     return msgspec.to_builtins(record, str_keys=True)
 
 
-def to_json(record: object, *, indent: int | None = 2) -> str:
-    """A record as JSON text, with a line break at its end where it is indented."""
-    text = json.dumps(to_builtins(record), indent=indent, ensure_ascii=False)
+def to_json(record: object, *, indent: int | None = 2, ascii_only: bool = False) -> str:
+    """A record as JSON text, with a line break at its end where it is indented.
+
+    Args:
+        record: a record, or what JSON knows.
+        indent: spaces a level; None for one line.
+        ascii_only: escape everything else, as records need that name files: a file's name need
+            not be text.
+    """
+    text = json.dumps(to_builtins(record), indent=indent, ensure_ascii=ascii_only)
     return text if indent is None else text + "\n"
 
 
@@ -72,6 +80,25 @@ def from_json(
         return msgspec.json.decode(raw, type=kind)
     except _UNFIT as reason:
         raise _unfit(source, reason, error) from None
+
+
+def from_toml(
+    raw: bytes | str,
+    kind: type[Record],
+    *,
+    source: object,
+    error: type[HistoslideError] = HistoslideError,
+) -> Record:
+    """A record from TOML text; see ``from_builtins``.
+
+    Raises:
+        HistoslideError: ``error``; it is no TOML, or not such a record.
+    """
+    try:
+        content = tomllib.loads(raw if isinstance(raw, str) else raw.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, *_UNFIT) as reason:
+        raise _unfit(source, reason, error) from None
+    return from_builtins(content, kind, source=source, error=error)
 
 
 def _unfit(source: object, reason: Exception, error: type[HistoslideError]) -> HistoslideError:

@@ -50,7 +50,7 @@ def first_metadata(lazy: LazyHeatmap, ngff: NgffVersion, command: str | None) ->
         ngff: OME-Zarr version of the store.
         command: command line, without absolute paths.
     """
-    computing = ("openvino",) if lazy.engine.startswith("openvino") else ()
+    computing = ("openvino",) if lazy.engine.backend == "openvino" else ()
     return {
         "schema_version": SCHEMA_VERSION,
         "complete": False,
@@ -66,7 +66,7 @@ def first_metadata(lazy: LazyHeatmap, ngff: NgffVersion, command: str | None) ->
         },
         "mask": dict(lazy.mask),
         "model": dict(lazy.model),
-        "engine": lazy.engine,
+        "engine": str(lazy.engine),
         "mode": lazy.mode.settings,
         "device": lazy.device,
         "command": command,

@@ -24,7 +24,7 @@ from histoslide.evaluation.patches.figures import Figures, fit_temperature, judg
 from histoslide.evaluation.patches.history import History, RateSearch
 from histoslide.evaluation.patches.predictions import Predictions, predict_patches
 from histoslide.evaluation.patches.report import write_report
-from histoslide.model.bundle import save_bundle
+from histoslide.model.bundle import file_sha256, save_bundle
 from histoslide.model.devices import pick_device
 from histoslide.model.prediction import Model
 from histoslide.model.spec import ModelSpec
@@ -40,9 +40,11 @@ from histoslide.training.callbacks import (
 )
 from histoslide.training.checkpoint import FILE_NAME, Checkpoint, load_checkpoint, run_settings
 from histoslide.training.distributed import is_distributed, train_together
+from histoslide.training.kept_patches import keep_patches
 from histoslide.training.learner import fit_stage, make_learner
 from histoslide.training.memory import fitting_batch_size, free_memory
 from histoslide.training.network import start_network
+from histoslide.training.precision import choose_precision
 from histoslide.training.recipe import Recipe
 from histoslide.training.records import EpochRecord, write_log
 
@@ -124,6 +126,7 @@ def train(
     tumour: str | None = None,
     folder: Path | None = None,
     initial: dict[str, Tensor] | None = None,
+    initial_file: Path | None = None,
     finder: RateSearch | None = None,
     callbacks: Sequence[object] = (),
     on_epoch: OnEpoch | None = None,
@@ -143,6 +146,7 @@ def train(
         folder: run folder that gets a log and a checkpoint after every epoch. A run that was
             interrupted goes on from there.
         initial: state dict to start from instead of ImageNet or random weights.
+        initial_file: where that was read from, for the record.
         finder: what the learning-rate finder saw, for the record.
         callbacks: further fastai callbacks, added to the learner of every stage.
         on_epoch: called after every epoch.
@@ -155,7 +159,10 @@ def train(
     """
     device = torch.device(pick_device()) if device is None else device
     name = recipe.name if name is None else name
+    data = keep_patches(data, recipe)
     network = start_network(data, recipe, device=device, seed=seed, initial=initial)
+    precision = choose_precision(recipe.precision, device, network)
+    logger.info("%s trains in %s: %s", recipe.architecture, precision.name, precision.reason)
     spec = _uncalibrated_spec(data, recipe, name=name, licence=licence, tumour=tumour)
     settings = run_settings(data, recipe, seed=seed, initial=initial)
     run = _begin(folder, settings, network)
@@ -178,7 +185,9 @@ def train(
     if recipe.keep == "best" and run.best is not None:
         network.load_state_dict(run.best)
     predictions = predict_patches(Model(spec, network, device=str(device), sha256=""), data.valid)
-    spec, figures = _calibrate(spec, predictions, _training_facts(data, recipe, run, seed))
+    facts = _training_facts(data, recipe, run, seed, initial_file)
+    facts["computed"] = {"device": device.type} | dataclasses.asdict(precision)
+    spec, figures = _calibrate(spec, predictions, facts)
     return TrainedModel(
         spec=spec,
         learner=learner,
@@ -251,6 +260,7 @@ def _uncalibrated_spec(
     data: PatchData, recipe: Recipe, *, name: str, licence: str, tumour: str | None
 ) -> ModelSpec:
     last = recipe.stages[-1]
+    mean, std = recipe.normalisation
     return ModelSpec(
         name=name,
         architecture=recipe.architecture,
@@ -260,15 +270,18 @@ def _uncalibrated_spec(
         label_px=recipe.label_px,
         mpp=recipe.mpp,
         network_px=recipe.side_px(last),
-        mean=recipe.mean,
-        std=recipe.std,
+        mean=mean,
+        std=std,
         licence=licence,
     )
 
 
 def _training_facts(
-    data: PatchData, recipe: Recipe, run: Checkpoint, seed: int
+    data: PatchData, recipe: Recipe, run: Checkpoint, seed: int, initial_file: Path | None
 ) -> dict[str, object]:
+    pretrained = None
+    if initial_file is not None:
+        pretrained = {"file": initial_file.name, "sha256": file_sha256(initial_file)}
     return {
         "data": {
             "layout": data.layout,
@@ -280,9 +293,10 @@ def _training_facts(
             "left_out": dict(Counter(data.left_out.values())),
         },
         "recipe": recipe.as_dict() | {"split": Path(recipe.split).name},  # no folders of ours
+        "pretrained": pretrained,
         "seed": seed,
         "epochs": [dataclasses.asdict(record) for record in run.records],
-        "versions": {p: version(p) for p in ("torch", "torchvision", "fastai")},
+        "versions": {p: version(p) for p in ("torch", "torchvision", "fastai", "timm")},
     }
 
 

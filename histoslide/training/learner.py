@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 import torch
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.mixup import MixUp
 from fastai.learner import Learner
@@ -18,20 +19,21 @@ from torch.amp.grad_scaler import GradScaler
 
 from histoslide.datasets import PatchData
 from histoslide.errors import DataError
-from histoslide.model.architectures import BODY_SPLIT
+from histoslide.model.architectures import split_body
 from histoslide.training.accumulation import WholeBatches
 from histoslide.training.loaders import make_loaders
 from histoslide.training.mosaic import MosaicContext
 from histoslide.training.optimiser import optimiser
+from histoslide.training.precision import choose_precision
 from histoslide.training.recipe import Recipe, Stage
 
 logger = logging.getLogger(__name__)
 
 
 def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
-    """Fastai's three groups of a ResNet: up to layer2, layer3 and layer4, head."""
+    """Three groups, as fastai has of a ResNet: up to layer2, layer3 and layer4, head."""
     body, head = network[0], network[1]  # type: ignore[index]
-    return [params(body[:BODY_SPLIT]), params(body[BODY_SPLIT:]), params(head)]
+    return [*split_body(body), params(head)]
 
 
 def make_learner(
@@ -72,13 +74,15 @@ def make_learner(
         train_bn=stage.train_frozen_norms,
         metrics=[accuracy, RocAucBinary() if len(data.classes) == 2 else RocAuc()],
     )
+    learner.add_cb(PlainBatches())
     if recipe.mixup:
         learner.add_cb(MixUp(recipe.mixup))
     if stage.mosaic:
         learner.add_cb(MosaicContext(stage.mosaic))
     if batch_size is not None and batch_size < recipe.batch_size:
         learner.add_cb(WholeBatches(recipe.batch_size))
-    if (mode := amp_mode(recipe.precision, device)) is not None:
+    mode = choose_precision(recipe.precision, device, network).amp_mode
+    if mode is not None:
         learner.add_cb(DevicePrecision(mode))
     # Always: the network remembers what an earlier stage froze.
     learner.freeze_to(-(stage.trainable_groups or 0))
@@ -148,21 +152,24 @@ def class_weights(data: PatchData, recipe: Recipe) -> list[float] | None:
     return [weight if count else 0.0 for weight, count in zip(weights, counts, strict=True)]
 
 
-def amp_mode(precision: str, device: torch.device) -> AMPMode | None:
-    """What fastai's mixed precision is to do; None for float32.
+class PlainBatches(Callback):
+    """Hand the network plain tensors, channels last.
 
-    Raises:
-        DataError: the device cannot train in this precision.
+    fastai's own subclass costs a dispatch for every operation of the network.
     """
-    if precision == "bf16":
-        if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-            raise DataError(f"{device} has no bfloat16: pass --precision fp16 or fp32")
-        return AMPMode.BF16
-    if precision == "fp16" and device.type != "cuda":
-        raise DataError(
-            f"fp16 trains on CUDA only, not on {device}: pass --precision bf16, fp32 or mixed"
-        )
-    return AMPMode.FP16 if precision != "fp32" and device.type == "cuda" else None
+
+    order = 5  # before everything that changes batches
+
+    def before_batch(self) -> None:
+        """Strip images and classes of fastai's types."""
+        images = (plain(x).contiguous(memory_format=torch.channels_last) for x in self.learn.xb)
+        self.learn.xb = tuple(images)
+        self.learn.yb = tuple(plain(y) for y in self.learn.yb)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The same numbers without a type of fastai's."""
+    return tensor.as_subclass(Tensor)
 
 
 class DevicePrecision(MixedPrecision):

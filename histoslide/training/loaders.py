@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from fastai.data.core import DataLoaders, Datasets
+from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.transforms import Categorize
-from fastai.vision.core import PILImage
+from fastai.torch_core import TensorCategory
+from fastai.vision.core import PILImage, TensorImage
 from fasttransform import DisplayedTransform
 
 from histoslide.datasets import ImageFiles, Joined, PatchData, PatchSet
-from histoslide.errors import DataError
 from histoslide.model.devices import pick_device
+from histoslide.training.kept_patches import KeptPatches, read_sized
 from histoslide.training.recipe import Recipe, Stage
-from histoslide.training.transforms import batch_transforms, item_transforms
+from histoslide.training.transforms import (
+    batch_transforms,
+    item_transforms,
+    random_quality,
+    recompress,
+)
 
 
 class ReadPatch(DisplayedTransform):
@@ -42,17 +50,7 @@ class ReadPatch(DisplayedTransform):
         Raises:
             DataError: it cannot be read or has another size than the recipe's.
         """
-        try:
-            pixels = self.patches.read(index)
-        except DataError as error:
-            raise DataError(f"{error}: pass --skip-bad to leave such patches out") from error
-        if pixels.shape != (self.side_px, self.side_px, 3):
-            raise DataError(
-                f"patch {self.patches.names[index]} is {pixels.shape[1]}×{pixels.shape[0]} px, "
-                f"the recipe expects {self.side_px}×{self.side_px}: pass --patch-size and --mpp as "
-                "the patches are, or --skip-bad to leave out such as this one"
-            )
-        return PILImage.create(pixels)
+        return PILImage.create(read_sized(self.patches, index, self.side_px))
 
 
 class ReadLabel(DisplayedTransform):
@@ -65,6 +63,41 @@ class ReadLabel(DisplayedTransform):
     def encodes(self, index: int) -> str:
         """The class."""
         return self.classes[int(self.labels[index])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptBatches:
+    """Makes whole batches of patches that are in memory, where others are joined of single ones."""
+
+    patches: KeptPatches
+    """Of one part."""
+    jpeg: float
+    """Part of the patches that are compressed once more."""
+
+    def batch(self, indices: Sequence[int]) -> tuple[TensorImage, TensorCategory]:
+        """Patches of shape (n, 3, side, side), uint8, and their classes."""
+        chosen = np.asarray(indices)
+        pixels = self.patches.pixels[chosen]
+        if self.jpeg:
+            for item in torch.nonzero(torch.rand(len(chosen)) < self.jpeg).flatten().tolist():
+                pixels[item] = recompress(pixels[item], random_quality())
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        labels = torch.from_numpy(self.patches.labels[chosen])
+        return TensorImage(images), TensorCategory(labels)
+
+
+class PatchLoader(TfmdDL):
+    """fastai's loader, which takes whole batches from memory where all patches are there."""
+
+    kept: KeptBatches | None = None
+    """Where from; None reads patches one by one, as those that somebody predicts in a notebook."""
+
+    def create_batches(self, samps: Iterable[int]) -> Iterator[tuple[Any, ...]]:
+        """Batches before what happens to them on the device."""
+        if self.kept is None:
+            yield from super().create_batches(samps)
+            return
+        yield from map(self.kept.batch, self.chunkify(iter(samps)))
 
 
 def make_loaders(
@@ -99,8 +132,9 @@ def make_loaders(
         ],
         splits=[list(range(cut)), list(range(cut, count))],
     )
-    return sets.dataloaders(
+    loaders = sets.dataloaders(
         bs=size,
+        dl_type=PatchLoader,
         num_workers=workers,
         device=device,
         pin_memory=device.type == "cuda",
@@ -109,6 +143,11 @@ def make_loaders(
         after_item=item_transforms(recipe),
         after_batch=batch_transforms(recipe, recipe.stages[-1] if stage is None else stage),
     )
+    jpegs = (recipe.augmentation.jpeg, 0.0)
+    for loader, part, jpeg in zip(loaders.loaders, (data.train, data.valid), jpegs, strict=True):
+        if isinstance(part, KeptPatches):
+            loader.kept = KeptBatches(patches=part, jpeg=jpeg)
+    return loaders
 
 
 @contextmanager
@@ -118,6 +157,9 @@ def without_patches(loaders: DataLoaders) -> Iterator[None]:
     readers = [t for part in loaders.loaders for t in _transforms(part.dataset)]
     readers = [t for t in readers if isinstance(t, ReadPatch | ReadLabel)]
     held = [dict(vars(reader)) for reader in readers]
+    kept = [loader.kept for loader in loaders.loaders]
+    for loader in loaders.loaders:
+        loader.kept = None
     for reader in readers:
         if isinstance(reader, ReadPatch):
             reader.patches = nothing
@@ -128,6 +170,8 @@ def without_patches(loaders: DataLoaders) -> Iterator[None]:
     finally:
         for reader, values in zip(readers, held, strict=True):
             vars(reader).update(values)
+        for loader, batches in zip(loaders.loaders, kept, strict=True):
+            loader.kept = batches
 
 
 def _transforms(dataset: object) -> list[object]:

@@ -31,6 +31,8 @@ class EpochRecord:
     against the rest."""
     seconds: float
     """Time that the epoch took."""
+    patches_per_second: float
+    """Rate of its training part, on all devices together."""
 
 
 def is_better(record: EpochRecord, other: EpochRecord | None, recipe: Recipe) -> bool:

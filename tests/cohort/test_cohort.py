@@ -16,7 +16,8 @@ import pytest
 from crashing import BAD
 from histoslide_cli.console import Progress, duration
 from histoslide_cli.main import main
-from histoslide_cli.score import exit_code
+from histoslide_cli.outcomes import exit_code
+from histoslide_cli.score import outcome
 from models import colour_model
 
 import histoslide.cohort.records as cohort_module
@@ -26,7 +27,11 @@ from histoslide.cohort.dry_run import plan_slides, tiles_per_second
 from histoslide.cohort.jobs import SlideJob, find_jobs, name_outputs, order_jobs, read_slide_list
 from histoslide.cohort.records import read_run, write_run
 from histoslide.cohort.run import CohortProgress, score_slides
-from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
+from histoslide.errors import (
+    HistoslideError,
+    ResolutionError,
+    SlideOpenError,
+)
 from histoslide.geometry import Mpp
 from histoslide.grid.status import Status
 from histoslide.lesions import LesionSettings
@@ -451,12 +456,20 @@ def test_the_command(
 
 
 def test_exit_codes_and_durations() -> None:
-    def code(*states: str) -> int:
-        return exit_code([SlideResult(slide="s", state=state) for state in states])  # type: ignore[arg-type]
+    def code(*states: str, cause: str | None = None) -> int:
+        results = [
+            SlideResult(slide="s", state=state, cause=cause if state == "failed" else None)  # type: ignore[arg-type]
+            for state in states
+        ]
+        return exit_code(map(outcome, results))
 
     assert code("done", "done") == 0
     assert code("done", "pending") == code("done", "failed") == code("partly unreadable") == 3
     assert code("failed", "pending") == code("failed") == 4
+    assert code("failed", "pending", cause="resolution unknown") == 5
+    assert code("done", "failed", cause="resolution unknown") == 3
+    assert code("done", "failed", cause="bug") == code("failed", cause="bug") == 1
+    assert code("failed", cause="timed out") == 4
     assert [duration(s) for s in (5.2, 61, 3600, 3601, 86399, 90000)] == [
         "6 s", "2 min", "1 h 0 min", "1 h 1 min", "24 h 0 min", "1 d 1 h",
     ]  # fmt: skip

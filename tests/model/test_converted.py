@@ -21,9 +21,9 @@ from histoslide.model import (
     save_bundle,
 )
 from histoslide.model.architectures import build_network
-from histoslide.model.backend import Precision
 from histoslide.model.bundle import file_sha256
 from histoslide.model.converted import KEPT_SETS, ConvertedGraphs
+from histoslide.model.engine import Precision
 from histoslide.model.fast_paths import FastPaths, read_fast_paths, write_fast_paths
 from histoslide.model.openvino_extra import has_openvino
 from histoslide.model.spec import ModelSpec

@@ -120,7 +120,7 @@ def test_a_worker_dies_and_one_comes_late(
         first = many.add_worker()
         with Cluster.connect(str(many.file)) as cluster:
             model = cluster.load_model(small_bundle)
-            assert (model.engine, model.device) == ("torch fp32", "cpu")
+            assert (str(model.engine), model.device) == ("torch fp32", "cpu")
             events: list[int] = []
 
             def on_block(done: int, total: int, scored: int) -> None:
@@ -326,7 +326,7 @@ def test_an_adaptive_cluster_may_have_no_worker_at_times(
         adaptive.adapt(minimum=0, maximum=2, interval="100ms", wait_count=2)
         with Cluster(Client(adaptive, set_as_default=False)) as cluster:
             model = cluster.load_model(small_bundle, backend="torch", precision="fp32")
-            assert (model.engine, model.device) == ("torch fp32", "cpu")
+            assert (str(model.engine), model.device) == ("torch fp32", "cpu")
             deadline = time.monotonic() + 100
             while watcher.nthreads():
                 assert time.monotonic() < deadline

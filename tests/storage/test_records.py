@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from histoslide.errors import DataError, HistoslideError
-from histoslide.storage.records import from_builtins, from_json, to_builtins, to_json
+from histoslide.storage.records import from_builtins, from_json, from_toml, to_builtins, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,32 @@ def test_what_does_not_fit_is_one_line(raw: bytes, said: str) -> None:
     with pytest.raises(DataError, match=rf"(?is)^r\.json cannot be read: .*({said})") as caught:
         from_json(raw, Outer, source="r.json", error=DataError)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ("name = ", "invalid value"),
+        (b"\xff\xfe", "utf-8"),
+        ("name = 3\nkind = 'a'", r"\$\.name"),
+        ("name = 'n'\nkind = 'a'\nmore = " + "[" * 100_000, "nested too deeply"),
+        ("name = 'n'\nkind = 'a\0'", "illegal character"),
+    ],
+)
+def test_toml_is_read_as_strictly(raw: bytes | str, said: str) -> None:
+    with pytest.raises(DataError, match=rf"(?is)^r\.toml cannot be read: .*({said})") as caught:
+        from_toml(raw, Outer, source="r.toml", error=DataError)
+    assert "\n" not in str(caught.value)
+
+
+def test_toml_is_read() -> None:
+    text = "name = 'Ä'\nkind = 'a'\nparts.x = {size = [1, 2], share = 0.5}"
+    assert from_toml(text, Outer, source="r.toml") == WHOLE
+
+
+def test_names_that_are_no_text_can_be_written() -> None:
+    text = to_json({"file": "\udc80", "lines": (1, 2)}, indent=None, ascii_only=True)
+    assert text.encode() == b'{"file": "\\udc80", "lines": [1, 2]}'
 
 
 def test_a_records_own_checks_are_run() -> None:

@@ -9,20 +9,22 @@ from typing import Any
 
 from histoslide.datasets import Split
 from histoslide.errors import DataError
+from histoslide.model.architectures import normalisation
 from histoslide.model.spec import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     PCAM_INPUT_PX,
     PCAM_LABEL_PX,
     PCAM_MPP,
     TOTAL_STRIDE_PX,
 )
+from histoslide.model.timm_body import Triple
 from histoslide.training.recipe.augmentation import Augmentation
 from histoslide.training.recipe.ranges import require
 from histoslide.training.recipe.stage import Stage
 
-PRECISIONS = ("fp32", "fp16", "bf16", "mixed")
-"""``mixed`` is fp16 on CUDA, as fastai's ``to_fp16``, and fp32 elsewhere."""
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "mixed")
+"""``auto`` is the fastest by device, processor and network, see
+``histoslide.training.precision``; ``mixed`` is fp16 on CUDA, as fastai's ``to_fp16``, and fp32
+elsewhere."""
 
 MONITORS = ("auc", "accuracy", "valid_loss")
 """What may decide which epoch is best; the loss is best when lowest."""
@@ -45,7 +47,7 @@ class Recipe:
     name: str
     """Name under which the bundle records it."""
     architecture: str = "resnet50"
-    """A key of ``histoslide.model.architectures.ARCHITECTURES``."""
+    """A key of ``histoslide.model.architectures.ARCHITECTURES``, or ``timm/NAME``."""
     imagenet: bool = True
     """Start from ImageNet weights; False starts from random ones."""
     stages: tuple[Stage, ...]
@@ -72,7 +74,7 @@ class Recipe:
     training patches, so that a patch weighs 1 on average; 0 without any) or one number a class."""
     ema_decay: float = 0.0
     """Decay a step of the exponential average of the weights that is validated and kept; 0: off."""
-    precision: str = "fp32"
+    precision: str = "auto"
     """One of ``PRECISIONS``."""
     keep: str = "best"
     """Weights of the ``best`` or the ``last`` epoch of the last stage."""
@@ -93,10 +95,11 @@ class Recipe:
     """Side of the centre square that the labels speak of, in model pixels."""
     mpp: float = PCAM_MPP
     """Micrometres per pixel of the patches."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Per-channel mean subtracted from RGB in 0-1 units."""
-    std: tuple[float, float, float] = IMAGENET_STD
-    """Per-channel standard deviation that RGB in 0-1 units is divided by."""
+    mean: tuple[float, float, float] | None = None
+    """Per-channel mean subtracted from RGB in 0-1 units; None as the ImageNet weights of the
+    architecture expect."""
+    std: tuple[float, float, float] | None = None
+    """Per-channel standard deviation that RGB in 0-1 units is divided by; None likewise."""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std", "stages", "class_weights"):
@@ -191,6 +194,18 @@ class Recipe:
             )
 
     @property
+    def normalisation(self) -> tuple[Triple, Triple]:
+        """Per-channel mean and standard deviation of RGB in 0-1 units.
+
+        Raises:
+            BundleError: no such architecture.
+        """
+        if self.mean is not None and self.std is not None:
+            return self.mean, self.std
+        mean, std = normalisation(self.architecture)
+        return self.mean or mean, self.std or std
+
+    @property
     def epochs(self) -> int:
         """Passes over the training set in all stages."""
         return sum(stage.epochs for stage in self.stages)
@@ -210,7 +225,7 @@ class Recipe:
         return dataclasses.replace(self, imagenet=False, stages=(thawed, *others))
 
     def division(self, *, seed: int = 42) -> Split:
-        """How patches are held back, for ``open_patches``.
+        """How patches are held back, for ``PatchFolder.divide``.
 
         Raises:
             DataError: ``split`` is neither a kind nor a file.
