@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
 from histoslide.cohort.jobs import SlideJob, SlideOrder, collect_jobs, order_jobs
 from histoslide.cohort.records import RunRecord
@@ -24,7 +23,6 @@ from histoslide.errors import (
     ResolutionUnknownError,
     SlideCrashError,
     SlideTimeoutError,
-    without_folder,
 )
 from histoslide.geometry import Mpp
 from histoslide.pipeline import (
@@ -37,7 +35,7 @@ from histoslide.pipeline import (
 )
 from histoslide.pipeline.result import FailureCause, SlideResult, utc_now
 from histoslide.scoring.lazy import BlockModel
-from histoslide.storage.location import readable_name
+from histoslide.storage.location import Location, readable_name, without_folder
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +68,8 @@ class CohortProgress:
 
 
 def score_slides(
-    slides: Sequence[Path | SlideJob],
-    out: Path,
+    slides: Sequence[Location | SlideJob],
+    out: Location,
     model: BlockModel,
     options: ScoreOptions,
     *,
@@ -123,7 +121,7 @@ class _CohortRun:
     def __init__(
         self,
         jobs: Sequence[SlideJob],
-        out: Path,
+        out: Location,
         model: BlockModel,
         options: ScoreOptions,
         *,

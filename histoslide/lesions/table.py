@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from histoslide.errors import StoreError
 from histoslide.lesions.lesion import Lesion
 from histoslide.lesions.report import LesionReport
-from histoslide.storage.location import read_bytes
+from histoslide.storage.location import Location, read_bytes
 from histoslide.storage.writing import whole_file
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
@@ -75,7 +74,7 @@ def lesion_document(report: LesionReport) -> dict[str, Any]:
     }
 
 
-def write_lesions(report: LesionReport, csv_path: Path, json_path: Path) -> None:
+def write_lesions(report: LesionReport, csv_path: Location, json_path: Location) -> None:
     """Write the table as CSV and everything as JSON, each whole or not at all.
 
     Every row of the CSV names slide, heatmap, class and settings, so that tables of several slides
@@ -110,7 +109,7 @@ def write_lesions(report: LesionReport, csv_path: Path, json_path: Path) -> None
         raise StoreError(f"{csv_path.parent} cannot be written: {error.strerror}") from error
 
 
-def are_lesion_files(csv_path: Path, json_path: Path) -> bool:
+def are_lesion_files(csv_path: Location, json_path: Location) -> bool:
     """Whether ``write_lesions`` wrote these files, so that they may be written anew."""
     try:
         if read_bytes(json_path) is None:
@@ -120,7 +119,7 @@ def are_lesion_files(csv_path: Path, json_path: Path) -> bool:
     return heatmap_of_lesions(json_path) is not None
 
 
-def heatmap_of_lesions(json_path: Path) -> str | None:
+def heatmap_of_lesions(json_path: Location) -> str | None:
     """Id of the heatmap that ``write_lesions`` wrote this file of; None where it did not."""
     try:
         document = json.loads(read_bytes(json_path) or b"")

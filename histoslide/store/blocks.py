@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from histoslide.geometry import CellRange
 from histoslide.grid.status import Status
 from histoslide.scoring.lazy import LazyHeatmap
 from histoslide.scoring.runners import BlockIndex, Runner
-from histoslide.storage.location import open_group
+from histoslide.storage.location import Location, open_group
 from histoslide.storage.lock import LockGuard
 from histoslide.store.metadata import read_metadata
 
@@ -27,7 +26,7 @@ from histoslide.store.metadata import read_metadata
 class BlockTarget:
     """What Dask stores blocks into: probabilities first, status last."""
 
-    def __init__(self, path: Path, tumour_index: int | None, guard: LockGuard) -> None:
+    def __init__(self, path: Location, tumour_index: int | None, guard: LockGuard) -> None:
         group = open_group(path, "r+")
         self._probability: Any = group["0"]
         self._status: Any = group["labels/status/0"]
@@ -55,7 +54,7 @@ class BlockTarget:
 
 def run_blocks(
     lazy: LazyHeatmap,
-    path: Path,
+    path: Location,
     on_block: Callable[[int, int, int], None],
     runner: Runner,
     guard: LockGuard,

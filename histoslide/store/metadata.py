@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -15,7 +14,7 @@ import zarr.errors
 from histoslide.errors import SettingsDifferError, StoreError
 from histoslide.grid.cells import TileGrid
 from histoslide.scoring.lazy import LazyHeatmap
-from histoslide.storage.location import is_remote, open_group
+from histoslide.storage.location import Location, is_remote, open_group
 from histoslide.storage.writing import named_difference
 from histoslide.storage.zarr_folder import is_there
 from histoslide.store.layout import NgffVersion
@@ -76,7 +75,7 @@ def first_metadata(lazy: LazyHeatmap, ngff: NgffVersion, command: str | None) ->
     }
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: Location) -> dict[str, Any]:
     """The attribute, checked against its schema.
 
     Raises:
@@ -95,7 +94,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def read_attribute(path: Path) -> dict[str, Any]:
+def read_attribute(path: Location) -> dict[str, Any]:
     """The attribute as it lies there, of whatever version.
 
     Raises:
@@ -120,7 +119,7 @@ def read_attribute(path: Path) -> dict[str, Any]:
     return found
 
 
-def _way_out(path: Path) -> str:
+def _way_out(path: Location) -> str:
     """What was probably meant where something else than a heatmap was given."""
     if is_remote(path):
         return ""
@@ -130,7 +129,7 @@ def _way_out(path: Path) -> str:
     return f": it is a folder of heatmaps, pass {path / inside[0]}" if inside else ""
 
 
-def refuse_contradictions(path: Path, metadata: Mapping[str, Any], grid: TileGrid) -> None:
+def refuse_contradictions(path: Location, metadata: Mapping[str, Any], grid: TileGrid) -> None:
     """Make sure that no fact was altered since: places and sizes would silently be wrong."""
     stored = metadata["grid"]
     facts = {f"grid.{name}": stored[name] for name in ("stride_px", "block_cells")}
@@ -147,7 +146,7 @@ def refuse_contradictions(path: Path, metadata: Mapping[str, Any], grid: TileGri
             )
 
 
-def refuse_other_settings(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> None:
+def refuse_other_settings(lazy: LazyHeatmap, path: Location, ngff: NgffVersion) -> None:
     """Make sure that a store, if there is one, was begun with the same settings.
 
     Raises:
@@ -161,14 +160,14 @@ def refuse_other_settings(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> N
         )
 
 
-def difference(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> str:
+def difference(lazy: LazyHeatmap, path: Location, ngff: NgffVersion) -> str:
     """The settings in which a store differs from what is asked for; empty if there are none."""
     there = read_metadata(path)["fingerprint"]
     here = lazy.fingerprint | {"ngff": ngff}
     return named_difference(there, here)
 
 
-def is_ours(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> bool:
+def is_ours(lazy: LazyHeatmap, path: Location, ngff: NgffVersion) -> bool:
     """Whether a store is what is asked for, whole or begun, so that it may be gone on with.
 
     Raises:

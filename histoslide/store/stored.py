@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -21,7 +20,7 @@ from histoslide.errors import HistoslideError, StoreError
 from histoslide.geometry import Mpp, Size
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
-from histoslide.storage.location import open_group, storage_errors
+from histoslide.storage.location import Location, open_group, storage_errors
 from histoslide.store.layout import stored_classes
 from histoslide.store.metadata import read_metadata, refuse_contradictions
 from histoslide.store.pyramid import level_shapes
@@ -47,7 +46,7 @@ class PyramidLevel:
 class Heatmap:
     """A stored heatmap."""
 
-    path: Path
+    path: Location
     """The heat.zarr."""
     grid: TileGrid
     """Where its cells lie on the slide."""
@@ -220,7 +219,7 @@ class Heatmap:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def readable(path: Location) -> Iterator[None]:
     """What goes wrong when chunks are read or decoded is the store's damage, not ours.
 
     Raises:
@@ -235,7 +234,7 @@ def readable(path: Path) -> Iterator[None]:
         raise StoreError(f"{path} is damaged ({error}): score the slide again") from error
 
 
-def open_heatmap(path: Path, *, allow_incomplete: bool = False) -> Heatmap:
+def open_heatmap(path: Location, *, allow_incomplete: bool = False) -> Heatmap:
     """Open a heat.zarr.
 
     Args:

@@ -149,7 +149,9 @@ def test_what_could_not_be_read_of_the_overview_is_read_later(
         return read(self, region, shrink)
 
     monkeypatch.setattr(TiffSlide, "read", flaky)
-    monkeypatch.setattr(resampling_module, "_OVERVIEW_READ_PX", 40)  # in pieces, as of a large slide
+    monkeypatch.setattr(
+        resampling_module, "_OVERVIEW_READ_PX", 40
+    )  # in pieces, as of a large slide
     out, options = tmp_path / "h.zarr", ScoreOptions(overlay=False, access=IN_PROCESS)
     first = score_slide(path, out, colour_model(), options)
     assert first.counts["unreadable"] > 0

@@ -83,7 +83,7 @@ class TileReader:
         counts = tiles.byte_counts[rows.start : rows.stop, cols.start : cols.stop]
         if self._missing is None and not counts.all():
             row, col = (int(i[0]) for i in np.nonzero(counts == 0))
-            raise TileMissingError(self._place((level, rows[row], cols[col], 1), "it is missing"))
+            raise TileMissingError(self._failure((level, rows[row], cols[col], 1), "it is missing"))
         by = tiles.shrunk_by_decoding(shrink)
         x, y, width, height = (
             length // by for length in (region.x, region.y, region.width, region.height)
@@ -144,7 +144,7 @@ class TileReader:
         if not count and self._missing is not None:
             return np.broadcast_to(self._missing, tiles.canvas(shrink).shape)
         if count > tiles.max_bytes or offset >= _MAX_OFFSET:
-            raise SlideReadError(self._place(key, f"it cannot have {count} bytes at {offset}"))
+            raise SlideReadError(self._failure(key, f"it cannot have {count} bytes at {offset}"))
         file = self._opened(None)
         try:
             return tiles.decode(file.read(offset, count), out=out, shrink=shrink)
@@ -153,10 +153,10 @@ class TileReader:
         try:
             return tiles.decode(file.read(offset, count), out=out, shrink=shrink)
         except TileDecodeError as error:
-            raise SlideReadError(self._place(key, str(error))) from error
+            raise SlideReadError(self._failure(key, str(error))) from error
         except OSError as error:
             self._drop(file)
-            raise TileMissingError(self._place(key, str(error))) from error
+            raise TileMissingError(self._failure(key, str(error))) from error
 
     def _opened(self, failed: _File | None) -> _File:
         """The open file, another one than that which failed."""
@@ -174,7 +174,7 @@ class TileReader:
             if self._file is failed:
                 self._file = None
 
-    def _place(self, key: _Key, reason: str) -> str:
+    def _failure(self, key: _Key, reason: str) -> str:
         level, row, col, _ = key
         return f"{self._path.name}: tile ({row}, {col}) of level {level} cannot be read: {reason}"
 
