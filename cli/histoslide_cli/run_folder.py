@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from histoslide.datasets import PatchData
     from histoslide.evaluation.patches.history import RateSearch
     from histoslide.training.recipe import Recipe
+    from histoslide.training.teachers import Teacher
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -88,6 +89,7 @@ def begin_run(
     folder: Path,
     *,
     initial: dict[str, Tensor] | None,
+    teachers: Sequence[Teacher],
 ) -> None:
     """Go on with the run that has begun in the folder, or mark that one begins.
 
@@ -110,7 +112,9 @@ def begin_run(
             same = search is not None and search.suggestion is not None
             if search is not None and search.suggestion is not None:
                 recipe = scale_rates(recipe, search.suggestion)
-        settings = run_settings(data, recipe, seed=arguments.seed, initial=initial)
+        settings = run_settings(
+            data, recipe, seed=arguments.seed, initial=initial, teachers=teachers
+        )
         try:
             load_checkpoint(checkpoint, settings)
         except HistoslideError:
@@ -131,4 +135,4 @@ def read_rates(folder: Path) -> RateSearch | None:
     path = folder / RATES_NAME
     if not path.exists():
         return None
-    return RateSearch.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return RateSearch.from_json(path.read_bytes(), source=path)

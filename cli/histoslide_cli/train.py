@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from histoslide.evaluation.patches.history import RateSearch
     from histoslide.training.fit import TrainedModel
     from histoslide.training.recipe import Recipe
+    from histoslide.training.teachers import Teacher
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -102,18 +104,27 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
     from histoslide.model import pick_device
     from histoslide.training.distributed import process_group
     from histoslide.training.fit import train
+    from histoslide.training.teachers import read_teachers
 
     folder = prepare_outputs(arguments, recipe)
     data = _open_data(arguments, recipe)
     initial = _initial_weights(arguments, recipe)
+    teachers = read_teachers(arguments.teacher, recipe, data.classes)
     if is_first():
-        begin_run(arguments, data, recipe, folder, initial=initial)
+        begin_run(arguments, data, recipe, folder, initial=initial, teachers=teachers)
     with process_group(torch.device(pick_device(arguments.device))) as device:
         data = _keep(arguments, data, recipe)
         _say(data, recipe, device)
         workers = _workers(arguments.workers, device)
         recipe, finder = _find_rate(
-            arguments, data, recipe, folder, device=device, workers=workers, initial=initial
+            arguments,
+            data,
+            recipe,
+            folder,
+            device=device,
+            workers=workers,
+            initial=initial,
+            teachers=teachers,
         )
         board = _tensorboard(arguments, data, recipe, folder)
         if is_first():
@@ -131,6 +142,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
                 folder=folder,
                 initial=initial,
                 initial_file=None if initial is None else Path(arguments.pretrained),
+                teachers=teachers,
                 finder=finder,
                 callbacks=[] if board is None else [board],
                 on_epoch=progress.finish_epoch,
@@ -150,7 +162,11 @@ def is_first() -> bool:
 
 def _open_data(arguments: argparse.Namespace, recipe: Recipe) -> PatchData:
     with Progress("reading", unit="patch", quiet=arguments.quiet) as progress:
-        folder = patch_folder(arguments, patch_px=recipe.input_px, cache=arguments.cache)
+        folder = dataclasses.replace(
+            patch_folder(arguments, patch_px=recipe.input_px, cache=arguments.cache),
+            extra_repeat=tuple(arguments.extra_repeat),
+            unlabelled=tuple(arguments.unlabelled),
+        )
         data = folder.divide(
             recipe.division(seed=arguments.seed),
             duplicates=arguments.duplicates,
@@ -249,6 +265,7 @@ def _find_rate(
     device: torch.device,
     workers: int,
     initial: dict[str, Tensor] | None,
+    teachers: Sequence[Teacher],
 ) -> tuple[Recipe, RateSearch | None]:
     """The recipe with the rate that the finder suggests, if it was asked for.
 
@@ -261,11 +278,16 @@ def _find_rate(
         return recipe, None
     known = read_rates(folder) if (folder / FILE_NAME).exists() else None
     search = known or find_rate(
-        data, recipe, device=device, seed=arguments.seed, workers=workers, initial=initial
+        data,
+        recipe,
+        device=device,
+        seed=arguments.seed,
+        workers=workers,
+        initial=initial,
+        teachers=teachers,
     )
     if known is None and is_first():
-        text = json.dumps(search.as_dict()) + "\n"
-        (folder / RATES_NAME).write_text(text, encoding="utf-8")
+        (folder / RATES_NAME).write_text(search.to_json(), encoding="utf-8")
     assert search.suggestion is not None
     logger.info("learning rate %.2g, from the longest valley of the loss", search.suggestion)
     return scale_rates(recipe, search.suggestion), search
@@ -293,13 +315,13 @@ def _write_inputs(data: PatchData, recipe: Recipe, folder: Path) -> None:
     from histoslide.errors import HistoslideError
     from histoslide.evaluation.patches.plots import plain, to_png
     from histoslide.evaluation.patches.samples import patch_figure, pick_samples
+    from histoslide.storage.records import to_json
 
     save_split(data, folder / SPLIT_NAME, overwrite=True)
     try:
         names = data.train.names
-        (folder / RECIPE_NAME).write_text(
-            json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8"
-        )
+        text = to_json(recipe, ascii_only=True)  # it may name a file
+        (folder / RECIPE_NAME).write_text(text, encoding="utf-8")
         for label, name in enumerate(data.classes):
             chosen = pick_samples(data.train.labels, label)
             if len(chosen):
