@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from histoslide.geometry import Mpp
     from histoslide.pipeline import TissueOptions
+    from histoslide.storage.location import Location
     from histoslide.storage.slide_copies import SlideCache
 
 PLAIN_INTERVAL_S = 10.0
@@ -131,7 +132,7 @@ def rate(per_second: float) -> str:
     return f"{per_second:,.0f}" if per_second >= 10 or per_second == 0 else f"{per_second:.1f}"
 
 
-def refuse_file_name(out: Path, way_out: str) -> None:
+def refuse_file_name(out: Location, way_out: str) -> None:
     """Make sure that a folder to write into is not called like a file.
 
     Args:
@@ -147,7 +148,7 @@ def refuse_file_name(out: Path, way_out: str) -> None:
         raise HistoslideError(f"--out {out} ends like a file: {way_out}")
 
 
-def refuse_other_picture(option: str, path: Path) -> None:
+def refuse_other_picture(option: str, path: Location) -> None:
     """Make sure that a PNG is not called like another kind of picture.
 
     Raises:
@@ -159,13 +160,13 @@ def refuse_other_picture(option: str, path: Path) -> None:
         raise HistoslideError(f"{option} {path}: the picture is a PNG, end its name in .png")
 
 
-def place(text: str) -> Path:
+def location(text: str) -> Location:
     """An argument: a path or a URL of object storage; see ``histoslide.storage.location``."""
     from histoslide.errors import HistoslideError
-    from histoslide.storage.location import place as read_place
+    from histoslide.storage.location import parse_location
 
     try:
-        return read_place(text)
+        return parse_location(text)
     except HistoslideError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -202,7 +203,7 @@ def add_slides_option(parser: argparse.ArgumentParser) -> None:
         dest="slides",
         action="append",
         default=[],
-        type=place,
+        type=location,
         metavar="FILE",
         help="the slide, or a folder of slides; may be repeated (default: the slide of that name "
         "beside the heatmap, if it is the one that was scored)",

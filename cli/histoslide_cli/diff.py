@@ -6,7 +6,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import place, refuse_other_picture
+from histoslide_cli.console import location, refuse_other_picture
 from histoslide_cli.outcomes import Outcome, exit_code
 
 if TYPE_CHECKING:
@@ -29,11 +29,16 @@ def add_parser(
         "which settings they differ. Ends with 0 if they are equal, with 3 if not.",
         epilog="example: histoslide diff before.zarr after.zarr --out diff.png",
     )
-    parser.add_argument("a", type=place, metavar="A.ZARR", help="made by score")
-    parser.add_argument("b", type=place, metavar="B.ZARR", help="made by score, of the same slide")
+    parser.add_argument("a", type=location, metavar="A.ZARR", help="made by score")
+    parser.add_argument(
+        "b", type=location, metavar="B.ZARR", help="made by score, of the same slide"
+    )
     add_comparison_options(parser)
     parser.add_argument(
-        "--out", type=place, metavar="FILE", help="also draw a map of the differences: PNG to write"
+        "--out",
+        type=location,
+        metavar="FILE",
+        help="also draw a map of the differences: PNG to write",
     )
     parser.add_argument(
         "--class",

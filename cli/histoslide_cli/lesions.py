@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import place, refuse_file_name
+from histoslide_cli.console import location, refuse_file_name
 from histoslide_cli.outcomes import EXIT_DONE
 
 if TYPE_CHECKING:
     from histoslide.lesions import LesionReport, LesionSettings
+    from histoslide.storage.location import Location
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -30,10 +30,10 @@ def add_parser(
         "up the slide. Research use only.",
         epilog="example: histoslide lesions heat.zarr --out lesions/",
     )
-    parser.add_argument("heatmap", type=place, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument("heatmap", type=location, metavar="HEAT.ZARR", help="made by score")
     parser.add_argument(
         "--out",
-        type=place,
+        type=location,
         metavar="FOLDER",
         help="write lesions.csv and lesions.json there (default: only print)",
     )
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     from histoslide.store import open_heatmap
 
     settings = lesion_settings(arguments)
-    folder: Path | None = arguments.out
+    folder: Location | None = arguments.out
     if folder is not None:
         refuse_file_name(folder, "name the folder that gets lesions.csv and lesions.json")
         for name in ("lesions.csv", "lesions.json"):

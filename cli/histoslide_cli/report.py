@@ -8,7 +8,7 @@ from histoslide_cli.console import (
     FILE_ENDINGS,
     add_cache_options,
     add_slides_option,
-    place,
+    location,
     slide_cache,
 )
 from histoslide_cli.lesions import add_lesion_options, lesion_settings
@@ -31,9 +31,9 @@ def add_parser(
         epilog="example: histoslide report heat.zarr --slide slide.tif --out report.html",
     )
     parser.add_argument(
-        "heatmaps", nargs="+", type=place, metavar="PATH", help="heat.zarr, or a folder of them"
+        "heatmaps", nargs="+", type=location, metavar="PATH", help="heat.zarr, or a folder of them"
     )
-    parser.add_argument("--out", type=place, required=True, metavar="FILE", help="HTML to write")
+    parser.add_argument("--out", type=location, required=True, metavar="FILE", help="HTML to write")
     add_slides_option(parser)
     parser.add_argument(
         "--force", action="store_true", help="use the slide even if it is not the one scored"

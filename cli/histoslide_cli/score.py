@@ -8,7 +8,6 @@ import logging
 import sys
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoslide.errors import HistoslideError
@@ -18,7 +17,7 @@ from histoslide_cli.console import (
     add_resolution_options,
     add_tissue_options,
     duration,
-    place,
+    location,
     rate,
     read_resolutions,
     refuse_file_name,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from histoslide.pipeline import ScoreOptions
     from histoslide.pipeline.result import SlideResult
     from histoslide.scoring.lazy import BlockModel
+    from histoslide.storage.location import Location
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -61,14 +61,14 @@ def add_parser(
     parser.add_argument(
         "slides",
         nargs="+",
-        type=place,
+        type=location,
         metavar="SLIDE",
         help="files, folders, s3:// URLs, or CSV lists with the columns slide[,mpp][,output] and "
         "paths relative to the CSV",
     )
     parser.add_argument(
         "--out",
-        type=place,
+        type=location,
         required=True,
         metavar="PATH",
         help="where to write, a path or s3:// URL: a name that ends in .zarr for one slide, else a "
@@ -216,7 +216,7 @@ def _options(arguments: argparse.Namespace) -> ScoreOptions:
 
 
 def _is_single(arguments: argparse.Namespace) -> bool:
-    out: Path = arguments.out
+    out: Location = arguments.out
     return out.suffix == ".zarr"
 
 

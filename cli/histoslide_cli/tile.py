@@ -11,7 +11,7 @@ from histoslide_cli.console import (
     add_cache_options,
     add_resolution_options,
     add_tissue_options,
-    place,
+    location,
     read_resolutions,
     refuse_file_name,
     slide_cache,
@@ -37,9 +37,11 @@ def add_parser(
         epilog="example: histoslide tile slide.svs --out tiles/ --format png",
     )
     parser.add_argument(
-        "slides", nargs="+", type=place, metavar="SLIDE", help="files, folders or s3:// URLs"
+        "slides", nargs="+", type=location, metavar="SLIDE", help="files, folders or s3:// URLs"
     )
-    parser.add_argument("--out", type=place, required=True, metavar="FOLDER", help="where to write")
+    parser.add_argument(
+        "--out", type=location, required=True, metavar="FOLDER", help="where to write"
+    )
     parser.add_argument(
         "--format",
         choices=("png", "jpg", "pcam-hdf5"),

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,7 +18,7 @@ from histoslide.model import Batches, Model
 from histoslide.model.pixels import Pixels
 from histoslide.pipeline import ScoreOptions, prepare_slide
 from histoslide.scoring.lazy import BlockModel
-from histoslide.storage.location import readable_name
+from histoslide.storage.location import Location, readable_name
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class SlidePlan:
 
 def plan_slides(
     jobs: Sequence[SlideJob],
-    out: Path,
+    out: Location,
     model: BlockModel,
     options: ScoreOptions,
     *,
@@ -80,7 +79,7 @@ def plan_slides(
     return plans
 
 
-def _plan(job: SlideJob, out: Path, model: BlockModel, options: ScoreOptions) -> SlidePlan:
+def _plan(job: SlideJob, out: Location, model: BlockModel, options: ScoreOptions) -> SlidePlan:
     began = time.monotonic()
     try:
         with prepare_slide(job.path, out / job.heatmap, model, options, mpp=job.mpp) as prepared:

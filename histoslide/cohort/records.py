@@ -9,13 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from histoslide.errors import HistoslideError, OutputExistsError, StoreError
 from histoslide.grid.status import Status
 from histoslide.pipeline.result import SlideResult, utc_now
-from histoslide.storage.location import storage_errors
+from histoslide.storage.location import Location, storage_errors
 from histoslide.storage.records import from_json, to_builtins, to_json
 from histoslide.storage.writing import whole_file
 
@@ -56,7 +55,7 @@ class CohortRecord:
     """Of all runs into the folder."""
 
 
-def output_names(paths: Sequence[Path]) -> dict[Path, str]:
+def output_names(paths: Sequence[Location]) -> dict[Location, str]:
     """A heat.zarr name for each slide: its stem, or its whole name where stems collide.
 
     Raises:
@@ -71,7 +70,7 @@ def output_names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def read_run(out: Path) -> list[SlideResult]:
+def read_run(out: Location) -> list[SlideResult]:
     """What earlier runs into a folder recorded; empty where there were none.
 
     Raises:
@@ -95,7 +94,7 @@ def read_run(out: Path) -> list[SlideResult]:
 class RunRecord:
     """The records of a run while it goes on; threads may report at once."""
 
-    def __init__(self, out: Path, model: str, results: Sequence[SlideResult]) -> None:
+    def __init__(self, out: Location, model: str, results: Sequence[SlideResult]) -> None:
         """Begin a run into a folder.
 
         Args:
@@ -196,7 +195,7 @@ class RunRecord:
 
 
 def write_run(
-    out: Path,
+    out: Location,
     model: str,
     results: Sequence[SlideResult],
     *,

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
 from histoslide.cohort.jobs import SlideJob, SlideOrder, collect_jobs, order_jobs
 from histoslide.cohort.records import RunRecord
@@ -25,7 +24,6 @@ from histoslide.errors import (
     SlideCrashError,
     SlideTimeoutError,
     StalledError,
-    without_folder,
 )
 from histoslide.geometry import Mpp
 from histoslide.pipeline import (
@@ -38,7 +36,7 @@ from histoslide.pipeline import (
 )
 from histoslide.pipeline.result import FailureCause, SlideResult, utc_now
 from histoslide.scoring.lazy import BlockModel
-from histoslide.storage.location import readable_name
+from histoslide.storage.location import Location, readable_name, without_folder
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +69,8 @@ class CohortProgress:
 
 
 def score_slides(
-    slides: Sequence[Path | SlideJob],
-    out: Path,
+    slides: Sequence[Location | SlideJob],
+    out: Location,
     model: BlockModel,
     options: ScoreOptions,
     *,
@@ -124,7 +122,7 @@ class _CohortRun:
     def __init__(
         self,
         jobs: Sequence[SlideJob],
-        out: Path,
+        out: Location,
         model: BlockModel,
         options: ScoreOptions,
         *,

@@ -9,7 +9,6 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from histoslide.errors import HistoslideError, StoreError
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
+from histoslide.storage.location import Location
 from histoslide.store import Heatmap
 
 QUANTILES = (0.95, 0.99, 0.999)
@@ -192,7 +192,7 @@ def compare_heatmaps(
     return compare_cells(cells_a, cells_b, threshold=threshold, tolerance=tolerance)
 
 
-def _distinct_names(a: Path, b: Path) -> tuple[str, str]:
+def _distinct_names(a: Location, b: Location) -> tuple[str, str]:
     """As little of the ends of two paths as tells them apart."""
     for count in range(1, 1 + max(len(a.parts), len(b.parts))):
         names = "/".join(a.parts[-count:]), "/".join(b.parts[-count:])

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
 
 from histoslide.lesions import LESION_COLOURS, NOTICE, Lesion, LesionReport
+from histoslide.storage.location import Location
 from histoslide.storage.records import to_builtins
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
@@ -26,7 +26,7 @@ _NAMESPACE = uuid.UUID("6a4ef4c4-5a0b-4a44-9a3f-8f7b41f0c9a1")
 def write_geojson(
     heatmap: Heatmap,
     report: LesionReport,
-    path: Path,
+    path: Location,
     *,
     cells: bool = False,
     bounds_crop: bool = True,

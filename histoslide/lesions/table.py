@@ -6,7 +6,6 @@ import csv
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from histoslide.errors import HistoslideError, StoreError
@@ -15,7 +14,7 @@ from histoslide.lesions.report import LesionReport
 from histoslide.lesions.settings import LesionSettings
 from histoslide.lesions.source import LesionSource
 from histoslide.lesions.summary import LesionSummary
-from histoslide.storage.location import read_bytes
+from histoslide.storage.location import Location, read_bytes
 from histoslide.storage.records import from_json, to_builtins, to_json
 from histoslide.storage.writing import whole_file
 
@@ -114,7 +113,7 @@ def lesion_document(report: LesionReport) -> LesionDocument:
     )
 
 
-def write_lesions(report: LesionReport, csv_path: Path, json_path: Path) -> None:
+def write_lesions(report: LesionReport, csv_path: Location, json_path: Location) -> None:
     """Write the table as CSV and everything as JSON, each whole or not at all.
 
     Every row of the CSV names slide, heatmap, class and settings, so that tables of several slides
@@ -147,7 +146,7 @@ def write_lesions(report: LesionReport, csv_path: Path, json_path: Path) -> None
         raise StoreError(f"{csv_path.parent} cannot be written: {error.strerror}") from error
 
 
-def are_lesion_files(csv_path: Path, json_path: Path) -> bool:
+def are_lesion_files(csv_path: Location, json_path: Location) -> bool:
     """Whether ``write_lesions`` wrote these files, so that they may be written anew."""
     try:
         if read_bytes(json_path) is None:
@@ -157,7 +156,7 @@ def are_lesion_files(csv_path: Path, json_path: Path) -> bool:
     return heatmap_of_lesions(json_path) is not None
 
 
-def heatmap_of_lesions(json_path: Path) -> str | None:
+def heatmap_of_lesions(json_path: Location) -> str | None:
     """Id of the heatmap that ``write_lesions`` wrote this file of; None where it did not."""
     try:
         origin = from_json(read_bytes(json_path) or b"", _Origin, source=json_path)

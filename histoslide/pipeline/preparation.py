@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Self
 
 from histoslide.geometry import Mpp
@@ -15,6 +14,7 @@ from histoslide.pipeline.outputs_beside import OutputsBeside
 from histoslide.scoring.lazy import BlockModel, LazyHeatmap, make_heatmap
 from histoslide.slide import Slide
 from histoslide.slide.isolated.time_limit import TimeLimit
+from histoslide.storage.location import Location
 from histoslide.storage.zarr_folder import is_there
 from histoslide.store import open_heatmap, plan_begun_with, refuse_other_settings, reopened
 from histoslide.tissue.masks import TissueMask
@@ -24,9 +24,9 @@ from histoslide.tissue.masks import TissueMask
 class PreparedSlide:
     """A slide that is open and planned; leave its ``with`` block to close it."""
 
-    path: Path
+    path: Location
     """Slide file."""
-    out: Path
+    out: Location
     """Its heat.zarr, there already or not."""
     slide: Slide
     """Open."""
@@ -57,7 +57,12 @@ class PreparedSlide:
 
 
 def prepare_slide(
-    path: Path, out: Path, model: BlockModel, options: ScoreOptions, *, mpp: Mpp | None = None
+    path: Location,
+    out: Location,
+    model: BlockModel,
+    options: ScoreOptions,
+    *,
+    mpp: Mpp | None = None,
 ) -> PreparedSlide:
     """Open a slide, find its tissue and plan its heatmap. Writes nothing.
 

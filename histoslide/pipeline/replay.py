@@ -30,7 +30,7 @@ from histoslide.pipeline.options import TissueOptions
 from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
 from histoslide.scoring.mode import ScoreMode
 from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
-from histoslide.storage.location import is_remote
+from histoslide.storage.location import Location, is_remote
 from histoslide.store import Heatmap, NgffVersion, open_heatmap, store_heatmap
 from histoslide.tissue.masks import METHODS
 
@@ -59,7 +59,7 @@ class ReplaySettings:
     """What computed them, and how precisely."""
 
 
-def find_slide(heat: Heatmap) -> Path:
+def find_slide(heat: Heatmap) -> Location:
     """The slide of the recorded name beside a heatmap.
 
     Raises:
@@ -142,12 +142,12 @@ def refuse_other_model(heat: Heatmap, sha256: str, given: str) -> None:
 
 def replay_heatmap(
     heat: Heatmap,
-    slide_path: Path,
+    slide_path: Location,
     model: Model,
     *,
     mask: Path | None = None,
     roi: Path | None = None,
-    out: Path | None = None,
+    out: Location | None = None,
     access: SlideAccess = DEFAULT_ACCESS,
     sample: int | None = None,
     seed: int = 0,
@@ -224,7 +224,7 @@ def replay_heatmap(
             return compare_heatmaps(heat, again, threshold=threshold, tolerance=tolerance)
 
 
-def _refuse_finished(out: Path) -> None:
+def _refuse_finished(out: Location) -> None:
     """A finished store would be compared as it is, and nothing would have been replayed."""
     if out.exists() and open_heatmap(out, allow_incomplete=True).complete:
         raise OutputExistsError(f"{out} is a finished heatmap already: choose another --out")

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from histoslide.pipeline.preparation import PreparedSlide, prepare_slide
 from histoslide.pipeline.result import SlideResult, SlideState
 from histoslide.render.png import read_png_label, save_png
 from histoslide.scoring.lazy import BlockModel
-from histoslide.storage.location import readable_name
+from histoslide.storage.location import Location, readable_name
 from histoslide.storage.records import to_builtins
 from histoslide.store import Heatmap, store_heatmap
 
@@ -28,8 +27,8 @@ Progress = Callable[[int, int, int], None]
 
 
 def score_slide(
-    path: Path,
-    out: Path,
+    path: Location,
+    out: Location,
     model: BlockModel,
     options: ScoreOptions,
     *,

@@ -16,7 +16,7 @@ from histoslide.slide.isolated.slide import DEFAULT_OPENER, IsolatedSlide
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.slide.isolated.worker import process_ahead
 from histoslide.slide.openslide_slide import DEFAULT_CACHE_BYTES
-from histoslide.storage.location import is_remote
+from histoslide.storage.location import Location, is_remote
 from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache
 
 
@@ -32,7 +32,9 @@ class SlideAccess:
     opener: str = DEFAULT_OPENER
     """``module:function`` that opens slides; see ``IsolatedSlide``."""
 
-    def open(self, path: Path, *, mpp: Mpp | None = None, limit: TimeLimit | None = None) -> Slide:
+    def open(
+        self, path: Location, *, mpp: Mpp | None = None, limit: TimeLimit | None = None
+    ) -> Slide:
         """Open a slide, from a file or from object storage.
 
         Args:

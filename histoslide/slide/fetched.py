@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from histoslide.errors import SlideOpenError
 from histoslide.geometry import Region
 from histoslide.slide.base import Slide
 from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache, local_copy
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 class FetchedSlide(Slide):
@@ -27,7 +31,7 @@ class FetchedSlide(Slide):
 
     def __init__(
         self,
-        path: Path,
+        path: UPath,
         open_copy: Callable[[Path], Slide],
         *,
         cache: SlideCache = DEFAULT_CACHE,

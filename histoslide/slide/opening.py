@@ -48,8 +48,8 @@ def open_slide(
         logger.warning(
             "%s; it is a damaged TIFF: what is left of it is read, %d of %d tiles",
             error,
-            rest.tiles_left,
-            rest.tiles_in_all,
+            rest.segments_left,
+            rest.segments_in_all,
         )
         slide = rest
     if slide.mpp is not None and not slide.mpp.plausible:

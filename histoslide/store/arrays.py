@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import zarr
 from numpy.typing import NDArray
 
-from histoslide.storage.location import open_group
+from histoslide.storage.location import Location, open_group
 from histoslide.store.pyramid import pyramid
 
 LABELS, LABEL = "labels", "status"
@@ -41,7 +40,7 @@ class StoreArrays:
         self.group = group
 
     @classmethod
-    def open(cls, path: Path, mode: Literal["r", "r+"] = "r") -> Self:
+    def open(cls, path: Location, mode: Literal["r", "r+"] = "r") -> Self:
         """Those of the store at a path; nothing is read yet."""
         return cls(open_group(path, mode))
 

@@ -7,7 +7,6 @@ import itertools
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 from dask.delayed import Delayed, delayed
@@ -18,6 +17,7 @@ from histoslide.geometry import CellRange
 from histoslide.grid.status import Status
 from histoslide.scoring.lazy import LazyHeatmap
 from histoslide.scoring.runners import BlockIndex, Runner
+from histoslide.storage.location import Location
 from histoslide.storage.lock import LockGuard
 from histoslide.store.arrays import StoreArrays
 from histoslide.store.metadata import read_record, write_record
@@ -26,7 +26,7 @@ from histoslide.store.metadata import read_record, write_record
 class BlockTarget:
     """What Dask stores blocks into: probabilities first, status last."""
 
-    def __init__(self, path: Path, tumour_index: int | None, guard: LockGuard) -> None:
+    def __init__(self, path: Location, tumour_index: int | None, guard: LockGuard) -> None:
         arrays = StoreArrays.open(path, "r+")
         self._probability, self._status = arrays.probability(), arrays.status()
         self._disagreement = arrays.disagreement
@@ -53,7 +53,7 @@ class BlockTarget:
 
 def run_blocks(
     lazy: LazyHeatmap,
-    path: Path,
+    path: Location,
     on_block: Callable[[int, int, int], None],
     runner: Runner,
     guard: LockGuard,

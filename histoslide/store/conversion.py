@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 
 from histoslide.errors import StoreError
-from histoslide.storage.location import is_remote, open_group, storage_errors
+from histoslide.storage.location import Location, is_remote, open_group, storage_errors
 from histoslide.storage.lock import hold
 from histoslide.storage.writing import refuse_existing, swap_name
 from histoslide.storage.zarr_folder import is_there, put_in_place, remove
@@ -21,7 +20,7 @@ from histoslide.store.target import restore
 
 def convert_heatmap(
     heat: Heatmap,
-    path: Path,
+    path: Location,
     *,
     ngff: NgffVersion,
     overwrite: bool = False,
@@ -65,13 +64,13 @@ def convert_heatmap(
     return open_heatmap(path)
 
 
-def _same_place(path: Path, other: Path) -> bool:
+def _same_place(path: Location, other: Location) -> bool:
     if is_remote(path) or is_remote(other):
         return str(path) == str(other)
     return path.samefile(other)
 
 
-def _copy(heat: Heatmap, path: Path, ngff: NgffVersion, *, packed: bool) -> None:
+def _copy(heat: Heatmap, path: Location, ngff: NgffVersion, *, packed: bool) -> None:
     channels = heat.shown_classes
     for name in channels:
         heat.probability(name)  # raises where the store is damaged

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import zarr
@@ -15,7 +14,7 @@ from histoslide.errors import SettingsDifferError, StoreError
 from histoslide.grid.cells import TileGrid
 from histoslide.scoring.lazy import LazyHeatmap
 from histoslide.scoring.record import ModeRecord
-from histoslide.storage.location import is_remote, open_group
+from histoslide.storage.location import Location, is_remote, open_group
 from histoslide.storage.records import from_builtins, to_builtins
 from histoslide.storage.writing import named_difference
 from histoslide.storage.zarr_folder import is_there
@@ -76,7 +75,7 @@ def write_record(root: zarr.Group, record: HeatmapRecord) -> None:
     root.attrs[_ATTRIBUTE] = to_builtins(record)
 
 
-def read_record(path: Path) -> HeatmapRecord:
+def read_record(path: Location) -> HeatmapRecord:
     """The record of a heatmap, checked.
 
     Raises:
@@ -97,7 +96,7 @@ def read_record(path: Path) -> HeatmapRecord:
     )
 
 
-def read_attribute(path: Path) -> dict[str, Any]:
+def read_attribute(path: Location) -> dict[str, Any]:
     """The attribute as it lies there, of whatever version.
 
     Raises:
@@ -122,7 +121,7 @@ def read_attribute(path: Path) -> dict[str, Any]:
     return found
 
 
-def _way_out(path: Path) -> str:
+def _way_out(path: Location) -> str:
     """What was probably meant where something else than a heatmap was given."""
     if is_remote(path):
         return ""
@@ -132,7 +131,7 @@ def _way_out(path: Path) -> str:
     return f": it is a folder of heatmaps, pass {path / inside[0]}" if inside else ""
 
 
-def refuse_contradictions(path: Path, record: HeatmapRecord, grid: TileGrid) -> None:
+def refuse_contradictions(path: Location, record: HeatmapRecord, grid: TileGrid) -> None:
     """Make sure that no fact was altered since: places and sizes would silently be wrong."""
     slide, model, stored = record.slide, record.model, record.grid
     facts: dict[str, object] = {
@@ -155,7 +154,7 @@ def refuse_contradictions(path: Path, record: HeatmapRecord, grid: TileGrid) -> 
             )
 
 
-def refuse_other_settings(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> None:
+def refuse_other_settings(lazy: LazyHeatmap, path: Location, ngff: NgffVersion) -> None:
     """Make sure that a store, if there is one, was begun with the same settings.
 
     Raises:
@@ -169,13 +168,13 @@ def refuse_other_settings(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> N
         )
 
 
-def difference(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> str:
+def difference(lazy: LazyHeatmap, path: Location, ngff: NgffVersion) -> str:
     """The settings in which a store differs from what is asked for; empty if there are none."""
     here = lazy.fingerprint | {"ngff": ngff}
     return named_difference(read_record(path).fingerprint, here)
 
 
-def is_ours(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> bool:
+def is_ours(lazy: LazyHeatmap, path: Location, ngff: NgffVersion) -> bool:
     """Whether a store is what is asked for, whole or begun, so that it may be gone on with.
 
     Raises:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -21,7 +20,7 @@ from histoslide.errors import BundleError, HistoslideError, StoreError
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
 from histoslide.model import ModelSpec
-from histoslide.storage.location import storage_errors
+from histoslide.storage.location import Location, storage_errors
 from histoslide.storage.records import from_builtins
 from histoslide.store.arrays import StoreArrays
 from histoslide.store.layout import stored_classes
@@ -53,7 +52,7 @@ class Heatmap:
     It is not ``histoslide.scoring.lazy.LazyHeatmap`` with a path, and says there why.
     """
 
-    path: Path
+    path: Location
     """The heat.zarr."""
     grid: TileGrid
     """Where its cells lie on the slide."""
@@ -231,7 +230,7 @@ class Heatmap:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def readable(path: Location) -> Iterator[None]:
     """What goes wrong when chunks are read or decoded is the store's damage, not ours.
 
     Raises:
@@ -246,7 +245,7 @@ def readable(path: Path) -> Iterator[None]:
         raise StoreError(f"{path} is damaged ({error}): score the slide again") from error
 
 
-def open_heatmap(path: Path, *, allow_incomplete: bool = False) -> Heatmap:
+def open_heatmap(path: Location, *, allow_incomplete: bool = False) -> Heatmap:
     """Open a heat.zarr.
 
     Args:
@@ -274,7 +273,7 @@ def open_heatmap(path: Path, *, allow_incomplete: bool = False) -> Heatmap:
     return Heatmap(path=path, record=record, grid=grid, spec=spec)
 
 
-def _spec_of(record: HeatmapRecord, path: Path) -> ModelSpec:
+def _spec_of(record: HeatmapRecord, path: Location) -> ModelSpec:
     """The recorded spec of the model as a value; what another release knows of it is left out.
 
     Raises:

@@ -6,7 +6,6 @@ import dataclasses
 import errno
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import zarr
@@ -19,7 +18,7 @@ from histoslide.errors import LockedError, StoreError
 from histoslide.grid.status import Status
 from histoslide.scoring.lazy import LazyHeatmap
 from histoslide.scoring.runners import Runner, ThreadRunner
-from histoslide.storage.location import is_remote, storage_errors
+from histoslide.storage.location import Location, is_remote, storage_errors
 from histoslide.storage.lock import StoreLock, hold, lock_path
 from histoslide.storage.writing import swap_name
 from histoslide.storage.zarr_folder import is_there, put_in_place, remove, write_objects
@@ -40,7 +39,7 @@ from histoslide.tissue.masks import UNREADABLE_OVERVIEW
 
 def store_heatmap(
     lazy: LazyHeatmap,
-    path: Path,
+    path: Location,
     *,
     ngff: NgffVersion = "0.5",
     overwrite: bool = False,
@@ -69,7 +68,7 @@ def store_heatmap(
         LockedError: another run is writing it.
         StoreError: ``path`` is something else, or cannot be written (read-only, disk full).
     """
-    target: Path | None = None
+    target: Location | None = None
     try:
         with storage_errors(path):
             heat = None if overwrite else _finished(lazy, path, ngff)
@@ -100,7 +99,7 @@ def store_heatmap(
     return open_heatmap(path)
 
 
-def plan_begun_with(lazy: LazyHeatmap, path: Path) -> NDArray[np.uint8] | None:
+def plan_begun_with(lazy: LazyHeatmap, path: Location) -> NDArray[np.uint8] | None:
     """The plan that a store was begun with, where another is no other wish; else None.
 
     Parts of a slide's overview that cannot be read count as tissue. When they can be read another
@@ -126,7 +125,7 @@ def plan_begun_with(lazy: LazyHeatmap, path: Path) -> NDArray[np.uint8] | None:
     return np.where(tried, Status.PENDING, status).astype(np.uint8)
 
 
-def _finished(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> Heatmap | None:
+def _finished(lazy: LazyHeatmap, path: Location, ngff: NgffVersion) -> Heatmap | None:
     """A store that needs nothing more; looked at without the lock, which needs leave to write."""
     if not is_there(path) or swap_name(path, "old").exists():
         return None
@@ -140,7 +139,7 @@ def _finished(lazy: LazyHeatmap, path: Path, ngff: NgffVersion) -> Heatmap | Non
     return heat
 
 
-def _reopen(path: Path) -> None:
+def _reopen(path: Location) -> None:
     """Make the blocks of a store pending that hold unreadable cells.
 
     Raises:
@@ -172,7 +171,7 @@ def _checking(
     return report
 
 
-def _create(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, command: str | None) -> None:
+def _create(lazy: LazyHeatmap, path: Location, ngff: NgffVersion, command: str | None) -> None:
     """Lay out an empty store; it appears under its name only once its metadata are whole."""
     if is_remote(path):
         objects: dict[str, Buffer] = {}
@@ -198,7 +197,7 @@ def _begin(lazy: LazyHeatmap, store: Store, ngff: NgffVersion, command: str | No
     write_record(root, first_record(lazy, ngff, command))
 
 
-def _complete(path: Path) -> None:
+def _complete(path: Location) -> None:
     if not is_remote(path):
         for partial in path.rglob("*.partial"):  # what a killed run was writing
             partial.unlink(missing_ok=True)

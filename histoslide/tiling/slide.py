@@ -16,6 +16,7 @@ from histoslide.model import ModelSpec
 from histoslide.pipeline.options import DEFAULT_TISSUE, TissueOptions
 from histoslide.scoring.lazy import make_grid, plan_cells
 from histoslide.slide import Slide, open_slide
+from histoslide.storage.location import Location
 from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache, local_copy
 from histoslide.tiling.extraction import TileSet, extract_tiles
 from histoslide.tiling.record import TileSettings
@@ -23,7 +24,7 @@ from histoslide.tiling.writers import TileFormat
 
 
 def tile_slide(
-    path: Path,
+    path: Location,
     out: Path,
     *,
     input_px: int,

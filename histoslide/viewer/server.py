@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from histoslide.errors import HistoslideError
 from histoslide.storage.records import to_builtins
-from histoslide.viewer.cache import ByteCache
+from histoslide.viewer.cache import byte_cache
 from histoslide.viewer.catalogue import Catalogue
 from histoslide.viewer.deepzoom import DeepZoom, blank_tile, slide_tile
 from histoslide.viewer.facts import (
@@ -136,7 +136,7 @@ class _Viewer:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._tiles = ByteCache(CACHE_BYTES)
+        self._tile = byte_cache(CACHE_BYTES)
 
     def routes(self) -> list[BaseRoute]:
         """The addresses; every variable part is looked up, none becomes a path of a file."""
@@ -193,9 +193,7 @@ class _Viewer:
             state, slide = source.state(), self._catalogue.slide(key)
         except KeyError:
             raise HTTPException(404, "no such heatmap") from None
-        body = self._tiles.get(
-            ("thumbnail", key, state.revision), lambda: thumbnail(source.heat, slide)
-        )
+        body = self._tile(("thumbnail", key, state.revision), lambda: thumbnail(source.heat, slide))
         return _cached(request, body, "image/png")
 
     def _foci(self, request: Request) -> Response:
@@ -203,7 +201,7 @@ class _Viewer:
         try:
             source = self._catalogue.source(key)
             revision = source.state().revision
-            body = self._tiles.get(
+            body = self._tile(
                 ("foci", key, revision, channel),
                 lambda: bytes(_json(describe_foci(source.heat, channel)).body),
             )
@@ -217,7 +215,7 @@ class _Viewer:
             source = self._catalogue.source(path["key"])
             where = (path["level"], path["row"], path["col"], path["channel"])
             revision = source.state().revision
-            body = self._tiles.get(
+            body = self._tile(
                 ("cells", path["key"], revision, where),
                 lambda: gzip.compress(source.tile(*where), compresslevel=1),
             )
@@ -236,7 +234,7 @@ class _Viewer:
                 body = blank_tile(zoom, *where)
             else:
                 zoom = DeepZoom(size_l0=slide.size_l0)
-                body = self._tiles.get(
+                body = self._tile(
                     ("slide", slide.quickhash, where), lambda: slide_tile(slide, zoom, *where)
                 )
         except (KeyError, IndexError):

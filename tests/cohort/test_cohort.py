@@ -47,7 +47,7 @@ from histoslide.pipeline import (
 from histoslide.pipeline.result import SlideResult
 from histoslide.slide.access import SlideAccess
 from histoslide.slide.isolated.time_limit import TimeLimit
-from histoslide.storage.location import place
+from histoslide.storage.location import parse_location
 from histoslide.store import open_heatmap
 from histoslide.synthetic import fiducial_slide
 
@@ -344,7 +344,7 @@ def test_a_list_names_slides_resolutions_and_outputs(tmp_path: Path) -> None:
         SlideJob(path=tmp_path / "x" / "a.svs", mpp=given, output="left.zarr"),
         SlideJob(path=tmp_path / "y" / "a.svs", output="right.zarr"),
         SlideJob(path=Path("/abs/b.svs")),
-        SlideJob(path=place("s3://c/d.svs")),
+        SlideJob(path=parse_location("s3://c/d.svs")),
     ]
     named, option = Mpp(value=0.5, source="--mpp-csv"), Mpp(value=1, source="--mpp")
     found = find_jobs([table], mpp=option, mpp_by_name={"a.svs": named})

@@ -293,7 +293,7 @@ def test_an_overview_in_pieces_equals_one_read(width: int, height: int, pieces: 
     size = Size(width, height)
     whole = read_box(slide, Box(0, 0, 487, 311), size).astype(int)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("histoslide.grid.windows._OVERVIEW_READ_PX", pieces)
+        patch.setattr("histoslide.slide.resampling._OVERVIEW_READ_PX", pieces)
         found, readable = read_overview(slide, size)
     assert readable.all()
     assert found.shape == (height, width, 3)
@@ -310,7 +310,7 @@ def test_an_overview_never_reads_more_than_a_piece_and_its_margin() -> None:
 def test_unreadable_pieces_are_white_and_marked(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("histoslide.grid.windows._OVERVIEW_READ_PX", 100)
+    monkeypatch.setattr("histoslide.slide.resampling._OVERVIEW_READ_PX", 100)
     pixels = np.full((400, 600, 3), 50, dtype=np.uint8)
     slide = FakeSlide([pixels], rotten=Box(240, 130, 10, 10))
     with caplog.at_level(logging.WARNING):

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import histoslide.cohort.run as cohort_run_module
-import histoslide.grid.windows as tiles_module
+import histoslide.slide.resampling as resampling_module
 from histoslide.cohort.records import output_names, read_run, write_run
 from histoslide.cohort.run import score_slides
 from histoslide.errors import (
@@ -42,7 +42,7 @@ from histoslide.pipeline import (
     score_slide,
 )
 from histoslide.pipeline.result import SlideResult
-from histoslide.slide import OpenSlideSlide
+from histoslide.slide import OpenSlideSlide, TiffSlide
 from histoslide.slide.access import SlideAccess
 from histoslide.store import BlockTarget, open_heatmap
 from histoslide.synthetic import fiducial_slide, write_slide
@@ -60,16 +60,16 @@ def slide(tmp_path: Path) -> Path:
 
 def fail_reads(monkeypatch: pytest.MonkeyPatch, error: Exception, *, after: int = 0) -> None:
     """Let every read of level 0 fail, after some that work."""
-    read = OpenSlideSlide.read
+    read = TiffSlide.read
     calls: list[int] = []
 
-    def broken(self: OpenSlideSlide, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+    def broken(self: TiffSlide, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
         calls.append(1)
         if len(calls) > after:
             raise error
         return read(self, region, shrink)
 
-    monkeypatch.setattr(OpenSlideSlide, "read", broken)
+    monkeypatch.setattr(TiffSlide, "read", broken)
 
 
 def test_a_slide_that_cannot_be_read_at_all_has_failed(
@@ -141,15 +141,17 @@ def test_what_could_not_be_read_of_the_overview_is_read_later(
     pixels = np.full((600, 1400, 3), 245, np.uint8)
     pixels[100:500, 100:700] = (170, 90, 160)
     path = write_slide(folder / "a.tif", pixels, mpp=0.972)
-    read, away = OpenSlideSlide.read, [True]
+    read, away = TiffSlide.read, [True]
 
-    def flaky(self: OpenSlideSlide, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+    def flaky(self: TiffSlide, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
         if away and region.right * self.level_downsamples[region.level] > 900:
             raise SlideReadError("the drive is away")
         return read(self, region, shrink)
 
-    monkeypatch.setattr(OpenSlideSlide, "read", flaky)
-    monkeypatch.setattr(tiles_module, "_OVERVIEW_READ_PX", 40)  # in pieces, as of a large slide
+    monkeypatch.setattr(TiffSlide, "read", flaky)
+    monkeypatch.setattr(
+        resampling_module, "_OVERVIEW_READ_PX", 40
+    )  # in pieces, as of a large slide
     out, options = tmp_path / "h.zarr", ScoreOptions(overlay=False, access=IN_PROCESS)
     first = score_slide(path, out, colour_model(), options)
     assert first.counts["unreadable"] > 0

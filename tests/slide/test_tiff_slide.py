@@ -23,8 +23,8 @@ from histoslide.geometry import Region
 from histoslide.slide import OpenSlideSlide, TiffSlide, open_slide
 from histoslide.slide.tiff import reader as tile_reader
 from histoslide.slide.tiff.levels import direct_levels
-from histoslide.slide.tiff.reader import TileReader
-from histoslide.slide.tiff.tiles import TiffTiles
+from histoslide.slide.tiff.reader import SegmentReader
+from histoslide.slide.tiff.segments import TiffSegments
 
 LOSSLESS = KINDS["LZW, predicted"]
 JPEG = KINDS["4:2:0"]
@@ -44,12 +44,12 @@ def tiff_slide(path: Path) -> TiffSlide:
     return slide
 
 
-def reader_of(path: Path, *, cache_bytes: int = 2**20) -> TileReader:
+def reader_of(path: Path, *, cache_bytes: int = 2**20) -> SegmentReader:
     with OpenSlideSlide(path) as slide:
         vendor = slide.properties["openslide.vendor"]
         levels = direct_levels(path, vendor, slide.level_sizes)
     assert all(levels)
-    return TileReader(path, levels, cache_bytes=cache_bytes)
+    return SegmentReader(path, levels, cache_bytes=cache_bytes)
 
 
 # ---------------------------------------------------------------------------- regions
@@ -120,7 +120,7 @@ def test_the_cache_keeps_within_its_bound(path: Path) -> None:
         reader.read(Region(0, 0, 0, 100, 100))
     assert len(reader._cache) == 10
     kept = sum(tile.nbytes for tile in reader._cache.values())
-    assert reader._cached_bytes == kept == 10 * tile_bytes
+    assert reader._cache.currsize == kept == 10 * tile_bytes
 
 
 def test_tiles_at_the_rim_of_a_region_are_decoded_once(
@@ -128,15 +128,15 @@ def test_tiles_at_the_rim_of_a_region_are_decoded_once(
 ) -> None:
     """Windows of neighbouring blocks overlap there; tiles further in are not kept."""
     decoded: list[int] = []
-    decode = TiffTiles.decode
+    decode = TiffSegments.decode
 
     def counted(
-        self: TiffTiles, data: bytes, *, out: NDArray[np.uint8] | None, shrink: int
+        self: TiffSegments, data: bytes, *, out: NDArray[np.uint8] | None, shrink: int
     ) -> NDArray[np.uint8]:
         decoded.append(1)
         return decode(self, data, out=out, shrink=shrink)
 
-    monkeypatch.setattr(TiffTiles, "decode", counted)
+    monkeypatch.setattr(TiffSegments, "decode", counted)
     reader = reader_of(path)
     reader.read(Region(0, 0, 0, 64 * 7, 48 * 7))
     assert len(decoded) == 49
@@ -203,22 +203,22 @@ def test_closing_under_a_reader_does_no_harm(path: Path, cache_bytes: int) -> No
         for _ in range(300):
             reader.close()
         assert all(found)
-    assert reader._cached_bytes == sum(tile.nbytes for tile in reader._cache.values())
+    assert reader._cache.currsize == sum(tile.nbytes for tile in reader._cache.values())
 
 
 def test_what_was_read_before_a_close_is_not_kept_after_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = reader_of(path)
-    decode = TiffTiles.decode
+    decode = TiffSegments.decode
 
     def closed_under(
-        self: TiffTiles, data: bytes, *, out: NDArray[np.uint8] | None, shrink: int
+        self: TiffSegments, data: bytes, *, out: NDArray[np.uint8] | None, shrink: int
     ) -> NDArray[np.uint8]:
         reader.close()
         return decode(self, data, out=out, shrink=shrink)
 
-    monkeypatch.setattr(TiffTiles, "decode", closed_under)
+    monkeypatch.setattr(TiffSegments, "decode", closed_under)
     reader.read(Region(0, 0, 0, 100, 100))
     assert not reader._cache
 
@@ -256,9 +256,9 @@ _inherited: list[TiffSlide] = []
 
 def _read_inherited(_: int) -> tuple[NDArray[np.uint8], bool]:
     slide = _inherited[0]
-    parents = slide._tile_reader
+    parents = slide._segment_reader
     pixels = slide.read(Region(0, 200, 100, 300, 200))
-    return pixels, slide._tile_reader is parents
+    return pixels, slide._segment_reader is parents
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -268,7 +268,7 @@ def test_a_forked_child_never_waits_for_its_parents_lock(path: Path) -> None:
     slide = tiff_slide(path)
     before = slide.read(Region(0, 200, 100, 300, 200))
     _inherited[:] = [slide]
-    reader = slide._tile_reader
+    reader = slide._segment_reader
     assert reader is not None
     try:
         with (
@@ -289,7 +289,7 @@ def test_a_forked_child_never_waits_for_its_parents_lock(path: Path) -> None:
 def damage(path: Path, row: int, col: int, data: bytes = b"\xa5" * 40) -> None:
     """Overwrite the middle of a tile of level 0."""
     with tifffile.TiffFile(path) as tiff:
-        tiles = TiffTiles.of_page(tiff.pages.first)
+        tiles = TiffSegments.of_page(tiff.pages.first)
     offset, count = int(tiles.offsets[row, col]), int(tiles.byte_counts[row, col])
     with path.open("r+b") as file:
         file.seek(offset + count // 2)
@@ -399,7 +399,7 @@ def test_nonsense_places_of_tiles_take_no_memory(path: Path) -> None:
             byte_counts=np.full_like(tiles.byte_counts, count),
         )
         with pytest.raises(SlideReadError, match=r"tile \(0, 0\) of level 0"):
-            TileReader(path, [wrong], cache_bytes=0).read(Region(0, 0, 0, 5, 5))
+            SegmentReader(path, [wrong], cache_bytes=0).read(Region(0, 0, 0, 5, 5))
 
 
 def test_a_file_that_is_gone_is_no_unreadable_region(path: Path) -> None:
@@ -408,7 +408,7 @@ def test_a_file_that_is_gone_is_no_unreadable_region(path: Path) -> None:
     with pytest.raises(SlideOpenError, match=r"slide\.tif"):
         slide.read(Region(0, 0, 0, 10, 10))
     with pytest.raises(SlideOpenError, match=r"slide\.tif"):
-        TileReader(path, [None], cache_bytes=0)._opened(None)
+        SegmentReader(path, [None], cache_bytes=0)._opened(None)
 
 
 # ---------------------------------------------------------------------------- fallback
@@ -417,10 +417,10 @@ def test_a_file_that_is_gone_is_no_unreadable_region(path: Path) -> None:
 def test_levels_that_decode_otherwise_than_in_openslide_are_openslides(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    decode = TiffTiles.decode
+    decode = TiffSegments.decode
     wrong = [2]
     monkeypatch.setattr(
-        TiffTiles, "decode", lambda self, data, **_: decode(self, data) ^ np.uint8(wrong[0])
+        TiffSegments, "decode", lambda self, data, **_: decode(self, data) ^ np.uint8(wrong[0])
     )
     caplog.set_level(logging.DEBUG)
     slide = tiff_slide(path)

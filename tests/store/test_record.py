@@ -10,12 +10,12 @@ from typing import Any, get_type_hints
 import jsonschema
 import numpy as np
 import pytest
-import zarr
 from heatmaps import stored_heatmap
 
 from histoslide.errors import StoreError
 from histoslide.grid.status import Status
 from histoslide.model import ModelSpec
+from histoslide.storage.location import Location, open_group
 from histoslide.storage.records import ABSENT, from_builtins, to_builtins, to_json
 from histoslide.store import metadata_schema, open_heatmap
 from histoslide.store.metadata import read_record
@@ -129,8 +129,8 @@ def test_counts_are_of_every_status() -> None:
     )
 
 
-def alter(path: Path, change: Any) -> None:
-    group = zarr.open_group(path, mode="r+")
+def alter(path: Location, change: Any) -> None:
+    group = open_group(path, "r+")
     found: Any = group.attrs["histoslide"]
     change(found)
     group.attrs["histoslide"] = found

@@ -30,6 +30,7 @@ from histoslide.model.engine import Engine
 from histoslide.model.openvino_extra import has_openvino
 from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
 from histoslide.slide import OpenSlideSlide, Slide
+from histoslide.storage.location import Location
 from histoslide.storage.records import to_builtins, to_json
 from histoslide.store import (
     BlockTarget,
@@ -66,11 +67,11 @@ def lazy_heatmap(slide: Slide, **options: Any) -> LazyHeatmap:
     return make_heatmap(slide, colour_model(), **settings)
 
 
-def all_bytes(folder: Path) -> dict[str, bytes]:
+def all_bytes(folder: Location) -> dict[str, bytes]:
     """Every file of a store except the root metadata, which hold times."""
     return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in sorted(folder.rglob("*"))
+        str(p).removeprefix(f"{folder}/"): p.read_bytes()
+        for p in folder.rglob("*")
         if p.is_file() and p.parent != folder
     }
 

@@ -1,7 +1,7 @@
 """What is left of a tiled TIFF whose end is missing, as after a broken copy.
 
-OpenSlide refuses such a file altogether. Where the page directory survived, the tiles that lie
-before the break are as good as ever; reading any other tile is an error, never white.
+OpenSlide refuses such a file altogether. Where the page directory survived, the segments that lie
+before the break are as good as ever; reading any other segment is an error, never white.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from histoslide.geometry import Mpp, Region, true_downsample
 from histoslide.slide.base import Slide
 from histoslide.slide.facts import SlideFacts
 from histoslide.slide.file_hash import file_hash
-from histoslide.slide.tiff.reader import TileReader
-from histoslide.slide.tiff.tiles import TiffTiles, UnsupportedTilesError
+from histoslide.slide.tiff.reader import SegmentReader
+from histoslide.slide.tiff.segments import TiffSegments, UnsupportedSegmentsError
 from histoslide.storage.location import readable_name
 
 logger = logging.getLogger(__name__)
 
 _CACHE_BYTES = 64 * 2**20
-"""Bound on the decoded tiles that are kept."""
+"""Bound on the decoded segments that are kept."""
 
 _CM_UNIT = 3
 
@@ -41,13 +41,13 @@ class SalvagedTiff(Slide):
     def __init__(
         self,
         path: Path,
-        levels: list[TiffTiles],
+        levels: list[TiffSegments],
         *,
         file_size: int,
         mpp: Mpp | None,
         given_mpp: Mpp | None,
     ) -> None:
-        sizes = tuple(tiles.size for tiles in levels)
+        sizes = tuple(segments.size for segments in levels)
         super().__init__(
             SlideFacts(
                 name=readable_name(path),
@@ -60,7 +60,7 @@ class SalvagedTiff(Slide):
         )
         self._path, self._levels, self._file_size = path, levels, file_size
         self._given_mpp = given_mpp
-        self._reader = TileReader(path, levels, cache_bytes=_CACHE_BYTES)
+        self._reader = SegmentReader(path, levels, cache_bytes=_CACHE_BYTES)
 
     @classmethod
     def open(cls, path: Path, *, mpp: Mpp | None) -> SalvagedTiff | None:
@@ -71,7 +71,7 @@ class SalvagedTiff(Slide):
                 recorded = _recorded_mpp(pages[0]) if mpp is None else mpp
                 size = tiff.filehandle.size
             slide = cls(path, levels, file_size=size, mpp=recorded, given_mpp=mpp)
-            some_left = slide.tiles_left > 0
+            some_left = slide.segments_left > 0
         except HistoslideError:
             raise
         except Exception:  # a damaged directory can hold any nonsense, and fail in any way
@@ -80,16 +80,16 @@ class SalvagedTiff(Slide):
         return slide if some_left else None
 
     @property
-    def tiles_in_all(self) -> int:
-        """Tiles of all levels that the directory lists."""
-        return sum(tiles.offsets.size for tiles in self._levels)
+    def segments_in_all(self) -> int:
+        """Segments of all levels that the directory lists."""
+        return sum(segments.offsets.size for segments in self._levels)
 
     @property
-    def tiles_left(self) -> int:
-        """Tiles that lie wholly inside what is left of the file."""
+    def segments_left(self) -> int:
+        """Segments that lie wholly inside what is left of the file."""
         return sum(
-            int(np.count_nonzero(tiles.offsets + tiles.byte_counts <= self._file_size))
-            for tiles in self._levels
+            int(np.count_nonzero(segments.offsets + segments.byte_counts <= self._file_size))
+            for segments in self._levels
         )
 
     def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
@@ -116,28 +116,28 @@ def _reopen(path: Path, mpp: Mpp | None) -> SalvagedTiff:
     return slide
 
 
-def _levels(tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[TiffTiles]]:
+def _levels(tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[TiffSegments]]:
     """Pages that are levels of the pyramid, as far as the directory can be followed."""
-    tiled: list[tuple[tifffile.TiffPage, TiffTiles]] = []
+    tiled: list[tuple[tifffile.TiffPage, TiffSegments]] = []
     for page in tiff.pages:
         if not isinstance(page, tifffile.TiffPage):
             continue
         try:
-            tiled.append((page, TiffTiles.of_page(page)))
-        except UnsupportedTilesError as error:
+            tiled.append((page, TiffSegments.of_page(page)))
+        except UnsupportedSegmentsError as error:
             logger.debug("%s: page %d: %s", tiff.filename, page.index, error)
     # Some scanners put a picture of the whole glass first; the finest level is the widest page.
     finest = max(range(len(tiled)), key=lambda index: tiled[index][1].size.width, default=0)
     pages: list[tifffile.TiffPage] = []
-    levels: list[TiffTiles] = []
-    for page, tiles in tiled[finest:]:
+    levels: list[TiffSegments] = []
+    for page, segments in tiled[finest:]:
         if levels:
-            first, size = levels[0].size, tiles.size
+            first, size = levels[0].size, segments.size
             ratio = first.width / size.width, first.height / size.height
             if size.width >= levels[-1].size.width or abs(ratio[0] / ratio[1] - 1) > 0.02:
                 continue
         pages.append(page)
-        levels.append(tiles)
+        levels.append(segments)
     return pages, levels
 
 
