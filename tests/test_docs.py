@@ -82,7 +82,8 @@ def test_the_tree_of_rooms_is_that_of_the_folders() -> None:
     page = (DOCS / "design.md").read_text(encoding="utf-8")
     rooms = runpy.run_path(str(DOCS / "make_rooms.py"))
     assert rooms["fill"](page) == page
-    named, parents = set(), {}
+    named: set[Path] = set()
+    parents: dict[int, Path] = {}
     for line in filter(None, rooms["tree"]().splitlines()):
         depth = (len(line) - len(line.lstrip())) // 2
         name = line.split()[0]
@@ -110,9 +111,8 @@ def test_what_guides_and_examples_use_is_in_the_reference() -> None:
     used = {name for code in code_for_users() for name in imported_names(code)}
     assert {"histoslide.open_slide", "histoslide.training.fit.train"} <= used
     assert not {name for name in used if id(resolve_name(name)) not in documented}
-    assert not {
-        name for name in histoslide.__all__ if id(getattr(histoslide, name)) not in documented
-    }
+    public: list[str] = vars(histoslide)["__all__"]
+    assert not {name for name in public if id(getattr(histoslide, name)) not in documented}
 
 
 def code_for_users() -> Iterator[str]:

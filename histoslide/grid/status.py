@@ -7,6 +7,8 @@ from enum import IntEnum
 Rgba = tuple[int, int, int, int]
 """Red, green, blue and opacity, 0-255 each."""
 
+_CLEAR: Rgba = (0, 0, 0, 0)
+
 
 class Status(IntEnum):
     """What happened to a cell.
@@ -23,7 +25,10 @@ class Status(IntEnum):
     rgba: Rgba
     page_rgba: Rgba
 
-    def __new__(cls, number: int, rank: int, rgba: Rgba, page_rgba: Rgba) -> Status:
+    # The defaults are for type checkers alone: ``Status(2)`` looks a status up and makes none.
+    def __new__(
+        cls, number: int, rank: int = 0, rgba: Rgba = _CLEAR, page_rgba: Rgba = _CLEAR
+    ) -> Status:
         """A status; see the class for the arguments."""
         status = int.__new__(cls, number)
         status._value_ = number

@@ -144,7 +144,8 @@ def test_numbers_and_names_have_bounds(wrong: dict[str, object]) -> None:
 
 
 def test_the_numbers_of_numpy_are_numbers() -> None:
-    values: Any = Measured(size=np.float64(0.1), count=np.int64(3))
+    numpy_numbers: Any = {"size": np.float64(0.1), "count": np.int64(3)}
+    values = Measured(**numpy_numbers)
     assert to_json(values, indent=None) == to_json(Measured(size=0.1, count=3), indent=None)
     with pytest.raises(NotImplementedError, match="cannot hold a complex"):
         to_builtins(Outer(name="n", kind="a", parts={"x": 1j}))  # type: ignore[dict-item]

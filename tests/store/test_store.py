@@ -473,8 +473,8 @@ def test_a_block_that_is_written_meanwhile_is_no_damage(
     group["0"][late], group["labels/status/0"][late] = np.nan, Status.PENDING
     read = Heatmap._read
 
-    def read_while_a_run_writes(heat: Heatmap, name: str, where: Any) -> NDArray[Any]:
-        found = read(heat, name, where)
+    def read_while_a_run_writes(heat: Heatmap, array: zarr.Array[Any], where: Any) -> NDArray[Any]:
+        found = read(heat, array, where)
         group["0"][late], group["labels/status/0"][late] = 0.25, Status.SCORED
         return found
 

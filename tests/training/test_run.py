@@ -13,6 +13,7 @@ from histoslide.errors import DataError, HistoslideError, OutputExistsError
 from histoslide.model import read_spec
 from histoslide.training.recipe import Recipe, Stage
 from histoslide.training.recipe_file import find_recipe
+from histoslide.training.records import EpochRecord
 from histoslide.training.run import TrainingRun, run_training
 
 RECIPE = Recipe(
@@ -54,7 +55,7 @@ def test_a_run_from_python_leaves_what_the_command_leaves(tmp_path: Path) -> Non
         workers=0,
         device="cpu",
     )
-    epochs = []
+    epochs: list[EpochRecord] = []
     finished = run_training(run, watch=watch, on_epoch=epochs.append)
     assert [record.epoch for record in epochs] == [1]
     assert seen["reading"] == (24, 24)
