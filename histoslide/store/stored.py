@@ -24,6 +24,7 @@ from histoslide.storage.location import Location, storage_errors
 from histoslide.storage.records import from_builtins
 from histoslide.store.arrays import StoreArrays
 from histoslide.store.layout import stored_classes
+from histoslide.store.losses import refuse_losses
 from histoslide.store.metadata import read_record, refuse_contradictions
 from histoslide.store.pyramid import level_shapes
 from histoslide.store.record import CellCounts, HeatmapRecord
@@ -99,7 +100,7 @@ class Heatmap:
         that was made without test-time augmentation.
         """
         with storage_errors(self.path):
-            stored = StoreArrays.open(self.path).disagreement
+            stored = StoreArrays.open(self.path).disagreement(self.grid)
         return None if stored is None else self._read(stored, np.s_[:])
 
     @property
@@ -222,11 +223,11 @@ class Heatmap:
 
     def _probability(self, level: int = 0) -> zarr.Array[Any]:
         with storage_errors(self.path):
-            return StoreArrays.open(self.path).probability(level)
+            return StoreArrays.open(self.path).probability(level, self.grid)
 
     def _status(self, level: int = 0) -> zarr.Array[Any]:
         with storage_errors(self.path):
-            return StoreArrays.open(self.path).status(level)
+            return StoreArrays.open(self.path).status(level, self.grid)
 
 
 @contextmanager
@@ -253,7 +254,8 @@ def open_heatmap(path: Location, *, allow_incomplete: bool = False) -> Heatmap:
         allow_incomplete: also open one whose run has not finished.
 
     Raises:
-        StoreError: missing, not a heatmap, of an unknown schema version, or incomplete.
+        StoreError: missing, not a heatmap, of an unknown schema version, incomplete, or damaged:
+            files are lost, or cells are not those that it counted.
     """
     with storage_errors(path):
         record = read_record(path)
@@ -270,6 +272,9 @@ def open_heatmap(path: Location, *, allow_incomplete: bool = False) -> Heatmap:
         block_cells=record.grid.block_cells,
     )
     refuse_contradictions(path, record, grid)
+    channels = len(stored_classes(spec.classes, spec.tumour_class))
+    with readable(path):
+        refuse_losses(path, record, grid, channels)
     return Heatmap(path=path, record=record, grid=grid, spec=spec)
 
 
