@@ -34,7 +34,14 @@ from histoslide.store.pyramid import level_shapes
 from histoslide.store.record import CellCounts, HeatmapRecord
 
 
-def refuse_losses(path: Location, record: HeatmapRecord, grid: TileGrid, channels: int) -> None:
+def refuse_losses(
+    path: Location,
+    record: HeatmapRecord,
+    grid: TileGrid,
+    channels: int,
+    *,
+    allow_damaged: bool = False,
+) -> None:
     """Make sure that all files of a store are there, and that its cells are those that it counted.
 
     Of a store that is not complete only the arrays can be missed: what has no status was never
@@ -45,6 +52,7 @@ def refuse_losses(path: Location, record: HeatmapRecord, grid: TileGrid, channel
         record: what it says of itself.
         grid: that follows from that.
         channels: classes that it stores.
+        allow_damaged: let blocks be missed, but no arrays.
 
     Raises:
         StoreError: files are lost, cells were altered, or it claims more cells than any slide has.
@@ -58,7 +66,7 @@ def refuse_losses(path: Location, record: HeatmapRecord, grid: TileGrid, channel
     wanted = [metadata_name(group, array=False, v3=v3) for group in groups]
     wanted += [metadata_name(array, array=True, v3=v3) for array in arrays]
     _refuse_missing(path, keys, wanted)
-    if not record.complete:
+    if not record.complete or allow_damaged:
         return
     stored = StoreArrays.open(path).status(0, grid)
     side = (stored.shards or stored.chunks)[-1]

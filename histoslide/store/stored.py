@@ -200,12 +200,13 @@ class Heatmap:
         """Refuse values that a run cannot have written: files were lost or altered since."""
         finite = np.isfinite(values)
         problem = None
-        if values.shape != self.grid.shape or status.shape != self.grid.shape:
-            problem = f"arrays of {values.shape} and {status.shape} for a grid of {self.grid.shape}"
-        elif outside := int(((values[finite] < 0) | (values[finite] > 1)).sum()):
+        if outside := int(((values[finite] < 0) | (values[finite] > 1)).sum()):
             problem = f"{outside:,} probabilities outside 0-1"
         elif lost := int(((status == Status.SCORED) & ~finite).sum()):
             problem = f"{lost:,} cells that were scored but have no probability"
+        elif self.complete and CellCounts.of(status) != self.record.counts:
+            pending = int((status == Status.PENDING).sum())
+            problem = f"its cells are not those that it counted, {pending:,} are undecided"
         if problem:
             raise StoreError(f"{self.path} is damaged ({problem}): score the slide again")
 
@@ -246,12 +247,16 @@ def readable(path: Location) -> Iterator[None]:
         raise StoreError(f"{path} is damaged ({error}): score the slide again") from error
 
 
-def open_heatmap(path: Location, *, allow_incomplete: bool = False) -> Heatmap:
+def open_heatmap(
+    path: Location, *, allow_incomplete: bool = False, allow_damaged: bool = False
+) -> Heatmap:
     """Open a heat.zarr.
 
     Args:
         path: of the store.
         allow_incomplete: also open one whose run has not finished.
+        allow_damaged: also open one that lost blocks, to show what is left of it; ``probability``
+            refuses it still.
 
     Raises:
         StoreError: missing, not a heatmap, of an unknown schema version, incomplete, or damaged:
@@ -274,7 +279,7 @@ def open_heatmap(path: Location, *, allow_incomplete: bool = False) -> Heatmap:
     refuse_contradictions(path, record, grid)
     channels = len(stored_classes(spec.classes, spec.tumour_class))
     with readable(path):
-        refuse_losses(path, record, grid, channels)
+        refuse_losses(path, record, grid, channels, allow_damaged=allow_damaged)
     return Heatmap(path=path, record=record, grid=grid, spec=spec)
 
 

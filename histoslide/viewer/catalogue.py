@@ -99,8 +99,8 @@ class Catalogue:
                 raise StoreError(f"{folder} {missing}: pass a heat.zarr or a folder of them")
             if not _stores_in(folder) and not (folder / "run.json").exists():
                 raise StoreError(f"{folder} holds no heatmaps: pass what score wrote")
-        for path in self._stores:
-            open_heatmap(path, allow_incomplete=True)  # says now what is wrong with it
+        for path in self._stores:  # says now what is wrong with it
+            open_heatmap(path, allow_incomplete=True, allow_damaged=True)
         self._copies = ExitStack()
         copies = [self._copies.enter_context(local_copy(path, access.cache)) for path in slides]
         found = find_slides(copies) if copies else []
