@@ -294,9 +294,7 @@ def open_source(
         case "kaggle":
             source = open_kaggle(root, skip_bad=skip_bad)
         case "folders":
-            source = open_folders(
-                root, extra=extra, extra_repeat=extra_repeat, skip_bad=skip_bad
-            )
+            source = open_folders(root, extra=extra, extra_repeat=extra_repeat, skip_bad=skip_bad)
     for problem in source.problems:
         logger.warning("left out: %s", problem)
     if slides is not None:

@@ -27,7 +27,9 @@ STATE_SUFFIXES = frozenset({".pth", ".pt", ".bin", ".safetensors"})
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Where training programs put the state dict in what they save."""
 
-_TORCHVISION = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+_TORCHVISION = {
+    "conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7",
+}  # fmt: skip
 """Names of a torchvision ResNet and their places in the body that fastai cuts from it."""
 
 _EFFICIENTNET = {

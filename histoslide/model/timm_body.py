@@ -143,7 +143,7 @@ def timm_normalisation(architecture: str) -> tuple[Triple, Triple]:
 
 
 def _timm(architecture: str) -> Any:
-    """timm's models, of which this is one.
+    """The models of timm, of which this is one.
 
     Raises:
         BundleError: it is not.
