@@ -255,7 +255,7 @@ def test_a_recorded_recipe_can_be_given_again(name: str, tmp_path: Path) -> None
         ('base = "pcam"\n[augmentation]\nstain = [0.1]', "at `$.augmentation.stain`"),
         ("base = " + "[" * 100_000, "nested too deeply"),
         ('name = "a\0"', "Illegal character"),
-        ('base = "pcam"\n[augmentation]\nhue = 1', "augmentation has no 'hue'"),
+        ('base = "pcam"\n[augmentation]\ntint = 1', "augmentation has no 'tint'"),
         ('base = "pcam"\naugmentation = 3', "augmentation must be a table, not 3"),
         ('base = "pcam"\nstages = []', "one or more tables"),
         ('base = "pcam"\n[[stages]]\nlr = 1.0', "a table with epochs"),
