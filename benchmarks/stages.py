@@ -26,16 +26,16 @@ from unittest import mock
 
 import numpy as np
 
-import histoslide.scoring
+import histoslide.grid.windows
+import histoslide.scoring.block
 import histoslide.store.writing
-import histoslide.tiles
 from histoslide.geometry import Mpp
-from histoslide.heatmap import make_heatmap
-from histoslide.isolation import IsolatedSlide
 from histoslide.model import Batches, load_model
 from histoslide.model.pixels import HostMemory
 from histoslide.model.torch_backend import TensorMemory
-from histoslide.scoring import ScoreMode
+from histoslide.scoring.lazy import make_heatmap
+from histoslide.scoring.mode import ScoreMode
+from histoslide.slide.isolated.slide import IsolatedSlide
 from histoslide.store import BlockTarget, store_heatmap
 from histoslide.synthetic import scene, write_slide
 
@@ -88,8 +88,8 @@ class Clock:
 def clocked(clock: Clock) -> Iterator[None]:
     """Count the steps of the engine while the block runs."""
     steps: list[tuple[Any, str, str]] = [
-        (histoslide.tiles, "read_window", "reading"),
-        (histoslide.scoring, "read_window", "reading"),
+        (histoslide.grid.windows, "read_window", "reading"),
+        (histoslide.scoring.block, "read_window", "reading"),
         (HostMemory, "cut", "cutting"),
         (TensorMemory, "cut", "cutting"),
         (Batches, "_fill", "filling"),
@@ -139,7 +139,7 @@ def main() -> None:
                 started = time.perf_counter()
                 heat = store_heatmap(lazy, folder / "heat.zarr")
                 wall = time.perf_counter() - started
-    cells = heat.metadata["counts"]["scored"]
+    cells = heat.counts.scored
     print(f"{path.name}: {cells:,} cells in {wall:.1f} s, {cells / wall:,.0f} a second, on")
     print(f"{model.device}, {model.engine}, {given.mode}, stride {given.stride}")
     # A batch is cut inside the network's turn, and counted there by itself.

@@ -26,12 +26,12 @@ import uvicorn
 from torch import Tensor, nn
 
 from histoslide.geometry import Mpp
-from histoslide.heatmap import make_heatmap
 from histoslide.model import Model, ModelSpec
+from histoslide.scoring.lazy import make_heatmap
 from histoslide.slide import open_slide
 from histoslide.store import store_heatmap
 from histoslide.synthetic import scene, write_slide
-from histoslide.tissue import METHODS, find_tissue
+from histoslide.tissue.masks import METHODS, find_tissue
 from histoslide.viewer.catalogue import Catalogue
 from histoslide.viewer.server import create_app
 

@@ -9,6 +9,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from histoslide.geometry import Region
+from histoslide.slide import Slide
+
 Encode = Callable[[NDArray[np.uint8]], bytes]
 
 APERIO = "Aperio Image Library v1.0\r\nsynthetic|AppMag = 40|MPP = 0.25"
@@ -172,3 +175,52 @@ def write_kind(
                 metadata=None,
             )
     return path
+
+
+RGB_TILES, RGB_TABLES = abbreviated(rgb=True)
+YCBCR_TILES, YCBCR_TABLES = abbreviated("420")
+
+KINDS = {
+    "4:2:0": Kind(encode=jpeg("420"), compression=7, photometric=6, subsampling=(2, 2)),
+    "4:2:2": Kind(encode=jpeg("422"), compression=7, photometric=6, subsampling=(2, 1)),
+    "4:4:4": Kind(encode=jpeg("444"), compression=7, photometric=6, subsampling=(1, 1)),
+    "RGB JPEG": Kind(encode=jpeg(rgb=True), compression=7, photometric=2),
+    "RGB JPEG, tables apart": Kind(
+        encode=RGB_TILES, tables=RGB_TABLES, compression=7, photometric=2, description=APERIO
+    ),
+    "4:2:0, tables apart": Kind(
+        encode=YCBCR_TILES, tables=YCBCR_TABLES, compression=7, photometric=6, description=APERIO
+    ),
+    "BigTIFF": Kind(encode=jpeg("420"), compression=7, photometric=6, bigtiff=True),
+    "Philips": Kind(
+        encode=jpeg("420"),
+        compression=7,
+        photometric=6,
+        software="Philips DP v1.0",
+        description=philips_description([1, 2]),
+    ),
+    "JPEG 2000 33003": Kind(
+        encode=jpeg_2000(ycbcr=True), compression=33003, photometric=2, description=APERIO
+    ),
+    "JPEG 2000 33005": Kind(
+        encode=jpeg_2000(), compression=33005, photometric=2, description=APERIO
+    ),
+    "deflate": Kind(encode=plain(imagecodecs.zlib_encode), compression=8, photometric=2),
+    "deflate, predicted": Kind(
+        encode=plain(imagecodecs.zlib_encode, predictor=2),
+        compression=32946,
+        photometric=2,
+        predictor=2,
+    ),
+    "LZW": Kind(encode=plain(imagecodecs.lzw_encode), compression=5, photometric=2),
+    "LZW, predicted": Kind(
+        encode=plain(imagecodecs.lzw_encode, predictor=2), compression=5, photometric=2, predictor=2
+    ),
+    "uncompressed": Kind(encode=plain(bytes), compression=1, photometric=2),
+}
+"""Kinds that are decoded directly."""
+
+
+def whole(slide: Slide, level: int) -> NDArray[np.int16]:
+    size = slide.level_sizes[level]
+    return slide.read(Region(level, 0, 0, size.width, size.height)).astype(np.int16)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from histoslide_cli.model_choice import choose_model, is_pickle
 
 if TYPE_CHECKING:
-    from histoslide.heatmap import BlockModel
-    from histoslide.runners import Runner
-    from histoslide.scoring import ScoreMode
+    from histoslide.scoring.lazy import BlockModel
+    from histoslide.scoring.mode import ScoreMode
+    from histoslide.scoring.runners import Runner
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -74,8 +74,8 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
     Raises:
         HistoslideError: the model, the backend or the cluster cannot be used.
     """
-    from histoslide.ahead import begin
     from histoslide.errors import HistoslideError
+    from histoslide.machine.background import begin
     from histoslide.model import pick_device
 
     backend = None if arguments.backend == "auto" else arguments.backend
@@ -94,7 +94,7 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
         raise HistoslideError(
             "--dask takes bundles only: make one with histoslide model convert --to bundle"
         )
-    from histoslide.cluster import Cluster
+    from histoslide.scoring.cluster import Cluster
 
     with Cluster.connect(arguments.dask) as cluster:
         if cluster.dashboard:
@@ -114,7 +114,7 @@ def score_mode(arguments: argparse.Namespace) -> ScoreMode:
         HistoslideError: settings that do not go together.
     """
     from histoslide.errors import HistoslideError
-    from histoslide.scoring import DEFAULT_CASCADE_THRESHOLD, ScoreMode
+    from histoslide.scoring.mode import DEFAULT_CASCADE_THRESHOLD, ScoreMode
 
     threshold = arguments.cascade_threshold
     if threshold is not None and arguments.mode != "cascade":

@@ -7,13 +7,8 @@ import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import (
-    EXIT_DONE,
-    add_cache_options,
-    place,
-    refuse_other_picture,
-    slide_cache,
-)
+from histoslide_cli.console import add_cache_options, location, refuse_other_picture, slide_cache
+from histoslide_cli.outcomes import EXIT_DONE
 
 if TYPE_CHECKING:
     from histoslide.slide import Slide
@@ -34,11 +29,11 @@ def add_parser(
         "and title, on an absolute scale from 0 to 1.",
         epilog="example: histoslide overlay heat.zarr --slide slide.tif --out heat.png",
     )
-    parser.add_argument("heatmap", type=place, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument("heatmap", type=location, metavar="HEAT.ZARR", help="made by score")
     parser.add_argument(
-        "--slide", type=place, metavar="FILE", help="the slide (default: draw without tissue)"
+        "--slide", type=location, metavar="FILE", help="the slide (default: draw without tissue)"
     )
-    parser.add_argument("--out", type=place, required=True, metavar="FILE", help="PNG to write")
+    parser.add_argument("--out", type=location, required=True, metavar="FILE", help="PNG to write")
     parser.add_argument(
         "--size", type=int, default=1600, metavar="PX", help="longest side (default: 1600)"
     )
@@ -64,13 +59,13 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Draw the overlay."""
     from histoslide.errors import HistoslideError
-    from histoslide.heatmap import DEFAULT_THRESHOLD
     from histoslide.lesions import LesionSettings, find_lesions
-    from histoslide.outputs import refuse_existing
-    from histoslide.png import save_png
-    from histoslide.remote import local_copy
     from histoslide.render import draw_overlay
+    from histoslide.render.png import save_png
+    from histoslide.scoring.lazy import DEFAULT_THRESHOLD
     from histoslide.slide import open_slide
+    from histoslide.storage.slide_copies import local_copy
+    from histoslide.storage.writing import refuse_existing
     from histoslide.store import open_heatmap
 
     if not 100 <= arguments.size <= 20_000:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoslide_cli.model_choice import add_trust_option
+from histoslide_cli.patch_options import add_patch_options
 
 if TYPE_CHECKING:
     from histoslide.training.recipe import Recipe, Stage
@@ -41,18 +42,12 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         help="with --check: compare gzipped PCam files with their MD5, and Kaggle ids with the "
         "SHA-1 of their pixels",
     )
-    group.add_argument(
-        "--layout",
-        choices=("pcam-hdf5", "kaggle", "folders"),
-        help="of the data (default: recognised)",
-    )
-    group.add_argument(
-        "--extra",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="further folder per class to train on; may be repeated",
+    add_patch_options(
+        group,
+        extra=" to train on",
+        slides="",
+        skip_bad="patches that cannot be read or have another size, and labels or files without "
+        "their counterpart",
     )
     group.add_argument(
         "--extra-repeat",
@@ -72,9 +67,6 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         help="patches without labels, of which only --teacher says what they show; may be repeated",
     )
     group.add_argument(
-        "--slides", type=Path, metavar="FILE", help="CSV with the columns name,slide"
-    )
-    group.add_argument(
         "--split",
         metavar="HOW",
         help="official, slide, last, random, or the split.csv of an earlier run (default: the "
@@ -91,12 +83,6 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         choices=("drop", "keep"),
         default="drop",
         help="what to do with training patches that validation has too (default: drop)",
-    )
-    group.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out patches that cannot be read or have another size, and labels or files "
-        "without their counterpart",
     )
     group.add_argument(
         "--cache",

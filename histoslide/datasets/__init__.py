@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from histoslide.datasets.check import CheckReport, PartReport, check_patches
+from histoslide.datasets.check import CheckReport, PartReport
 from histoslide.datasets.images import UnlabelledFiles
-from histoslide.datasets.opening import Layout, Part, open_part, open_patches, open_unlabelled
+from histoslide.datasets.layout import Layout
+from histoslide.datasets.patch_folder import Part, PatchFolder
 from histoslide.datasets.patches import (
     UNKNOWN,
     ImageFiles,
@@ -17,6 +18,7 @@ from histoslide.datasets.patches import (
 )
 from histoslide.datasets.split import Split
 from histoslide.datasets.split_file import save_split
+from histoslide.datasets.unlabelled import open_unlabelled
 
 __all__ = [
     "UNKNOWN",
@@ -27,15 +29,13 @@ __all__ = [
     "Part",
     "PartReport",
     "PatchData",
+    "PatchFolder",
     "PatchSet",
     "Split",
     "Subset",
     "UnlabelledFiles",
     "UnlabelledPatches",
     "WithoutLabels",
-    "check_patches",
-    "open_part",
-    "open_patches",
     "open_unlabelled",
     "save_split",
 ]

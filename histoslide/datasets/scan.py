@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from histoslide.cache_folder import cache_folder, key_of
 from histoslide.datasets.images import UnlabelledFiles
 from histoslide.datasets.patches import ImageFiles, Joined, UnlabelledPatches, WithoutLabels
 from histoslide.datasets.pcam_hdf5 import Hdf5Patches, UnlabelledHdf5
 from histoslide.errors import DataError
-from histoslide.outputs import whole_file
-from histoslide.processors import usable_processors
+from histoslide.machine.cache_folder import cache_folder, key_of
+from histoslide.machine.processors import usable_processors
+from histoslide.storage.writing import whole_file
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from histoslide.datasets.patches import PatchData, PatchSet
 from histoslide.datasets.table import read_columns
 from histoslide.errors import DataError
-from histoslide.outputs import refuse_existing, whole_file
+from histoslide.storage.writing import refuse_existing, whole_file
 
 PARTS = ("train", "valid", "test")
 """Parts that a patch can be used in."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from histoslide.processors import usable_processors
+from histoslide.machine.processors import usable_processors
 
 
 def usable_cores(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from histoslide.doctor.findings import GIB, Finding, gib
 from histoslide.doctor.limits import memory_limit, usable_cores
-from histoslide.processors import network_threads
+from histoslide.machine.processors import network_threads
 
 if TYPE_CHECKING:
     import torch
@@ -208,7 +208,7 @@ def _look_at_gpu(device: torch.device) -> Finding:
 
 def check_folders() -> Iterator[Finding]:
     """Whether the cache and the temporary folder can be written."""
-    from histoslide.cache_folder import CACHE_VARIABLE, cache_folder
+    from histoslide.machine.cache_folder import CACHE_VARIABLE, cache_folder
 
     for name, folder, variable in (
         ("cache", cache_folder(), CACHE_VARIABLE),

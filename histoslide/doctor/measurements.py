@@ -52,8 +52,8 @@ def measure_rates(device: str) -> Iterator[Finding]:
     import torch
 
     from histoslide.errors import HistoslideError
+    from histoslide.machine.processors import network_threads
     from histoslide.model import load_model, pick_device
-    from histoslide.processors import network_threads
 
     try:
         model = load_model(device=pick_device(device))
@@ -68,7 +68,7 @@ def measure_rates(device: str) -> Iterator[Finding]:
         return
     with tempfile.TemporaryDirectory(prefix="histoslide-doctor-") as folder:
         read_mp, read_tiles, store = _file_rates(Path(folder), model)
-    in_torch = model.engine.startswith("torch")
+    in_torch = model.engine.backend == "torch"
     threads = torch.get_num_threads() if in_torch else network_threads()
     rates = Rates(
         read_mp_s=read_mp,
@@ -97,38 +97,38 @@ def measure_backends(device: str) -> Iterator[Finding]:
     """Each way to compute the default model here: how fast, and whether it is used unasked."""
     from histoslide.errors import HistoslideError
     from histoslide.model import default_bundle, file_sha256, load_model, pick_device
-    from histoslide.model.backends import supported
-    from histoslide.model.fast_paths import choose_path, read_fast_paths
+    from histoslide.model.choosing import supported
+    from histoslide.model.fast_paths import choose_engine, read_fast_paths
 
     try:
         picked, bundle = pick_device(device), default_bundle()
     except HistoslideError:
         return  # the self-test has said so
     paths = read_fast_paths(bundle, sha256=file_sha256(bundle))
-    chosen = choose_path(picked, paths)
-    for backend, precision in supported(picked):
-        name = f"{backend} {precision}"
+    chosen = choose_engine(picked, paths)
+    for engine in supported(picked):
+        name = str(engine)
         try:
-            model = load_model(device=picked, backend=backend, precision=precision)
+            model = load_model(device=picked, backend=engine.backend, precision=engine.precision)
             rate = _network_rate(model)
         except (HistoslideError, RuntimeError) as error:
             text = f"does not run: {str(error).splitlines()[0]}"
             yield Finding(name=name, state="warning", text=text)
             continue
-        gate = None if paths is None else paths.gates.get(precision)
+        gate = None if paths is None else paths.gates.get(engine.precision)
         text = f"{rate:,.0f} tiles/s"
         if gate is not None:
             verdict = "passed" if gate.passed else "failed"
             text += f", {verdict} its gate (AUC {gate.auc:.4f}, float32 {gate.auc_fp32:.4f})"
-        if (backend, precision) == chosen:
+        if engine == chosen:
             text += ", used unless another is asked for"
-        facts = {"tiles_s": rate, "default": (backend, precision) == chosen}
+        facts = {"tiles_s": rate, "default": engine == chosen}
         yield Finding(name=name, state="ok", text=text, facts=facts)
 
 
 def _network_rate(model: Model) -> float:
     """Tiles a second through the network alone."""
-    from histoslide.dry_run import tiles_per_second
+    from histoslide.cohort.dry_run import tiles_per_second
     from histoslide.pipeline import ScoreOptions
 
     return tiles_per_second(model, ScoreOptions())
@@ -137,11 +137,11 @@ def _network_rate(model: Model) -> float:
 def _file_rates(folder: Path, model: Model) -> tuple[float, float, float]:
     """Megapixels and tiles a second that are read, and cells a second that are stored."""
     from histoslide.geometry import CellRange
-    from histoslide.heatmap import make_grid, make_heatmap
+    from histoslide.grid.windows import read_window
+    from histoslide.scoring.lazy import make_grid, make_heatmap
     from histoslide.slide import open_slide
     from histoslide.synthetic import write_slide
-    from histoslide.tiles import read_window
-    from histoslide.tissue import METHODS, find_tissue
+    from histoslide.tissue.masks import METHODS, find_tissue
 
     path = write_slide(folder / "test.tif", _test_pixels(model), mpp=_TEST_MPP, downsamples=(4,))
     with open_slide(path) as slide:
@@ -163,7 +163,7 @@ def _store_rate(lazy: Any, path: Path) -> float:
     import dask.array as da
     import numpy as np
 
-    from histoslide.scoring import Status
+    from histoslide.grid.status import Status
     from histoslide.store import store_heatmap
 
     side = lazy.grid.block_cells

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
 from histoslide.geometry import Box
-from histoslide.grid import TileGrid
+from histoslide.grid.cells import TileGrid
 from histoslide.lesions.lesion import kind_of
 
 

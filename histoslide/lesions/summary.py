@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import label
 
+from histoslide.grid.status import Status
 from histoslide.lesions.lesion import ISOLATED_UM, Lesion, LesionClass
 from histoslide.lesions.settings import LesionSettings
-from histoslide.scoring import Status
 from histoslide.store import Heatmap
 
 

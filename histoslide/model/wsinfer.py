@@ -23,7 +23,7 @@ from histoslide.errors import BundleError
 from histoslide.model.architectures import load_network
 from histoslide.model.networks import fold_batch_norm
 from histoslide.model.spec import ModelSpec
-from histoslide.outputs import refuse_existing, whole_file
+from histoslide.storage.writing import refuse_existing, whole_file
 
 WEIGHTS_NAME = "torchscript_model.pt"
 """The only name under which WSInfer and its QuPath extension look for the network."""

@@ -1,7 +1,7 @@
 """The story: what happens to a slide from its file to its heatmap and picture.
 
-Many slides are the work of ``histoslide.cohort_run``, which takes the same steps;
-``histoslide.pipeline.tile`` cuts a slide into tiles instead.
+Many slides are the work of ``histoslide.cohort.run``, which takes the same steps;
+``histoslide.tiling.slide`` cuts a slide into tiles instead.
 """
 
 from histoslide.pipeline.options import ScoreOptions, TissueOptions

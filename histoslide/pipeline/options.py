@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histoslide.errors import HistoslideError
-from histoslide.heatmap import DEFAULT_THRESHOLD, DEFAULT_TISSUE_THRESHOLD
-from histoslide.isolation import DEFAULT_OPENER
 from histoslide.lesions import LesionSettings
-from histoslide.png import DEFAULT_OVERLAY_PX
-from histoslide.remote import DEFAULT_CACHE, SlideCache
-from histoslide.runners import Runner
-from histoslide.scoring import EXACT, ScoreMode
+from histoslide.render.png import DEFAULT_OVERLAY_PX
+from histoslide.scoring.lazy import DEFAULT_THRESHOLD, DEFAULT_TISSUE_THRESHOLD
+from histoslide.scoring.mode import EXACT, ScoreMode
+from histoslide.scoring.runners import Runner
 from histoslide.slide import Slide
+from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
 from histoslide.store import NgffVersion
-from histoslide.tissue import METHODS, TissueMask, find_tissue, read_mask
+from histoslide.tissue.masks import METHODS, TissueMask, find_tissue, read_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +23,7 @@ class TissueOptions:
     """Which part of a slide is worked on."""
 
     method: str = "otsu"
-    """A key of ``histoslide.tissue.METHODS``."""
+    """A key of ``histoslide.tissue.masks.METHODS``."""
     threshold: float = DEFAULT_TISSUE_THRESHOLD
     """Part of the label footprint that must be tissue, 0-1."""
     mask: Path | None = None
@@ -85,13 +84,9 @@ class ScoreOptions:
     """Replace outputs that exist."""
     retry_unreadable: bool = False
     """Score the blocks of heatmaps again in which cells could not be read."""
-    cache: SlideCache = DEFAULT_CACHE
-    """Where slides from object storage are kept."""
+    access: SlideAccess = DEFAULT_ACCESS
+    """How slides are opened."""
     command: str | None = None
     """Command line for the metadata, without absolute paths."""
     timeout_s: float | None = None
     """Seconds that a slide may be in work, not counting its wait for others; None for ever."""
-    isolate: bool = True
-    """Read slides in worker processes; see ``histoslide.isolation``."""
-    opener: str = DEFAULT_OPENER
-    """``module:function`` that opens slides; see ``histoslide.isolation.IsolatedSlide``."""

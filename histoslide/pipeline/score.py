@@ -6,19 +6,19 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 
-from histoslide.ahead import begin
-from histoslide.cohort import SlideResult, SlideState
 from histoslide.geometry import Mpp
-from histoslide.heatmap import BlockModel
 from histoslide.lesions import find_lesions, write_lesions
+from histoslide.machine.background import begin
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.preparation import PreparedSlide, prepare_slide
-from histoslide.place import readable_name
-from histoslide.png import read_png_label, save_png
+from histoslide.pipeline.result import SlideResult, SlideState
+from histoslide.render.png import read_png_label, save_png
+from histoslide.scoring.lazy import BlockModel
+from histoslide.storage.location import Location, readable_name
+from histoslide.storage.records import to_builtins
 from histoslide.store import Heatmap, store_heatmap
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ Progress = Callable[[int, int, int], None]
 
 
 def score_slide(
-    path: Path,
-    out: Path,
+    path: Location,
+    out: Location,
     model: BlockModel,
     options: ScoreOptions,
     *,
@@ -40,7 +40,7 @@ def score_slide(
     Running it again finishes what was begun; what is complete is left alone.
 
     Args:
-        path: slide file, or a remote one (``histoslide.place``).
+        path: slide file, or a remote one (``histoslide.storage.location``).
         out: heat.zarr to write, which may be remote too; the overlay takes its name with ``.png``,
             the tables of lesions with ``-lesions.csv`` and ``-lesions.json``.
         model: to score with.
@@ -135,7 +135,7 @@ def finish_slide(
         slide=readable_name(prepared.path),
         state="done",
         output=prepared.out.name,
-        counts=heat.metadata["counts"],
+        counts=to_builtins(heat.counts),
         shown_class=shown_class,
         threshold=options.overlay_threshold,
         positive=int((shown[scored] >= options.overlay_threshold).sum()),
@@ -144,7 +144,7 @@ def finish_slide(
         largest_lesion_um=None if lesions is None else lesions.largest_diameter_um,
         largest_lesion_class=None if lesions is None else lesions.largest_kind,
         tumour_area_mm2=None if lesions is None else lesions.tumour_area_mm2,
-        warnings=tuple(heat.metadata["mask"]["warnings"]),
+        warnings=heat.record.mask.warnings,
         seconds=prepared.limit.spent,
         tiles_per_second=prepared.tiles_left / scoring_seconds if prepared.tiles_left else None,
     )

@@ -1,13 +1,14 @@
 """Pictures for people: heatmap overlays, mask checks, differences and contact sheets.
 
 ``overlay``, ``mask_picture``, ``difference`` and ``tile_sheet`` draw one picture each, which
-``histoslide.png`` writes. They lay ``outlines`` and ``bars`` on a ``canvas``; ``blending`` and
-``cell_pixels`` turn cells into colours and pixels, ``paper`` takes the place of a slide that is not
-at hand, and ``same_slide`` refuses one that is not the heatmap's.
+``png`` writes. They lay ``outlines`` and ``bars`` on a ``canvas``; ``blending`` and ``cell_pixels``
+turn cells into colours and pixels, ``paper`` takes the place of a slide that is not at hand, and
+``notebook`` shows a heatmap in Jupyter.
 """
 
 from __future__ import annotations
 
+from histoslide.comparison.same_slide import check_same_slide
 from histoslide.render.bars import scale_bar_um
 from histoslide.render.blending import COLOUR_MAP, blend
 from histoslide.render.canvas import Overlay
@@ -21,7 +22,6 @@ from histoslide.render.difference import (
 from histoslide.render.mask_picture import draw_mask
 from histoslide.render.overlay import draw_overlay
 from histoslide.render.paper import paper_picture, size_on_paper, slide_picture
-from histoslide.render.same_slide import check_same_slide
 from histoslide.render.tile_sheet import contact_sheet
 
 __all__ = [

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.geometry import Size
-from histoslide.grid import TileGrid
+from histoslide.grid.cells import TileGrid
 from histoslide.render.cell_pixels import cells_to_pixels
 
 COLOUR_MAP = "viridis"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.geometry import Size
-from histoslide.grid import TileGrid
+from histoslide.grid.cells import TileGrid
 
 T = TypeVar("T", np.float32, np.int32)
 

@@ -11,16 +11,16 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from histoslide.comparison import Comparison
+from histoslide.comparison.cells import Comparison
 from histoslide.geometry import Size
-from histoslide.grid import TileGrid
-from histoslide.png import DEFAULT_OVERLAY_PX
+from histoslide.grid.cells import TileGrid
+from histoslide.grid.status import Status
 from histoslide.render.bars import colour_bar, scale_bar
 from histoslide.render.canvas import Canvas, Overlay
 from histoslide.render.cell_pixels import cells_to_pixels
 from histoslide.render.outlines import outline_cells
 from histoslide.render.paper import size_on_paper
-from histoslide.scoring import Status
+from histoslide.render.png import DEFAULT_OVERLAY_PX
 
 DIFFERENCE_MAP = "coolwarm"
 """Blue to red over a grey that is darker than the white of cells nobody scored; told apart by

@@ -8,14 +8,14 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from histoslide.grid import TileGrid
+from histoslide.grid.cells import TileGrid
+from histoslide.grid.status import Status
 from histoslide.render.bars import scale_bar
 from histoslide.render.canvas import Canvas, Overlay
 from histoslide.render.outlines import outline_cells
-from histoslide.scoring import Status
 from histoslide.slide import Slide
-from histoslide.tiles import fit_size, read_overview
-from histoslide.tissue import TissueMask
+from histoslide.slide.resampling import fit_size, read_overview
+from histoslide.tissue.masks import TissueMask
 
 _GREY, _GREEN = (0.62, 0.62, 0.62), "#1a7f37"
 

@@ -12,7 +12,7 @@ from matplotlib.patheffects import Stroke as PathStroke
 from numpy.typing import NDArray
 
 from histoslide.geometry import Size
-from histoslide.grid import TileGrid
+from histoslide.grid.cells import TileGrid
 from histoslide.lesions import LESION_COLOURS, Lesion
 from histoslide.render.canvas import Canvas
 

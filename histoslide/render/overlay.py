@@ -8,20 +8,20 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from histoslide.grid import TileGrid
-from histoslide.heatmap import DEFAULT_THRESHOLD
+from histoslide.comparison.same_slide import check_same_slide
+from histoslide.grid.cells import TileGrid
+from histoslide.grid.status import Status
 from histoslide.lesions import LesionReport
-from histoslide.png import DEFAULT_OVERLAY_PX
 from histoslide.render.bars import colour_bar, scale_bar
 from histoslide.render.blending import blend, colours
 from histoslide.render.canvas import Canvas, Overlay
 from histoslide.render.outlines import outline_cells, outline_lesions
 from histoslide.render.paper import paper_picture, size_on_paper
-from histoslide.render.same_slide import check_same_slide
-from histoslide.scoring import Status
+from histoslide.render.png import DEFAULT_OVERLAY_PX
+from histoslide.scoring.lazy import DEFAULT_THRESHOLD
 from histoslide.slide import Slide
+from histoslide.slide.resampling import fit_size, read_overview
 from histoslide.store import Heatmap
-from histoslide.tiles import fit_size, read_overview
 
 
 def draw_overlay(
@@ -61,7 +61,7 @@ def draw_overlay(
     probability = heat.probability(class_name)
     picture = blend(thumbnail, grid, probability)
     shown = class_name or heat.main_class
-    title = f"{heat.metadata['slide']['name']}\n{heat.metadata['model']['name']} · outline: "
+    title = f"{heat.record.slide.name}\n{heat.record.model.name} · outline: "
     title += f"P({shown}) ≥ {threshold:g}"
     if lesions is not None:
         title += f", with a seed ≥ {lesions.settings.seed_probability:g}"

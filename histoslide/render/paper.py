@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.geometry import Size
+from histoslide.grid.status import Status
 from histoslide.render.cell_pixels import cell_index
-from histoslide.scoring import Status
 from histoslide.slide import Slide
+from histoslide.slide.resampling import read_overview
 from histoslide.store import Heatmap
-from histoslide.tiles import read_overview
 
 
 def size_on_paper(size_l0: Size, longest_px: int) -> Size:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from histoslide.geometry import CellRange
-from histoslide.grid import TileGrid
+from histoslide.grid.cells import TileGrid
+from histoslide.grid.windows import read_window
 from histoslide.render import COLOUR_MAP
 from histoslide.slide import Slide
 from histoslide.store import halve_probability
-from histoslide.tiles import read_window
 
 _BINS = 50
 _TILE_PX = 192

@@ -10,12 +10,13 @@ from scipy.ndimage import gaussian_filter
 
 from histoslide.errors import SlideReadError
 from histoslide.geometry import CellRange
-from histoslide.hsv import Hsv
-from histoslide.scoring import Status
+from histoslide.grid.status import Status
+from histoslide.grid.windows import read_window
 from histoslide.slide import Slide
+from histoslide.slide.resampling import fit_size, read_overview
 from histoslide.store import Heatmap
-from histoslide.tiles import fit_size, read_overview, read_window
-from histoslide.tissue import pen_ink
+from histoslide.tissue.hsv import Hsv
+from histoslide.tissue.masks import pen_ink
 
 OVERVIEW_PX = 1000
 """Longest side of the overview that is looked at for pen."""

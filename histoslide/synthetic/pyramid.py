@@ -12,7 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from histoslide.errors import OutputExistsError
-from histoslide.outputs import whole_file
+from histoslide.storage.writing import whole_file
 
 TILE_PX = 256
 """Side of a TIFF tile in pixels."""

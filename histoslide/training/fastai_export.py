@@ -32,7 +32,7 @@ from histoslide.model.architectures import ARCHITECTURES, build_network, load_ne
 from histoslide.model.bundle import file_sha256
 from histoslide.model.graphs import TileGraph
 from histoslide.model.spec import ModelSpec
-from histoslide.outputs import refuse_existing, whole_file
+from histoslide.storage.writing import refuse_existing, whole_file
 from histoslide.training.checkpoint import why_unwritten
 from histoslide.training.fit import tumour_class
 from histoslide.training.loaders import without_patches

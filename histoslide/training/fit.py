@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from histoslide.datasets import PatchData, PatchSet
 from histoslide.errors import DataError
+from histoslide.evaluation.patches.figures import Figures, fit_temperature, judge
+from histoslide.evaluation.patches.history import History, RateSearch
+from histoslide.evaluation.patches.predictions import Predictions, predict_patches
+from histoslide.evaluation.patches.report import write_report
 from histoslide.model.bundle import file_sha256, save_bundle
 from histoslide.model.devices import pick_device
 from histoslide.model.prediction import Model
 from histoslide.model.spec import ModelSpec
-from histoslide.patch_evaluation.figures import Figures, fit_temperature, judge
-from histoslide.patch_evaluation.history import History, RateSearch
-from histoslide.patch_evaluation.predictions import Predictions, predict_patches
-from histoslide.patch_evaluation.report import write_report
 from histoslide.training.averaging import WeightAveraging
 from histoslide.training.callbacks import (
     GoOn,
@@ -89,7 +89,7 @@ class TrainedModel:
         return tuple(EpochRecord(**record) for record in self.history.epochs)
 
     def report(self, folder: Path, patches: PatchSet, *, overwrite: bool = False) -> Path:
-        """Write curves, figures and pictures; see ``histoslide.patch_evaluation.report``.
+        """Write curves, figures and pictures; see ``histoslide.evaluation.patches.report``.
 
         Args:
             folder: where to.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from histoslide.datasets import PatchData, PatchSet
 from histoslide.errors import DataError
-from histoslide.processors import usable_processors
+from histoslide.machine.processors import usable_processors
 from histoslide.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from fastai.learner import Learner
 
 from histoslide.datasets import PatchData
 from histoslide.errors import DataError
+from histoslide.evaluation.patches.history import RateSearch
 from histoslide.model.devices import pick_device
-from histoslide.patch_evaluation.history import RateSearch
 from histoslide.training.checkpoint import seed_epoch
 from histoslide.training.learner import make_learner
 from histoslide.training.loaders import reseed

@@ -18,7 +18,7 @@ from PIL import Image
 from histoslide.errors import SlideReadError
 from histoslide.geometry import Box, Size
 from histoslide.slide import Slide
-from histoslide.tiles import WHITE, read_box
+from histoslide.slide.resampling import WHITE, read_box
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from histoslide.model.spec import (
     TOTAL_STRIDE_PX,
 )
 from histoslide.model.timm_body import Triple
+from histoslide.storage.records import to_builtins
 from histoslide.training.recipe.augmentation import Augmentation
 from histoslide.training.recipe.ranges import require
 from histoslide.training.recipe.stage import Stage
@@ -232,7 +233,7 @@ class Recipe:
         return dataclasses.replace(self, imagenet=False, stages=(thawed, *others))
 
     def division(self, *, seed: int = 42) -> Split:
-        """How patches are held back, for ``open_patches``.
+        """How patches are held back, for ``PatchFolder.divide``.
 
         Raises:
             DataError: ``split`` is neither a kind nor a file.
@@ -241,4 +242,4 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON-ready values."""
-        return dataclasses.asdict(self)
+        return dict(to_builtins(self))

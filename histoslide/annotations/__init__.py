@@ -1,0 +1,1 @@
+"""Polygons drawn on slides: ``polygons`` are the values, one module reads each format."""

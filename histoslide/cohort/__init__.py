@@ -1,0 +1,1 @@
+"""Many slides: which (``jobs``), scored (``run``), what became of them (``records``)."""

@@ -1,0 +1,144 @@
+"""What a run would do, and about how long it would take. Nothing is written."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from histoslide.cohort.jobs import SlideJob
+from histoslide.errors import HistoslideError, ResolutionUnknownError
+from histoslide.grid.status import Status
+from histoslide.model import Batches, Model
+from histoslide.model.pixels import Pixels
+from histoslide.pipeline import ScoreOptions, prepare_slide
+from histoslide.scoring.lazy import BlockModel
+from histoslide.storage.location import Location, readable_name
+
+logger = logging.getLogger(__name__)
+
+MEASURED_SECONDS = 3.0
+"""How long the network is timed: about forty batches on a CPU, more on an accelerator."""
+
+_WARM_UP_BATCHES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidePlan:
+    """What would be done with one slide."""
+
+    slide: str
+    """File name."""
+    output: str
+    """Name of the heatmap."""
+    state: Literal["to score", "begun", "complete", "failed"]
+    """``begun``: an earlier run has scored some of it."""
+    cells: int = 0
+    """Cells of the grid."""
+    tiles: int = 0
+    """Tiles in tissue."""
+    tiles_left: int = 0
+    """Those that have not been scored yet."""
+    blocks: int = 0
+    """Blocks of the grid that hold such tiles; each is read once."""
+    seconds: float = 0.0
+    """For opening the slide and finding its tissue, as just measured."""
+    error: str | None = None
+    """Why it would fail."""
+    resolution_unknown: bool = False
+    """Whether that is the reason."""
+
+
+def plan_slides(
+    jobs: Sequence[SlideJob],
+    out: Location,
+    model: BlockModel,
+    options: ScoreOptions,
+    *,
+    on_slide: Callable[[int, int], None] | None = None,
+) -> list[SlidePlan]:
+    """Open and mask every slide and count what is to be scored.
+
+    Args:
+        jobs: with their outputs named.
+        out: folder of the outputs.
+        model: that would score.
+        options: how.
+        on_slide: called with (slides done, slides in all).
+    """
+    plans = []
+    for number, job in enumerate(jobs, start=1):
+        plans.append(_plan(job, out, model, options))
+        if on_slide is not None:
+            on_slide(number, len(jobs))
+    return plans
+
+
+def _plan(job: SlideJob, out: Location, model: BlockModel, options: ScoreOptions) -> SlidePlan:
+    began = time.monotonic()
+    try:
+        with prepare_slide(job.path, out / job.heatmap, model, options, mpp=job.mpp) as prepared:
+            lazy, grid = prepared.lazy, prepared.lazy.grid
+            blocks = sum(
+                bool((lazy.plan[cells.slices] == Status.PENDING).any()) for cells in grid.blocks()
+            )
+            begun = prepared.out.exists() and not options.overwrite
+            return SlidePlan(
+                slide=readable_name(job.path),
+                output=job.heatmap,
+                state=("begun" if prepared.tiles_left else "complete") if begun else "to score",
+                cells=grid.rows * grid.cols,
+                tiles=prepared.tiles,
+                tiles_left=prepared.tiles_left,
+                blocks=blocks,
+                seconds=time.monotonic() - began,
+            )
+    except HistoslideError as error:
+        logger.error("%s", error)  # noqa: TRY400 - the message is made for the user
+        return SlidePlan(
+            slide=readable_name(job.path),
+            output=job.heatmap,
+            state="failed",
+            error=str(error),
+            resolution_unknown=isinstance(error, ResolutionUnknownError),
+        )
+
+
+def tiles_per_second(
+    model: Model, options: ScoreOptions, *, seconds: float = MEASURED_SECONDS
+) -> float:
+    """How many cells a model scores a second on this machine now: noise in, probabilities out.
+
+    Reading goes on beside the network, so that a run is about as fast where slides can be read
+    faster than that. Of a cascade only the dense pass is measured: how much of a slide is looked
+    at again, nobody knows beforehand.
+
+    Args:
+        model: to measure.
+        options: tell the mode and the stride.
+        seconds: to measure for.
+    """
+    count, batches, noise = _work(model, options)
+    began, cells = time.monotonic(), 0
+    for round_ in itertools.count():
+        if round_ == _WARM_UP_BATCHES:
+            began, cells = time.monotonic(), 0
+        if round_ > _WARM_UP_BATCHES and time.monotonic() - began >= seconds:
+            break
+        with batches.reader():
+            batches.wait([batches.put(noise.__getitem__, len(noise))])
+        cells += count
+    return cells / (time.monotonic() - began)
+
+
+def _work(model: Model, options: ScoreOptions) -> tuple[int, Batches, Pixels]:
+    """Cells a batch, the queue that the mode uses, and a batch of noise for it."""
+    work = options.mode.works(options.stride_px or model.spec.label_px)[0]
+    batches, side = model.batches(work), work.side_px(model.spec)
+    noise = np.random.default_rng(0).integers(0, 256, (batches.size, 3, side, side), dtype=np.uint8)
+    return work.across**2 * batches.size, batches, model.memory.hold(noise)

@@ -1,0 +1,178 @@
+"""Which slides are to be scored: files, folders and lists in CSV, in which order, under what name.
+
+The list is ``slide[,mpp][,output]``; paths in it are relative to the file itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from histoslide.cohort.records import output_names
+from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
+from histoslide.geometry import Mpp
+from histoslide.slide import find_slides, refuse_misnamed
+from histoslide.storage.location import Location, parse_location
+
+SlideOrder = Literal["largest", "smallest", "given"]
+
+_COLUMNS = ("slide", "mpp", "output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideJob:
+    """A slide to be scored."""
+
+    path: Location
+    """Slide file."""
+    mpp: Mpp | None = None
+    """Resolution that replaces what the slide records."""
+    output: str | None = None
+    """Name of its heatmap in the folder of outputs; None for one made from the slide's name."""
+
+    @property
+    def heatmap(self) -> str:
+        """The name of its heatmap, once ``name_outputs`` has given it one."""
+        assert self.output is not None, "named before the run"
+        return self.output
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the slide on disk, with the folder of a ``.mrxs``; 0 where it cannot be told."""
+        try:
+            inside = self.path.with_suffix("")
+            files = [self.path]
+            if self.path.suffix.lower() == ".mrxs" and inside.is_dir():
+                files += list(inside.iterdir())
+            return sum(file.stat().st_size for file in files)
+        except OSError:
+            return 0
+
+
+def collect_jobs(
+    slides: Sequence[Location | SlideJob],
+    *,
+    mpp: Mpp | None = None,
+    mpp_by_name: Mapping[str, Mpp] | None = None,
+) -> list[SlideJob]:
+    """The jobs among ``slides`` and those that paths stand for, each with its output named.
+
+    The arguments and errors are those of ``histoslide.cohort.run.score_slides``.
+    """
+    jobs = [slide for slide in slides if isinstance(slide, SlideJob)]
+    paths = [slide for slide in slides if not isinstance(slide, SlideJob)]  # remote ones too
+    return name_outputs([*jobs, *find_jobs(paths, mpp=mpp, mpp_by_name=mpp_by_name)])
+
+
+def find_jobs(
+    paths: Sequence[Location],
+    *,
+    mpp: Mpp | None = None,
+    mpp_by_name: Mapping[str, Mpp] | None = None,
+) -> list[SlideJob]:
+    """The slides that files, folders and lists name, each once.
+
+    Args:
+        paths: slide files, folders of slides, and lists (``.csv``).
+        mpp: resolution of slides that neither a list nor ``mpp_by_name`` gives one.
+        mpp_by_name: resolutions by file name, for slides whose list gives none.
+
+    Raises:
+        HistoslideError: a folder holds no slide, the only path does not exist, a list is wrong, or
+            the names in ``mpp_by_name`` are not those of the slides.
+    """
+    jobs: list[SlideJob] = []
+    for path in paths:
+        if path.suffix.lower() == ".csv":
+            jobs += read_slide_list(path)
+        elif len(paths) == 1 or path.is_dir():
+            jobs += [SlideJob(path=slide) for slide in find_slides([path])]
+        else:  # one that is missing among several is a slide that failed
+            jobs.append(SlideJob(path=path))
+    known = mpp_by_name or {}
+    refuse_misnamed(known, [job.path.name for job in jobs])
+    jobs = [
+        job if job.mpp else dataclasses.replace(job, mpp=known.get(job.path.name, mpp))
+        for job in jobs
+    ]
+    return list(dict.fromkeys(jobs))
+
+
+def read_slide_list(path: Location) -> list[SlideJob]:
+    """The slides of a CSV with the columns ``slide[,mpp][,output]``.
+
+    Raises:
+        SlideOpenError: unreadable, other columns, a line without a slide, or no line at all.
+        ResolutionError: a resolution that is no positive number.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, skipinitialspace=True)
+            columns = rows.fieldnames or ()
+            if "slide" not in columns or not set(columns) <= set(_COLUMNS):
+                raise SlideOpenError(
+                    f"{path} has the columns {','.join(columns) or '(none)'}: need "
+                    "slide[,mpp][,output], separated by commas"
+                )
+            jobs = [_job(path, rows.line_num, row) for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SlideOpenError(f"{path} cannot be read: {error}") from error
+    if not jobs:
+        raise SlideOpenError(f"{path} lists no slide")
+    return jobs
+
+
+def _job(path: Location, line: int, row: Mapping[str, str | None]) -> SlideJob:
+    slide, mpp, output = ((row.get(name) or "").strip() for name in _COLUMNS)
+    if not slide:
+        raise SlideOpenError(f"{path}, line {line}: names no slide")
+    if "\0" in slide + output:
+        raise SlideOpenError(f"{path}, line {line}: has a NUL byte, which no name of a file has")
+    if output and (Path(output).name != output or output.startswith(".")):
+        raise SlideOpenError(
+            f"{path}, line {line}: the output {output!r} must be a plain name, which is written "
+            "into --out"
+        )
+    try:
+        given = Mpp(value=float(mpp), source=path.name) if mpp else None
+    except (ValueError, ResolutionError):
+        raise ResolutionError(
+            f"{path}, line {line}: the mpp {mpp!r} is not a positive number"
+        ) from None
+    name = None
+    if output:
+        name = output if output.endswith(".zarr") else f"{output}.zarr"
+    where = parse_location(slide) if "://" in slide else path.parent / slide
+    return SlideJob(path=where, mpp=given, output=name)
+
+
+def name_outputs(jobs: Sequence[SlideJob]) -> list[SlideJob]:
+    """The jobs, each with a name for its heatmap; see ``histoslide.cohort.records.output_names``.
+
+    Raises:
+        HistoslideError: two would be written to one name.
+    """
+    names = output_names([job.path for job in jobs if job.output is None])
+    named = [
+        job if job.output else dataclasses.replace(job, output=names[job.path]) for job in jobs
+    ]
+    twice = [name for name, count in Counter(job.output for job in named).items() if count > 1]
+    if twice:
+        clash = " and ".join(str(job.path) for job in named if job.output == twice[0])
+        raise HistoslideError(
+            f"{clash} would both be written to {twice[0]}: score them apart, or name outputs in a "
+            "CSV with the columns slide,output"
+        )
+    return named
+
+
+def order_jobs(jobs: Sequence[SlideJob], order: SlideOrder) -> list[SlideJob]:
+    """The jobs by size of file, or as given; those of one size stay in the order given."""
+    if order == "given":
+        return list(jobs)
+    return sorted(jobs, key=lambda job: job.size_bytes, reverse=order == "largest")

@@ -1,0 +1,1 @@
+"""Where two heatmaps differ, cell by cell; whether a slide is the one that was scored."""

@@ -1,0 +1,1 @@
+"""Cells: where they lie (``cells``), their fate (``status``), their pixels (``windows``)."""

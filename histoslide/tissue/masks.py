@@ -1,0 +1,371 @@
+"""Where a slide holds tissue: masks from a low level, by several methods behind one protocol.
+
+All methods see an overview of about ``MASK_UM`` micrometres a pixel. A method marks what is
+stained; ``find_tissue`` then removes pen, dark artefacts and specks, the same for all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from skimage.color import rgb2gray, rgb2hed
+from skimage.filters import gaussian, threshold_otsu
+from skimage.filters.rank import entropy
+from skimage.morphology import closing, disk, remove_small_objects
+
+from histoslide.annotations.geojson import read_geojson
+from histoslide.annotations.rasterise import rasterise
+from histoslide.errors import MaskError
+from histoslide.geometry import Size
+from histoslide.grid.cells import TileGrid
+from histoslide.slide import Slide, require_mpp
+from histoslide.slide.resampling import read_overview
+from histoslide.tissue.hsv import Hsv
+
+logger = logging.getLogger(__name__)
+
+MASK_UM = 8.0
+"""Micrometres per pixel of the overview that masks are made from: about one lymphocyte."""
+
+MAX_MASK_PX = 8192
+"""Longest side of the overview; only slides of more than 65 mm are seen more coarsely."""
+
+MIN_SPECK_UM2 = 4000.0
+"""Stained specks below this area are dust: a square of 63 µm, less than a tile (93 µm)."""
+
+SATURATION_LIMITS = (0.05, 0.12)
+"""Bounds on the Otsu threshold of saturation. Glass stays below 0.05 on most scanners; above 0.12
+pale and fatty tissue would be lost on slides whose dense tissue pulls the threshold up."""
+
+HED_LIMITS = (0.008, 0.012)
+"""Bounds on the Otsu threshold of summed haematoxylin and eosin density, in scikit-image's units:
+natural optical density divided by ln(10⁶)."""
+
+ENTROPY_BITS = 4.2
+"""Local grey-level entropy above which a surrounding is textured; flat glass lies near 3."""
+
+DARK_VALUE = 0.20
+"""HSV value below which a pixel is a fold, dirt or black pen rather than stained tissue."""
+
+PEN_HUES = (0.18, 0.62)
+"""HSV hues from yellow-green to blue, which haematoxylin and eosin do not make."""
+
+PEN_SATURATION = 0.20
+"""Saturation from which such a hue is ink rather than a tint of the glass."""
+
+_GREY_VALUE = 0.7
+"""HSV value below which an uncoloured pixel is no glass."""
+
+_NOT_HE = (
+    "this does not look like H&E: {}; probabilities from an H&E model mean nothing on other stains"
+)
+
+_BAND_ROWS = 256
+"""Rows whose stains are separated at once: in float64, a whole overview would need gigabytes."""
+
+PIXEL_AREA_TOLERANCE = 1e-6
+"""Slack in pixels when areas are compared, for float rounding."""
+
+
+class TissueMethod(Protocol):
+    """Marks stained pixels of an overview."""
+
+    @property
+    def name(self) -> str:
+        """Name for ``--tissue`` and for the heatmap's metadata."""
+        ...
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Map RGB of shape (h, w, 3) to a mask of shape (h, w)."""
+        ...
+
+
+@dataclass(frozen=True)
+class SaturationOtsu:
+    """Otsu's threshold on HSV saturation, kept within ``SATURATION_LIMITS``.
+
+    The default. Glass is grey whatever its brightness, stain is coloured.
+    """
+
+    name: str = "otsu"
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Map RGB of shape (h, w, 3) to a mask of shape (h, w)."""
+        saturation = gaussian(Hsv.of(rgb).saturation, sigma=1)
+        return saturation > _limited_otsu(saturation, SATURATION_LIMITS)
+
+
+@dataclass(frozen=True)
+class StainDensity:
+    """Otsu's threshold on haematoxylin plus eosin after colour deconvolution (Ruifrok 2001).
+
+    Better than saturation where grey dust and shadows are coloured by compression.
+    """
+
+    name: str = "hed"
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Map RGB of shape (h, w, 3) to a mask of shape (h, w)."""
+        density = np.empty(rgb.shape[:2], dtype=np.float32)
+        for start in range(0, len(rgb), _BAND_ROWS):
+            rows = slice(start, start + _BAND_ROWS)
+            density[rows] = np.clip(rgb2hed(rgb[rows])[..., :2], 0, None).sum(axis=2)
+        density = gaussian(density, sigma=1)
+        return density > _limited_otsu(density, HED_LIMITS)
+
+
+@dataclass(frozen=True)
+class LocalEntropy:
+    """Grey-level entropy in a disk of 5 pixels above ``ENTROPY_BITS``.
+
+    Finds unstained and very pale tissue by its texture; also takes in dust and scratches.
+    """
+
+    name: str = "entropy"
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Map RGB of shape (h, w, 3) to a mask of shape (h, w)."""
+        grey = np.rint(rgb2gray(rgb) * 255).astype(np.uint8)
+        mask: NDArray[np.bool_] = entropy(grey, disk(5)) > ENTROPY_BITS
+        return mask
+
+
+@dataclass(frozen=True)
+class Everything:
+    """Every pixel: for slides that are all tissue, and for tests."""
+
+    name: str = "none"
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Map RGB of shape (h, w, 3) to a mask of shape (h, w)."""
+        return np.ones(rgb.shape[:2], dtype=np.bool_)
+
+
+METHODS: Mapping[str, TissueMethod] = {
+    method.name: method
+    for method in (SaturationOtsu(), StainDensity(), LocalEntropy(), Everything())
+}
+"""Methods by name; a new one is one more entry."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TissueMask:
+    """A mask over the whole slide, at any resolution."""
+
+    mask: NDArray[np.bool_]
+    """True on tissue, shape (h, w), spanning the slide exactly."""
+    method: str
+    """A key of ``METHODS``, or ``file`` for a mask that was given."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the method was told, for the heatmap's metadata."""
+    warnings: tuple[str, ...] = ()
+    """What a person should know before trusting the mask."""
+
+    @property
+    def tissue_share(self) -> float:
+        """Part of the slide that is tissue, 0-1."""
+        return float(self.mask.mean())
+
+    def fractions(self, grid: TileGrid, *, side_px: int) -> NDArray[np.float64]:
+        """The part of a square about each cell's centre that is tissue.
+
+        Args:
+            grid: of the slide the mask is of.
+            side_px: side of the square in model pixels, for example the label footprint.
+
+        Returns:
+            Shape ``grid.shape``, 0-1. Squares are cut at the slide's edge first, so a cell at the
+            edge is judged by what of it lies on the slide.
+        """
+        height, width = self.mask.shape
+        side = side_px * grid.scale
+        x_edges = _span(grid.cols, grid.cell_l0, side, grid.size_l0.width) * (
+            width / grid.size_l0.width
+        )
+        y_edges = _span(grid.rows, grid.cell_l0, side, grid.size_l0.height) * (
+            height / grid.size_l0.height
+        )
+        # A summed-area table read at real-valued corners gives exact areas: the bilinear
+        # interpolation of sums is the sum over fractional pixels.
+        # A mask from a file may be as large as the user likes, so whole numbers, and in place.
+        dtype = np.int32 if self.mask.size <= np.iinfo(np.int32).max else np.int64
+        table = np.zeros((height + 1, width + 1), dtype)
+        np.cumsum(self.mask, axis=0, out=table[1:, 1:])
+        np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
+        columns = _interpolate(table, x_edges, axis=1)
+        corners = _interpolate(columns, y_edges, axis=0)
+        covered = np.diff(np.diff(corners, axis=1)[:, ::2], axis=0)[::2]
+        area = np.diff(y_edges)[::2, None] * np.diff(x_edges)[None, ::2]
+        return np.where(
+            area > PIXEL_AREA_TOLERANCE, covered / np.maximum(area, PIXEL_AREA_TOLERANCE), 0.0
+        ).clip(0, 1)
+
+
+UNREADABLE_OVERVIEW = "unreadable_overview"
+"""Key in a mask's settings: the part of the overview, 0-1, that could not be read and counts as
+tissue. Another try may find it readable, and so another mask."""
+
+
+def mask_size(slide: Slide) -> Size:
+    """Size of the overview that a slide's mask is made from.
+
+    Raises:
+        ResolutionUnknownError: the slide's resolution is not known.
+    """
+    factor = require_mpp(slide).value / MASK_UM
+    longest = max(slide.size_l0.width, slide.size_l0.height)
+    factor = min(factor, 1.0, MAX_MASK_PX / longest)
+    return Size(
+        max(1, round(slide.size_l0.width * factor)), max(1, round(slide.size_l0.height * factor))
+    )
+
+
+def find_tissue(slide: Slide, method: TissueMethod) -> TissueMask:
+    """Find a slide's tissue.
+
+    Parts of the overview that cannot be read count as tissue, so that scoring tries them at full
+    resolution instead of passing them over as background.
+
+    Raises:
+        ResolutionUnknownError: the slide's resolution is not known.
+    """
+    size = mask_size(slide)
+    rgb, readable = read_overview(slide, size)
+    um_per_px = slide.size_l0.width / size.width * require_mpp(slide).value
+    hsv = Hsv.of(rgb)
+    if method.name == Everything.name:
+        mask = method(rgb)
+        warnings = _darkness_warnings(hsv)  # of glass, which is in it, colours say nothing
+    else:
+        mask = clean(method(rgb), hsv, um_per_px)
+        warnings = stain_warnings(hsv, mask)
+    for warning in warnings:
+        logger.warning("%s: %s", slide.name, warning)
+    settings: dict[str, Any] = {"um_per_px": round(um_per_px, 6)}
+    if not readable.all():
+        settings[UNREADABLE_OVERVIEW] = round(float(1 - readable.mean()), 6)
+    return TissueMask(
+        mask=mask | ~readable, method=method.name, settings=settings, warnings=warnings
+    )
+
+
+def read_mask(path: Path, slide: Slide) -> TissueMask:
+    """A mask from a file: a PNG that spans the slide (non-zero is tissue), or GeoJSON polygons.
+
+    One that marks nothing, as polygons of another slide do, is logged as a warning.
+
+    Raises:
+        MaskError: unreadable, or a picture whose sides are not in proportion to the slide.
+        ResolutionUnknownError: GeoJSON for a slide of unknown resolution.
+    """
+    if path.suffix.lower() in (".geojson", ".json"):
+        mask = rasterise(read_geojson(path), slide.size_l0, mask_size(slide))
+    else:
+        mask = _read_picture(path, slide)
+    if not mask.any():
+        logger.warning("%s marks nothing on %s", path.name, slide.name)
+    return TissueMask(mask=mask, method="file", settings={"file": path.name})
+
+
+def _read_picture(path: Path, slide: Slide) -> NDArray[np.bool_]:
+    """A mask from a picture that spans the slide."""
+    try:
+        with Image.open(path) as image:
+            pixels = _marked(image)
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MaskError(f"{path} cannot be read as a PNG or GeoJSON mask: {reason}") from error
+    height, width = pixels.shape
+    expected = slide.size_l0.width / slide.size_l0.height * height
+    # Either side of a shrunk mask may have been rounded by up to a pixel.
+    if abs(width - expected) > 1 + slide.size_l0.width / slide.size_l0.height:
+        raise MaskError(
+            f"{path} is {width}×{height} px, which is not in proportion to {slide.name} "
+            f"({slide.size_l0.width}×{slide.size_l0.height}): a mask must span the whole slide"
+        )
+    return pixels
+
+
+def _marked(image: Image.Image) -> NDArray[np.bool_]:
+    """Pixels of a mask picture that are not zero: by index, or in any channel and not clear."""
+    if image.mode in ("1", "L", "P", "I", "I;16", "F"):
+        return np.asarray(image) > 0
+    rgba = np.asarray(image.convert("RGBA"))
+    return (rgba[..., :3] > 0).any(axis=2) & (rgba[..., 3] > 0)
+
+
+def pen_ink(hsv: Hsv) -> NDArray[np.bool_]:
+    """Which pixels have the colours of marker pens, which stain does not."""
+    coloured = hsv.saturation > PEN_SATURATION
+    found: NDArray[np.bool_] = (hsv.hue > PEN_HUES[0]) & (hsv.hue < PEN_HUES[1]) & coloured
+    return found
+
+
+def clean(mask: NDArray[np.bool_], hsv: Hsv, um_per_px: float) -> NDArray[np.bool_]:
+    """Remove pen, dark artefacts and specks from a mask and close its pinholes.
+
+    Args:
+        mask: stained pixels, shape (h, w).
+        hsv: colours of the overview.
+        um_per_px: of the overview.
+    """
+    ink = pen_ink(hsv)
+    kept = mask & ~ink & (hsv.value > DARK_VALUE)
+    closed = closing(np.pad(kept, 2), disk(2))[2:-2, 2:-2] & ~ink
+    smallest = max(1, round(MIN_SPECK_UM2 / um_per_px**2))
+    cleaned: NDArray[np.bool_] = remove_small_objects(closed, max_size=smallest)
+    return cleaned
+
+
+def stain_warnings(hsv: Hsv, mask: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Reasons to doubt that an overview shows an H&E slide; empty when there are none.
+
+    Args:
+        hsv: colours of the overview.
+        mask: its tissue, shape (h, w).
+    """
+    if warnings := _darkness_warnings(hsv):
+        return warnings
+    if not mask.any():
+        grey = float((hsv.value < _GREY_VALUE).mean())
+        if grey > 0.05:
+            return (_NOT_HE.format(f"no colour, but {grey:.0%} of the slide is not glass either"),)
+        return ()
+    hue, saturation = hsv.hue[mask], hsv.saturation[mask]
+    pink_to_violet = (hue > PEN_HUES[1]) | (hue < 0.08)
+    share = float((pink_to_violet & (saturation > SATURATION_LIMITS[0])).mean())
+    if share < 0.5:
+        return (_NOT_HE.format(f"only {share:.0%} of the tissue is pink to violet"),)
+    return ()
+
+
+def _darkness_warnings(hsv: Hsv) -> tuple[str, ...]:
+    dark = float((hsv.value < DARK_VALUE).mean())
+    reason = f"{dark:.0%} of the slide is dark, as in fluorescence"
+    return (_NOT_HE.format(reason),) if dark > 0.5 else ()
+
+
+def _limited_otsu(values: NDArray[np.float64], limits: tuple[float, float]) -> float:
+    threshold = threshold_otsu(values) if np.ptp(values) > 0 else limits[1]
+    return float(np.clip(threshold, *limits))
+
+
+def _span(count: int, step: float, side: float, length: int) -> NDArray[np.float64]:
+    """Lower and upper edge of each of ``count`` squares, interleaved, cut to 0..length."""
+    centres = (np.arange(count) + 0.5) * step
+    return np.stack([centres - side / 2, centres + side / 2], axis=1).ravel().clip(0, length)
+
+
+def _interpolate(table: NDArray[Any], at: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    low = np.minimum(np.floor(at).astype(int), table.shape[axis] - 2)
+    weight = (at - low).reshape((-1, 1) if axis == 0 else (1, -1))
+    below, above = np.take(table, low, axis), np.take(table, low + 1, axis)
+    result: NDArray[np.float64] = below * (1 - weight) + above * weight
+    return result
