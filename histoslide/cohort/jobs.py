@@ -16,7 +16,7 @@ from typing import Literal
 from histoslide.cohort.records import output_names
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
 from histoslide.geometry import Mpp
-from histoslide.slide import find_slides, refuse_misnamed
+from histoslide.slide import find_slides, match_names
 from histoslide.storage.location import place
 
 SlideOrder = Literal["largest", "smallest", "given"]
@@ -94,8 +94,7 @@ def find_jobs(
             jobs += [SlideJob(path=slide) for slide in find_slides([path])]
         else:  # one that is missing among several is a slide that failed
             jobs.append(SlideJob(path=path))
-    known = mpp_by_name or {}
-    refuse_misnamed(known, [job.path.name for job in jobs])
+    known = match_names(mpp_by_name or {}, [job.path.name for job in jobs])
     jobs = [
         job if job.mpp else dataclasses.replace(job, mpp=known.get(job.path.name, mpp))
         for job in jobs
@@ -131,6 +130,8 @@ def _job(path: Path, line: int, row: Mapping[str, str | None]) -> SlideJob:
     slide, mpp, output = ((row.get(name) or "").strip() for name in _COLUMNS)
     if not slide:
         raise SlideOpenError(f"{path}, line {line}: names no slide")
+    if "\0" in slide + output:
+        raise SlideOpenError(f"{path}, line {line}: holds a zero byte, which no name can")
     if output and (Path(output).name != output or output.startswith(".")):
         raise SlideOpenError(
             f"{path}, line {line}: the output {output!r} must be a plain name, which is written "

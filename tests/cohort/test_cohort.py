@@ -371,6 +371,14 @@ def test_a_wrong_list_is_one_line(
         read_slide_list(tmp_path / "none.csv")
 
 
+@pytest.mark.parametrize("row", ["a\0.tif,0.5,a", "a.tif,0.5,a\0b"])
+def test_zero_bytes_in_a_list_are_refused(tmp_path: Path, row: str) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text(f"slide,mpp,output\n{row}\n")
+    with pytest.raises(SlideOpenError, match=r"list\.csv(, line 2: holds a zero byte| cannot be)"):
+        read_slide_list(table)
+
+
 def test_order_is_by_size_of_file(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("small.svs", "large.svs", "folder.mrxs", "gone.svs")]
     for path, size in zip(paths, (10, 100, 1), strict=False):
