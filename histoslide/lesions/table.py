@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from histoslide.errors import StoreError
 from histoslide.lesions.lesion import Lesion
 from histoslide.lesions.report import LesionReport
 from histoslide.storage.location import read_bytes
+from histoslide.storage.tables import TableWriter
 from histoslide.storage.writing import whole_file
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
@@ -100,9 +100,8 @@ def write_lesions(report: LesionReport, csv_path: Path, json_path: Path) -> None
             whole_file(csv_path) as partial,
             partial.open("w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.DictWriter(file, [*before, *_COLUMNS, *after], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            table = TableWriter(file, lineterminator="\n")
+            table.write_named([*before, *_COLUMNS, *after], rows)
         with whole_file(json_path) as partial:
             text = json.dumps(lesion_document(report), indent=2, ensure_ascii=False)
             partial.write_text(text + "\n", encoding="utf-8")

@@ -6,7 +6,6 @@ A folder holds ``tiles.json`` (settings, and ``complete`` once all is there), ``
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import shutil
@@ -24,6 +23,7 @@ from histoslide.grid.cells import TileGrid
 from histoslide.grid.windows import read_windows
 from histoslide.render import contact_sheet
 from histoslide.slide import Slide
+from histoslide.storage.tables import TableWriter
 from histoslide.storage.writing import named_difference, restore_swap, swap_folder, whole_file
 from histoslide.tiling.writers import TileFormat, TileWriter, tile_writer
 
@@ -147,7 +147,7 @@ def _write(
         whole_file(folder / "manifest.csv") as partial,
         partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        csv.writer(file).writerows([[*columns, writer.column], *rows])
+        TableWriter(file).write([[*columns, writer.column], *rows])
     if samples:
         with whole_file(folder / "contact-sheet.png") as partial:
             sheet = contact_sheet(samples, label_px=grid.label_px)
