@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import torch
 
-from histoslide.datasets import PatchData, Subset, open_patches
+from histoslide.datasets import PatchData, PatchFolder, Subset
 from histoslide.datasets.pcam_hdf5 import split_files
 from histoslide.training.learner import make_learner
 from histoslide.training.loaders import make_loaders
@@ -50,8 +50,10 @@ def main() -> None:
         augmentation=RECIPES["pcam"].augmentation,
     )
     with tempfile.TemporaryDirectory() as folder:
-        first = open_patches(arguments.data[0], duplicates="keep")
-        sets = {str(path): open_patches(path, duplicates="keep") for path in arguments.data}
+        first = PatchFolder(root=arguments.data[0]).divide(duplicates="keep")
+        sets = {
+            str(path): PatchFolder(root=path).divide(duplicates="keep") for path in arguments.data
+        }
         sets["the first as HDF5"] = as_hdf5(first, Path(folder))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -127,7 +129,7 @@ def as_hdf5(data: PatchData, folder: Path) -> PatchData:
             file["x"] = np.stack([patches.read(int(i)) for i in order])
         with h5py.File(targets, "w") as file:
             file["y"] = patches.labels[order].reshape(-1, 1, 1, 1).astype(np.uint8)
-    return open_patches(folder, duplicates="keep")
+    return PatchFolder(root=folder).divide(duplicates="keep")
 
 
 if __name__ == "__main__":

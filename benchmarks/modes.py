@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from histoslide.datasets import open_part
+from histoslide.datasets import PatchFolder
 from histoslide.geometry import Mpp
 from histoslide.model import Model, load_model
 from histoslide.model.graphs import AreaGraph
@@ -37,7 +37,7 @@ POSITIVE = 0.5
 
 def compare_patches(model: Model, folder: Path, limit: int | None) -> None:
     """Print how the dense probability of patches in mosaics compares with their own."""
-    data, _ = open_part(folder, "all")
+    data, _ = PatchFolder(root=folder).part("all")
     chosen = np.random.default_rng(0).permutation(len(data))[:limit]
     pixels = np.stack([data.read(int(i)) for i in chosen])
     labels = np.asarray(data.labels)[chosen]

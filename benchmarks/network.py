@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 
 from histoslide.model import Model, load_model, openvino_backend
-from histoslide.model.backend import Precision
+from histoslide.model.engine import Precision
 from histoslide.model.openvino_extra import has_cpu_bf16
 
 SECONDS = 2.0

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from histoslide.geometry import Mpp
+from histoslide.geometry import Mpp, Region
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.windows import MAX_WINDOW_PX, read_window
-from histoslide.slide import DEFAULT_CACHE_BYTES, OpenSlideSlide, Reader, open_slide
+from histoslide.slide import DEFAULT_CACHE_BYTES, Reader, Slide, open_slide
 from histoslide.synthetic import scene, write_slide
 
 BLOCKS_PX = (1024, 4096)
@@ -65,7 +66,7 @@ def read_blocks(
                 return 0
             x, y = corner
             width, height = min(block_px, size.width - x), min(block_px, size.height - y)
-            return slide.read_level(0, x, y, width, height).size // 3
+            return slide.read(Region(0, x, y, width, height)).size // 3
 
         pixels: list[int] = []
 
@@ -109,7 +110,6 @@ def split_windows(path: Path, stride: int, count: int) -> dict[str, object]:
     ):
         mpp = Mpp(value=0.25, source="benchmark")
         with open_slide(path, mpp=mpp, reader=reader, cache_bytes=cache_bytes) as slide:  # type: ignore[arg-type]
-            assert isinstance(slide, OpenSlideSlide)
             _ = slide.readers
             grid = TileGrid(
                 size_l0=slide.size_l0,
@@ -124,7 +124,7 @@ def split_windows(path: Path, stride: int, count: int) -> dict[str, object]:
             tiles = 0
             started = time.process_time()
             for window in list(grid.blocks())[:count]:
-                read_window(reading, grid, window)  # type: ignore[arg-type]
+                read_window(reading, grid, window)
                 tiles += window.rows * window.cols
             total = time.process_time() - started
         found[name] = {
@@ -136,20 +136,18 @@ def split_windows(path: Path, stride: int, count: int) -> dict[str, object]:
     return found
 
 
-class ReadingClock:
+class ReadingClock(Slide):
     """A slide that counts the processor time of its reads."""
 
-    def __init__(self, slide: OpenSlideSlide) -> None:
+    def __init__(self, slide: Slide) -> None:
+        super().__init__(slide.facts)
         self._slide = slide
         self.seconds = 0.0
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._slide, name)
-
-    def read_level(self, *region: int) -> object:
+    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
         """Read and count."""
         started = time.process_time()
-        pixels = self._slide.read_level(*region)
+        pixels = self._slide.read(region, shrink)
         self.seconds += time.process_time() - started
         return pixels
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from histoslide.datasets import open_patches
+from histoslide.datasets import PatchFolder
 from histoslide.training.fit import train
 from histoslide.training.rates import find_rate, scale_rates
 from histoslide.training.recipe import RECIPES, Recipe
@@ -23,7 +23,7 @@ TISSUES = ("TUMOR", "STROMA", "COMPLEX", "LYMPHO", "DEBRIS", "MUCOSA", "ADIPOSE"
 
 def main(data_path: Path, out: Path, recipe: Recipe) -> None:
     """Train on one folder a tissue."""
-    data = open_patches(data_path, split=recipe.division(seed=42))  # random 20 %
+    data = PatchFolder(root=data_path).divide(recipe.division(seed=42))  # random 20 %
     run = out.with_suffix(".run")
     search = find_rate(data, recipe)
     print(f"suggested learning rate: {search.suggestion:.2g}")

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from histoslide.datasets import open_patches
+from histoslide.datasets import PatchFolder
 from histoslide.training.fit import train
 from histoslide.training.recipe import RECIPES, Recipe
 
 
 def main(data_path: Path, out: Path, recipe: Recipe) -> None:
     """Train on any layout that histoslide recognises."""
-    data = open_patches(data_path, split=recipe.division())
+    data = PatchFolder(root=data_path).divide(recipe.division())
     run = out.with_suffix(".run")
     model = train(data, recipe, name=out.stem, folder=run, on_epoch=print)
     model.save(out, half=True)

@@ -6,16 +6,9 @@ into exit codes; anything that is not a ``HistoslideError`` is a bug.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 
 class HistoslideError(Exception):
     """Base of all expected errors."""
-
-
-def without_folder(error: HistoslideError, path: Path) -> str:
-    """What an error says, for records that travel: of a file's path only its name."""
-    return str(error).replace(str(path), path.name)
 
 
 class SlideOpenError(HistoslideError):
@@ -44,6 +37,10 @@ class BundleError(HistoslideError):
 
 class WeightsUnavailableError(HistoslideError):
     """Pretrained weights were asked for and can neither be found nor downloaded."""
+
+
+class StalledError(HistoslideError):
+    """A library that computes has hung, and what it was asked for will not come."""
 
 
 class DataError(HistoslideError):

@@ -1,4 +1,4 @@
-"""Lengths and boxes whose frame is in their name: level-0 pixels, model pixels, cells."""
+"""Lengths and boxes whose frame is in their name: level-0 or level pixels, model pixels, cells."""
 
 from __future__ import annotations
 
@@ -71,6 +71,46 @@ class Box:
     def scaled(self, factor: float) -> Box:
         """The same rectangle in a frame whose pixels are ``1 / factor`` times as large."""
         return Box(self.x * factor, self.y * factor, self.width * factor, self.height * factor)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of whole pixels of one level of a slide, in pixels of that level."""
+
+    level: int
+    """Index, 0 is the finest."""
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @property
+    def right(self) -> int:
+        """X beyond the last column."""
+        return self.x + self.width
+
+    @property
+    def bottom(self) -> int:
+        """Y beyond the last row."""
+        return self.y + self.height
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """The region as indices (row, col) of an array that holds the whole level."""
+        return slice(self.y, self.bottom), slice(self.x, self.right)
+
+    def holds(self, other: Region) -> bool:
+        """Whether the other region lies in this one."""
+        return (
+            self.level == other.level
+            and self.x <= other.x
+            and self.y <= other.y
+            and other.right <= self.right
+            and other.bottom <= self.bottom
+        )
+
+    def __str__(self) -> str:
+        return f"level {self.level} at ({self.x}, {self.y}), {self.width}×{self.height} px"
 
 
 @dataclass(frozen=True)

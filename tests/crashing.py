@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.errors import SlideReadError
-from histoslide.geometry import Box, Mpp
+from histoslide.geometry import Box, Mpp, Region
 from histoslide.slide import OpenSlideSlide
 
 BAD = Box(400, 300, 20, 20)
@@ -20,18 +20,16 @@ BAD = Box(400, 300, 20, 20)
 
 
 class CrashingSlide(OpenSlideSlide):
-    def read_level(
-        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
-    ) -> NDArray[np.uint8]:
+    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
         if (
-            x < BAD.right
-            and x + width > BAD.x
-            and y < BAD.bottom
-            and y + height > BAD.y
-            and level == 0
+            region.x < BAD.right
+            and region.right > BAD.x
+            and region.y < BAD.bottom
+            and region.bottom > BAD.y
+            and region.level == 0
         ):
             self._misbehave()
-        return super().read_level(level, x, y, width, height, shrink)
+        return super().read(region, shrink)
 
     def _misbehave(self) -> None:
         name = self._path.stem

@@ -4,12 +4,11 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from histoslide.storage.location import file_system, is_remote, object_key, place
+from histoslide.storage.location import Location, file_system, is_remote, object_key, parse_location
 
 BUCKET = "slides"
 
@@ -54,12 +53,13 @@ def intercept(patch: pytest.MonkeyPatch, before: Callable[[str, dict[str, Any]],
     patch.setattr(S3FileSystem, "call_s3", sync_wrapper(watched))
 
 
-def contents(path: Path) -> dict[str, bytes | str]:
+def contents(path: Location) -> dict[str, bytes | str]:
     """Every object or file of a store by its key; of root metadata everything but the times."""
     found: dict[str, bytes | str] = {}
     start = f"{path}/"
+    files: list[Location]
     if is_remote(path):
-        files = [place(f"s3://{key}") for key in file_system(path).find(object_key(path))]
+        files = [parse_location(f"s3://{key}") for key in file_system(path).find(object_key(path))]
     else:
         files = [file for file in path.rglob("*") if file.is_file()]
     for file in sorted(files, key=str):

@@ -77,4 +77,5 @@ QUICK = Recipe(
     stages=(Stage(epochs=1, lr=1e-3),),
     batch_size=16,
     input_px=SIDE_PX,
+    precision="fp32",
 )

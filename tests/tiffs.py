@@ -9,6 +9,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from histoslide.geometry import Region
 from histoslide.slide import Slide
 
 Encode = Callable[[NDArray[np.uint8]], bytes]
@@ -222,4 +223,4 @@ KINDS = {
 
 def whole(slide: Slide, level: int) -> NDArray[np.int16]:
     size = slide.level_sizes[level]
-    return slide.read_level(level, 0, 0, size.width, size.height).astype(np.int16)
+    return slide.read(Region(level, 0, 0, size.width, size.height)).astype(np.int16)

@@ -1,4 +1,4 @@
-"""What every command shares: exit codes, logging, progress, and common options."""
+"""What every command shares: logging, progress, and common options."""
 
 from __future__ import annotations
 
@@ -7,25 +7,16 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoslide_cli.plain_text import plain
 
 if TYPE_CHECKING:
-    from histoslide.errors import HistoslideError
     from histoslide.geometry import Mpp
     from histoslide.pipeline import TissueOptions
+    from histoslide.storage.location import Location
     from histoslide.storage.slide_copies import SlideCache
-
-EXIT_DONE = 0
-EXIT_BUG = 1
-EXIT_USAGE = 2
-EXIT_SOME_FAILED = 3
-EXIT_NONE_SUCCEEDED = 4
-EXIT_RESOLUTION = 5
-EXIT_INTERRUPTED = 130
 
 PLAIN_INTERVAL_S = 10.0
 """Seconds between progress lines where stderr is no terminal."""
@@ -143,7 +134,7 @@ def rate(per_second: float) -> str:
     return f"{per_second:,.0f}" if per_second >= 10 or per_second == 0 else f"{per_second:.1f}"
 
 
-def refuse_file_name(out: Path, way_out: str) -> None:
+def refuse_file_name(out: Location, way_out: str) -> None:
     """Make sure that a folder to write into is not called like a file.
 
     Args:
@@ -159,7 +150,7 @@ def refuse_file_name(out: Path, way_out: str) -> None:
         raise HistoslideError(f"--out {out} ends like a file: {way_out}")
 
 
-def refuse_other_picture(option: str, path: Path) -> None:
+def refuse_other_picture(option: str, path: Location) -> None:
     """Make sure that a PNG is not called like another kind of picture.
 
     Raises:
@@ -171,29 +162,13 @@ def refuse_other_picture(option: str, path: Path) -> None:
         raise HistoslideError(f"{option} {path}: the picture is a PNG, end its name in .png")
 
 
-def exit_code(errors: Sequence[HistoslideError], *, total: int, damaged: int) -> int:
-    """What became of several slides, as an exit code.
-
-    Args:
-        errors: of the slides that failed.
-        total: slides in all.
-        damaged: slides that could only be read in part.
-    """
-    from histoslide.errors import ResolutionUnknownError
-
-    if len(errors) == total:
-        unknown = all(isinstance(error, ResolutionUnknownError) for error in errors)
-        return EXIT_RESOLUTION if unknown else EXIT_NONE_SUCCEEDED
-    return EXIT_SOME_FAILED if errors or damaged else EXIT_DONE
-
-
-def place(text: str) -> Path:
+def location(text: str) -> Location:
     """An argument: a path or a URL of object storage; see ``histoslide.storage.location``."""
     from histoslide.errors import HistoslideError
-    from histoslide.storage.location import place as read_place
+    from histoslide.storage.location import parse_location
 
     try:
-        return read_place(text)
+        return parse_location(text)
     except HistoslideError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -230,7 +205,7 @@ def add_slides_option(parser: argparse.ArgumentParser) -> None:
         dest="slides",
         action="append",
         default=[],
-        type=place,
+        type=location,
         metavar="FILE",
         help="the slide, or a folder of slides; may be repeated (default: the slide of that name "
         "beside the heatmap, if it is the one that was scored)",

@@ -6,7 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from histoslide_cli.console import EXIT_DONE, Progress
+from histoslide_cli.console import Progress
+from histoslide_cli.outcomes import EXIT_DONE
 
 logger = logging.getLogger("histoslide.cli")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, EXIT_SOME_FAILED, place, refuse_other_picture
+from histoslide_cli.console import location, refuse_other_picture
+from histoslide_cli.outcomes import Outcome, exit_code
 
 if TYPE_CHECKING:
     from histoslide.comparison.cells import ClassComparison, Comparison, Difference
@@ -29,11 +29,16 @@ def add_parser(
         "which settings they differ. Ends with 0 if they are equal, with 3 if not.",
         epilog="example: histoslide diff before.zarr after.zarr --out diff.png",
     )
-    parser.add_argument("a", type=place, metavar="A.ZARR", help="made by score")
-    parser.add_argument("b", type=place, metavar="B.ZARR", help="made by score, of the same slide")
+    parser.add_argument("a", type=location, metavar="A.ZARR", help="made by score")
+    parser.add_argument(
+        "b", type=location, metavar="B.ZARR", help="made by score, of the same slide"
+    )
     add_comparison_options(parser)
     parser.add_argument(
-        "--out", type=place, metavar="FILE", help="also draw a map of the differences: PNG to write"
+        "--out",
+        type=location,
+        metavar="FILE",
+        help="also draw a map of the differences: PNG to write",
     )
     parser.add_argument(
         "--class",
@@ -122,21 +127,21 @@ def run(arguments: argparse.Namespace) -> int:
         )
         save_png(picture.image, arguments.out, overwrite=arguments.overwrite)
         logger.info("wrote %s", arguments.out)
-    return exit_code(comparison)
+    return exit_code([outcome(comparison)])
 
 
-def exit_code(comparison: Comparison) -> int:
-    """0 where both sides are equal within the tolerance, else 3."""
-    return EXIT_DONE if comparison.equal else EXIT_SOME_FAILED
+def outcome(comparison: Comparison) -> Outcome:
+    """Whether both sides are equal within the tolerance."""
+    return Outcome.DONE if comparison.equal else Outcome.IN_PART
 
 
 def print_comparison(comparison: Comparison, *, as_json: bool) -> None:
     """Print a comparison as a table or as JSON."""
-    from histoslide.comparison.cells import comparison_document
+    from histoslide.comparison.record import ComparisonRecord
+    from histoslide.storage.records import to_json
 
     if as_json:
-        text = json.dumps(comparison_document(comparison), indent=2, ensure_ascii=False)
-        print(text)  # noqa: T201
+        print(to_json(ComparisonRecord.of(comparison)), end="")  # noqa: T201
     else:
         print("\n".join(comparison_lines(comparison)))  # noqa: T201
 

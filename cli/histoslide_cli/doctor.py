@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, EXIT_NONE_SUCCEEDED
+from histoslide_cli.outcomes import Outcome, exit_code
 
 if TYPE_CHECKING:
     from histoslide.doctor import Diagnosis, Finding
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(text)  # noqa: T201
     else:
         print("\n".join(_lines(diagnosis)))  # noqa: T201
-    return EXIT_DONE if diagnosis.works else EXIT_NONE_SUCCEEDED
+    return exit_code([Outcome.DONE if diagnosis.works else Outcome.FAILED])
 
 
 def _lines(diagnosis: Diagnosis) -> list[str]:

@@ -8,8 +8,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histoslide_cli.console import EXIT_DONE, Progress, refuse_file_name
+from histoslide_cli.console import Progress, refuse_file_name
 from histoslide_cli.model_choice import add_model_options, choose_model
+from histoslide_cli.outcomes import EXIT_DONE
+from histoslide_cli.patch_options import add_part_option, add_patch_options, patch_folder
 
 if TYPE_CHECKING:
     from histoslide.evaluation.patches.assessment import Assessment
@@ -57,37 +59,15 @@ def _add_patches(
         "images without labels",
     )
     add_model_options(parser)
-    parser.add_argument(
-        "--part",
-        choices=("train", "valid", "test", "all"),
-        help="which part of the data (default: valid where the data have one, else all)",
-    )
-    parser.add_argument(
-        "--layout",
-        choices=("pcam-hdf5", "kaggle", "folders"),
-        help="of the data (default: recognised)",
-    )
-    parser.add_argument(
-        "--extra",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="further folder per class, as it was given to train; may be repeated",
+    add_part_option(parser)
+    add_patch_options(
+        parser,
+        extra=", as it was given to train",
+        slides=": figures by slide, and intervals over slides",
+        skip_bad="patches that cannot be read, have no label, or another size",
     )
     parser.add_argument(
         "--split", type=Path, metavar="FILE", help="split.csv of a run, which says the parts"
-    )
-    parser.add_argument(
-        "--slides",
-        type=Path,
-        metavar="FILE",
-        help="CSV with the columns name,slide: figures by slide, and intervals over slides",
-    )
-    parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out patches that cannot be read, have no label, or another size",
     )
     parser.add_argument(
         "--class-names",
@@ -199,7 +179,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _judge(arguments: argparse.Namespace) -> int:
     """Compare predictions with labels; print the figures and write the report."""
-    from histoslide.datasets import Split, open_part
+    from histoslide.datasets import Split
     from histoslide.errors import DataError
     from histoslide.evaluation.patches.assessment import assess, check_threshold
     from histoslide.evaluation.patches.classes import match_classes
@@ -212,15 +192,8 @@ def _judge(arguments: argparse.Namespace) -> int:
     spec = model.spec
     check_threshold(arguments.threshold, spec.classes, spec.tumour_index)
     split = None if arguments.split is None else Split(kind="file", file=arguments.split)
-    patches, classes = open_part(
-        arguments.data,
-        arguments.part or ("valid" if split is not None else None),
-        layout=arguments.layout,
-        extra=tuple(arguments.extra),
-        split=split,
-        slides=arguments.slides,
-        skip_bad=arguments.skip_bad,
-        patch_px=spec.input_px,
+    patches, classes = patch_folder(arguments, patch_px=spec.input_px).part(
+        arguments.part or ("valid" if split is not None else None), split=split
     )
     class_map = match_classes(classes, spec, names=arguments.class_names)
     pairs = [(name, spec.classes[k]) for name, k in zip(classes, class_map, strict=True)]

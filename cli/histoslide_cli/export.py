@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, place
+from histoslide_cli.console import location
 from histoslide_cli.lesions import add_lesion_options, lesion_settings
+from histoslide_cli.outcomes import EXIT_DONE
 
 if TYPE_CHECKING:
+    from histoslide.storage.location import Location
     from histoslide.store import Heatmap, NgffVersion
 
 FORMATS = {
@@ -52,9 +53,9 @@ def add_parser(
         "file. The slide is not needed.",
         epilog="example: histoslide export heat.zarr --to geojson --out heat.geojson",
     )
-    parser.add_argument("heatmap", type=place, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument("heatmap", type=location, metavar="HEAT.ZARR", help="made by score")
     parser.add_argument("--to", choices=FORMATS, required=True, help="format")
-    parser.add_argument("--out", type=place, required=True, metavar="PATH", help="file to write")
+    parser.add_argument("--out", type=location, required=True, metavar="PATH", help="file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(
         "--ngff",
@@ -93,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _check_name(out: Path, wanted: str) -> None:
+def _check_name(out: Location, wanted: str) -> None:
     """Refuse a name that promises another format; any other ending is the user's choice."""
     from histoslide.errors import HistoslideError
 

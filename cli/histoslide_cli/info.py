@@ -6,23 +6,23 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoslide_cli.console import (
     add_cache_options,
     add_resolution_options,
     add_tissue_options,
-    exit_code,
-    place,
+    location,
     read_resolutions,
     refuse_other_picture,
     slide_cache,
     tissue_options,
 )
+from histoslide_cli.outcomes import Outcome, exit_code, outcome_of
 
 if TYPE_CHECKING:
     from histoslide.slide import Slide
+    from histoslide.storage.location import Location
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -41,12 +41,12 @@ def add_parser(
         epilog="example: histoslide info slides/*.svs --mask-png checks/",
     )
     parser.add_argument(
-        "slides", nargs="+", type=place, metavar="SLIDE", help="files, folders or s3:// URLs"
+        "slides", nargs="+", type=location, metavar="SLIDE", help="files, folders or s3:// URLs"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--mask-png",
-        type=place,
+        type=location,
         metavar="PATH",
         help="draw mask and grid over each slide: a .png file for one slide, else a folder",
     )
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = find_slides(arguments.slides)
     by_name = match_names(by_name, [path.name for path in paths])
     found: list[dict[str, Any]] = []
-    errors: list[HistoslideError] = []
+    outcomes: list[Outcome] = []
     for path in paths:
         try:
             with (
@@ -83,13 +83,15 @@ def run(arguments: argparse.Namespace) -> int:
                 if arguments.mask_png is not None:
                     draw_check(slide, arguments, several=len(paths) > 1)
         except HistoslideError as error:
-            errors.append(error)
             if len(paths) == 1:
                 raise
+            outcomes.append(outcome_of(error))
             logger.error("%s", error)  # noqa: TRY400
+        else:
+            outcomes.append(Outcome.DONE)
     if arguments.json:
         print(json.dumps(found, indent=2))  # noqa: T201
-    return exit_code(errors, total=len(paths), damaged=0)
+    return exit_code(outcomes)
 
 
 def describe(slide: Slide, readers: Sequence[str]) -> dict[str, Any]:
@@ -163,7 +165,7 @@ def draw_check(slide: Slide, arguments: argparse.Namespace, *, several: bool) ->
     tissue, roi = options.find(slide)
     plan = plan_cells(grid, tissue, threshold=options.threshold, roi=roi)
     picture = draw_mask(slide, tissue, grid, plan, longest_px=DEFAULT_OVERLAY_PX)
-    target: Path = arguments.mask_png
+    target: Location = arguments.mask_png
     if several or target.suffix.lower() != ".png":
         target = target / f"{slide.name}-mask.png"
     save_png(picture.image, target, overwrite=arguments.overwrite)

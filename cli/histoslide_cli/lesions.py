@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, place, refuse_file_name
+from histoslide_cli.console import location, refuse_file_name
+from histoslide_cli.outcomes import EXIT_DONE
 
 if TYPE_CHECKING:
     from histoslide.lesions import LesionReport, LesionSettings
+    from histoslide.storage.location import Location
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -30,10 +30,10 @@ def add_parser(
         "up the slide. Research use only.",
         epilog="example: histoslide lesions heat.zarr --out lesions/",
     )
-    parser.add_argument("heatmap", type=place, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument("heatmap", type=location, metavar="HEAT.ZARR", help="made by score")
     parser.add_argument(
         "--out",
-        type=place,
+        type=location,
         metavar="FOLDER",
         help="write lesions.csv and lesions.json there (default: only print)",
     )
@@ -105,11 +105,12 @@ def lesion_settings(arguments: argparse.Namespace) -> LesionSettings:
 def run(arguments: argparse.Namespace) -> int:
     """Find the lesions, print them, write them."""
     from histoslide.lesions import find_lesions, lesion_document, write_lesions
+    from histoslide.storage.records import to_json
     from histoslide.storage.writing import refuse_existing
     from histoslide.store import open_heatmap
 
     settings = lesion_settings(arguments)
-    folder: Path | None = arguments.out
+    folder: Location | None = arguments.out
     if folder is not None:
         refuse_file_name(folder, "name the folder that gets lesions.csv and lesions.json")
         for name in ("lesions.csv", "lesions.json"):
@@ -119,8 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_lesions(report, folder / "lesions.csv", folder / "lesions.json")
         logger.info("wrote lesions.csv and lesions.json in %s", folder)
     if arguments.json:
-        text = json.dumps(lesion_document(report), indent=2, ensure_ascii=False)
-        print(text)  # noqa: T201
+        print(to_json(lesion_document(report)), end="")  # noqa: T201
     else:
         print("\n".join(_lines(report)))  # noqa: T201
     return EXIT_DONE
@@ -133,7 +133,7 @@ def _lines(report: LesionReport) -> list[str]:
     summary, settings = report.summary, report.settings
     count = f"{summary.lesions} lesion{'' if summary.lesions == 1 else 's'}"
     levels = f"seeds at {settings.seed_probability:g}, extended to {settings.extend_probability:g}"
-    lines = [f"{report.source['slide']}: {count} of {settings.class_name}, {levels}"]
+    lines = [f"{report.source.slide}: {count} of {settings.class_name}, {levels}"]
     if report.lesions:
         lines.append("  no.  longest    area        peak  mean  centre (level 0)    class")
     for lesion in report.lesions:

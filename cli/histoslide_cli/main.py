@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn, TextIO, cast
 
-from histoslide.errors import HistoslideError, ResolutionUnknownError
+from histoslide.errors import HistoslideError
 from histoslide_cli import (
     demo,
     diff,
@@ -32,7 +32,8 @@ from histoslide_cli import (
     train,
     view,
 )
-from histoslide_cli.console import EXIT_INTERRUPTED, EXIT_RESOLUTION, EXIT_USAGE, set_up_logging
+from histoslide_cli.console import set_up_logging
+from histoslide_cli.outcomes import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, error_exit_code
 from histoslide_cli.parser import Parser
 from histoslide_cli.plain_text import PlainOutput
 
@@ -79,16 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = logging.getLogger("histoslide")
     try:
         code = _run(arguments)
-    except ResolutionUnknownError as error:
-        log.error("%s", error)  # noqa: TRY400 - one line for the user, no traceback
-        return EXIT_RESOLUTION
     except HistoslideError as error:
-        log.error("%s", error)  # noqa: TRY400
-        return EXIT_USAGE
+        log.error("%s", error)  # noqa: TRY400 - one line for the user, no traceback
+        return error_exit_code(error)
     except BrokenPipeError:
         # The reader of our output went away, as `head` does: that is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return EXIT_DONE
     except KeyboardInterrupt:
         log.error("interrupted: %s", arguments.after_interrupt)  # noqa: TRY400
         sys.stderr.flush()

@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from histoslide_cli.console import EXIT_DONE
 from histoslide_cli.model_calibrate import add_calibrate
 from histoslide_cli.model_choice import add_trust_option, is_pickle, read_weights
+from histoslide_cli.outcomes import EXIT_DONE
 
 logger = logging.getLogger("histoslide.cli")
 

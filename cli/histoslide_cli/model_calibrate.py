@@ -8,7 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import EXIT_DONE, Progress
+from histoslide_cli.console import Progress
+from histoslide_cli.outcomes import EXIT_DONE
+from histoslide_cli.patch_options import add_part_option
 
 if TYPE_CHECKING:
     from histoslide.model.fast_paths import FastPaths
@@ -37,11 +39,7 @@ def add_calibrate(
     parser.add_argument(
         "--model", type=Path, metavar="FILE", help="bundle (default: the one that ships)"
     )
-    parser.add_argument(
-        "--part",
-        choices=("train", "valid", "test", "all"),
-        help="which part of the data (default: valid where the data have one, else all)",
-    )
+    add_part_option(parser)
     parser.add_argument(
         "--precision",
         dest="precisions",
@@ -75,7 +73,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     Raises:
         HistoslideError: the bundle or the patches cannot be used, or there is a record already.
     """
-    from histoslide.datasets import open_part
+    from histoslide.datasets import PatchFolder
     from histoslide.errors import HistoslideError
     from histoslide.evaluation.patches.classes import match_classes
     from histoslide.evaluation.patches.gates import measure_fast_paths
@@ -88,7 +86,8 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         raise HistoslideError(f"--range-patches must be at least 1, not {arguments.range_patches}")
     spec = read_spec(bundle)
     refuse_existing(fast_paths_file(bundle), overwrite=arguments.overwrite)
-    patches, classes = open_part(arguments.data, arguments.part, patch_px=spec.input_px)
+    folder = PatchFolder(root=arguments.data, patch_px=spec.input_px)
+    patches, classes = folder.part(arguments.part)
     with Progress("compare", unit="patch", quiet=arguments.quiet) as progress:
         paths = measure_fast_paths(
             bundle,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from histoslide.model import Model, ModelSpec
-    from histoslide.model.backend import BackendName, Precision
+    from histoslide.model.engine import BackendName, Precision
 
 logger = logging.getLogger("histoslide.cli")
 

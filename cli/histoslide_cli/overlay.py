@@ -7,13 +7,8 @@ import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from histoslide_cli.console import (
-    EXIT_DONE,
-    add_cache_options,
-    place,
-    refuse_other_picture,
-    slide_cache,
-)
+from histoslide_cli.console import add_cache_options, location, refuse_other_picture, slide_cache
+from histoslide_cli.outcomes import EXIT_DONE
 
 if TYPE_CHECKING:
     from histoslide.slide import Slide
@@ -34,11 +29,11 @@ def add_parser(
         "and title, on an absolute scale from 0 to 1.",
         epilog="example: histoslide overlay heat.zarr --slide slide.tif --out heat.png",
     )
-    parser.add_argument("heatmap", type=place, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument("heatmap", type=location, metavar="HEAT.ZARR", help="made by score")
     parser.add_argument(
-        "--slide", type=place, metavar="FILE", help="the slide (default: draw without tissue)"
+        "--slide", type=location, metavar="FILE", help="the slide (default: draw without tissue)"
     )
-    parser.add_argument("--out", type=place, required=True, metavar="FILE", help="PNG to write")
+    parser.add_argument("--out", type=location, required=True, metavar="FILE", help="PNG to write")
     parser.add_argument(
         "--size", type=int, default=1600, metavar="PX", help="longest side (default: 1600)"
     )

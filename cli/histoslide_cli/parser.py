@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from histoslide_cli.console import EXIT_USAGE
+from histoslide_cli.outcomes import EXIT_USAGE
 
 
 class Parser(argparse.ArgumentParser):

@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from histoslide_cli.console import Progress, add_cache_options, place, slide_cache
+from histoslide_cli.console import Progress, add_cache_options, location, slide_cache
 from histoslide_cli.diff import (
     add_comparison_options,
     check_comparison_options,
-    exit_code,
+    outcome,
     print_comparison,
 )
 from histoslide_cli.model_choice import add_model_options, choose_model
+from histoslide_cli.outcomes import exit_code
+
+if TYPE_CHECKING:
+    from histoslide.storage.location import Location
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -32,10 +37,10 @@ def add_parser(
         "were used.",
         epilog="example: histoslide replay heat.zarr --slide slide.svs --sample 4",
     )
-    parser.add_argument("heatmap", type=place, metavar="HEAT.ZARR", help="made by score")
+    parser.add_argument("heatmap", type=location, metavar="HEAT.ZARR", help="made by score")
     parser.add_argument(
         "--slide",
-        type=place,
+        type=location,
         metavar="FILE",
         help="the slide (default: the one of that name beside the heatmap)",
     )
@@ -51,7 +56,7 @@ def add_parser(
         "--roi", type=Path, metavar="FILE", help="the region of interest, if it was made with one"
     )
     parser.add_argument(
-        "--out", type=place, metavar="NEW.ZARR", help="keep the new heatmap (default: do not)"
+        "--out", type=location, metavar="NEW.ZARR", help="keep the new heatmap (default: do not)"
     )
     parser.add_argument(
         "--sample",
@@ -76,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         replay_heatmap,
         replay_settings,
     )
+    from histoslide.slide.access import SlideAccess
     from histoslide.store import open_heatmap
 
     check_comparison_options(arguments)
@@ -83,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise HistoslideError(f"--seed must not be negative, as {arguments.seed} is")
     heat = open_heatmap(arguments.heatmap)
     settings = replay_settings(heat, mask=arguments.mask, roi=arguments.roi)
-    slide: Path = find_slide(heat) if arguments.slide is None else arguments.slide
+    slide: Location = find_slide(heat) if arguments.slide is None else arguments.slide
     bundle: Path = default_bundle() if arguments.model is None else arguments.model
     if bundle.is_file():  # else the model's own error says it better
         given = "the bundle that ships" if arguments.model is None else str(bundle)
@@ -91,8 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = choose_model(
         arguments,
         device=pick_device(arguments.device),
-        backend=settings.backend,
-        precision=settings.precision,
+        backend=settings.engine.backend,
+        precision=settings.engine.precision,
     )
     logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
     with Progress(slide.name, unit="block", quiet=arguments.quiet) as progress:
@@ -103,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
             mask=arguments.mask,
             roi=arguments.roi,
             out=arguments.out,
-            cache=slide_cache(arguments),
+            access=SlideAccess(cache=slide_cache(arguments)),
             sample=arguments.sample,
             seed=arguments.seed,
             threshold=arguments.threshold,
@@ -111,4 +117,4 @@ def run(arguments: argparse.Namespace) -> int:
             on_block=lambda done, total, _: progress.update(done, total),
         )
     print_comparison(comparison, as_json=arguments.json)
-    return exit_code(comparison)
+    return exit_code([outcome(comparison)])

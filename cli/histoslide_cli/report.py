@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 
 from histoslide_cli.console import (
-    EXIT_DONE,
-    EXIT_SOME_FAILED,
     FILE_ENDINGS,
     add_cache_options,
     add_slides_option,
-    place,
+    location,
     slide_cache,
 )
 from histoslide_cli.lesions import add_lesion_options, lesion_settings
+from histoslide_cli.outcomes import Outcome, exit_code
 
 
 def add_parser(
@@ -32,9 +31,9 @@ def add_parser(
         epilog="example: histoslide report heat.zarr --slide slide.tif --out report.html",
     )
     parser.add_argument(
-        "heatmaps", nargs="+", type=place, metavar="PATH", help="heat.zarr, or a folder of them"
+        "heatmaps", nargs="+", type=location, metavar="PATH", help="heat.zarr, or a folder of them"
     )
-    parser.add_argument("--out", type=place, required=True, metavar="FILE", help="HTML to write")
+    parser.add_argument("--out", type=location, required=True, metavar="FILE", help="HTML to write")
     add_slides_option(parser)
     parser.add_argument(
         "--force", action="store_true", help="use the slide even if it is not the one scored"
@@ -82,4 +81,4 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         catalogue.close()
     print(arguments.out)  # noqa: T201
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
+    return exit_code([Outcome.IN_PART if failed else Outcome.DONE])

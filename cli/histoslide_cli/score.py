@@ -8,22 +8,16 @@ import logging
 import sys
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoslide.errors import HistoslideError
 from histoslide_cli.console import (
-    EXIT_BUG,
-    EXIT_DONE,
-    EXIT_NONE_SUCCEEDED,
-    EXIT_RESOLUTION,
-    EXIT_SOME_FAILED,
     Progress,
     add_cache_options,
     add_resolution_options,
     add_tissue_options,
     duration,
-    place,
+    location,
     rate,
     read_resolutions,
     refuse_file_name,
@@ -33,6 +27,7 @@ from histoslide_cli.console import (
 )
 from histoslide_cli.engine_options import add_engine_options, chosen_engine, score_mode
 from histoslide_cli.model_choice import add_model_options
+from histoslide_cli.outcomes import Outcome, exit_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +39,7 @@ if TYPE_CHECKING:
     from histoslide.pipeline import ScoreOptions
     from histoslide.pipeline.result import SlideResult
     from histoslide.scoring.lazy import BlockModel
+    from histoslide.storage.location import Location
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -65,14 +61,14 @@ def add_parser(
     parser.add_argument(
         "slides",
         nargs="+",
-        type=place,
+        type=location,
         metavar="SLIDE",
         help="files, folders, s3:// URLs, or CSV lists with the columns slide[,mpp][,output] and "
         "paths relative to the CSV",
     )
     parser.add_argument(
         "--out",
-        type=place,
+        type=location,
         required=True,
         metavar="PATH",
         help="where to write, a path or s3:// URL: a name that ends in .zarr for one slide, else a "
@@ -158,7 +154,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score every slide; the exit code tells what became of them."""
     from histoslide.cohort.jobs import collect_jobs
-    from histoslide.slide.access import begin_to_open
+    from histoslide.slide.access import SlideAccess
 
     _check(arguments)
     mpp, by_name = read_resolutions(arguments)
@@ -171,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.out = arguments.out.absolute()
         _options(arguments)  # what is wrong with them is said before a cluster is waited for
     here = arguments.dask is None and not arguments.no_isolation
-    with begin_to_open(isolate=here), chosen_engine(arguments) as (model, runner):
+    with SlideAccess(isolate=here).begin(), chosen_engine(arguments) as (model, runner):
         logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
         # Only now, since it imports most of the package: meanwhile the network is compiled.
         options = replace(_options(arguments), runner=runner)
@@ -179,7 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
             return _dry_run(jobs, model, options, arguments)
         results = _score(jobs, model, options, arguments)
     _print(results, arguments)
-    return exit_code(results)
+    return exit_code(map(outcome, results))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -200,6 +196,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _options(arguments: argparse.Namespace) -> ScoreOptions:
     from histoslide.lesions import LesionSettings
     from histoslide.pipeline import ScoreOptions
+    from histoslide.slide.access import SlideAccess
 
     return ScoreOptions(
         stride_px=arguments.stride,
@@ -212,15 +209,14 @@ def _options(arguments: argparse.Namespace) -> ScoreOptions:
         mask_png=arguments.mask_png,
         overwrite=arguments.overwrite,
         retry_unreadable=arguments.retry_unreadable,
-        cache=slide_cache(arguments),
+        access=SlideAccess(cache=slide_cache(arguments), isolate=not arguments.no_isolation),
         command=scrubbed_command(sys.argv[1:]),
         timeout_s=arguments.timeout,
-        isolate=not arguments.no_isolation,
     )
 
 
 def _is_single(arguments: argparse.Namespace) -> bool:
-    out: Path = arguments.out
+    out: Location = arguments.out
     return out.suffix == ".zarr"
 
 
@@ -251,15 +247,21 @@ def _score(
         )
 
 
-def exit_code(results: list[SlideResult]) -> int:
-    """0 all done, 1 a bug, 3 some not or not wholly, 4 none, 5 none for want of a resolution."""
-    failed = [result for result in results if result.state == "failed"]
-    if any(result.cause == "bug" for result in failed):
-        return EXIT_BUG
-    if not any(result.state in {"done", "partly unreadable"} for result in results):
-        unknown = all(result.cause == "resolution unknown" for result in failed)
-        return EXIT_RESOLUTION if unknown else EXIT_NONE_SUCCEEDED
-    return EXIT_DONE if all(result.state == "done" for result in results) else EXIT_SOME_FAILED
+def outcome(result: SlideResult) -> Outcome:
+    """What became of a slide, for the exit code."""
+    match result.state, result.cause:
+        case "done", _:
+            return Outcome.DONE
+        case "partly unreadable", _:
+            return Outcome.IN_PART
+        case "failed", "bug":
+            return Outcome.BUG
+        case "failed", "resolution unknown":
+            return Outcome.NO_RESOLUTION
+        case "failed", _:
+            return Outcome.FAILED
+        case _:
+            return Outcome.NOT_BEGUN
 
 
 def _block_reporter(progress: Progress) -> BlockProgress:
@@ -315,11 +317,13 @@ def _dry_run(
         print(json.dumps(facts, indent=2))  # noqa: T201
     else:
         _print_plans(plans, speed)
-    failed = [plan for plan in plans if plan.state == "failed"]
-    if len(failed) == len(plans):
-        unknown = all(plan.resolution_unknown for plan in failed)
-        return EXIT_RESOLUTION if unknown else EXIT_NONE_SUCCEEDED
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
+    return exit_code(map(_planned, plans))
+
+
+def _planned(plan: SlidePlan) -> Outcome:
+    if plan.state != "failed":
+        return Outcome.DONE
+    return Outcome.NO_RESOLUTION if plan.resolution_unknown else Outcome.FAILED
 
 
 def _print_plans(plans: list[SlidePlan], speed: float | None) -> None:

@@ -11,13 +11,13 @@ from histoslide_cli.console import (
     add_cache_options,
     add_resolution_options,
     add_tissue_options,
-    exit_code,
-    place,
+    location,
     read_resolutions,
     refuse_file_name,
     slide_cache,
     tissue_options,
 )
+from histoslide_cli.outcomes import Outcome, exit_code, outcome_of
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -37,9 +37,11 @@ def add_parser(
         epilog="example: histoslide tile slide.svs --out tiles/ --format png",
     )
     parser.add_argument(
-        "slides", nargs="+", type=place, metavar="SLIDE", help="files, folders or s3:// URLs"
+        "slides", nargs="+", type=location, metavar="SLIDE", help="files, folders or s3:// URLs"
     )
-    parser.add_argument("--out", type=place, required=True, metavar="FOLDER", help="where to write")
+    parser.add_argument(
+        "--out", type=location, required=True, metavar="FOLDER", help="where to write"
+    )
     parser.add_argument(
         "--format",
         choices=("png", "jpg", "pcam-hdf5"),
@@ -76,7 +78,7 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Tile every slide; the exit code tells whether all of it could be read."""
     from histoslide.cohort.records import output_names
-    from histoslide.errors import HistoslideError, SlideReadError
+    from histoslide.errors import HistoslideError
     from histoslide.slide import find_slides, match_names
     from histoslide.storage.location import is_remote
     from histoslide.tiling.slide import tile_slide
@@ -95,8 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = find_slides(arguments.slides)
     by_name = match_names(by_name, [path.name for path in paths])
     names = output_names(paths)
-    errors: list[HistoslideError] = []
-    damaged = 0
+    outcomes: list[Outcome] = []
     for path in paths:
         out = arguments.out / Path(names[path]).stem if len(paths) > 1 else arguments.out
         try:
@@ -116,19 +117,20 @@ def run(arguments: argparse.Namespace) -> int:
                     on_tiles=progress.update,
                 )
         except HistoslideError as error:
-            errors.append(error)
             if len(paths) == 1:
                 raise
+            outcomes.append(outcome_of(error))
             logger.error("%s", error)  # noqa: TRY400
             continue
         if tiles.unreadable and not tiles.tiles:
-            what = f"{path.name}: none of its {tiles.unreadable} tissue tiles could be read"
-            errors.append(SlideReadError(what))
-            logger.error("%s", what)
+            outcomes.append(Outcome.FAILED)
+            logger.error(
+                "%s: none of its %d tissue tiles could be read", path.name, tiles.unreadable
+            )
             continue
-        damaged += tiles.unreadable > 0
+        outcomes.append(Outcome.IN_PART if tiles.unreadable else Outcome.DONE)
         note = f", {tiles.unreadable} could not be read" if tiles.unreadable else ""
         if not tiles.tiles:
             note = ", nothing to cut: no tissue" + (" in the region" if options.roi else "")
         print(f"{path.name}: {tiles.tiles} tiles{note} in {out}")  # noqa: T201
-    return exit_code(errors, total=len(paths), damaged=damaged)
+    return exit_code(outcomes)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoslide_cli.model_choice import add_trust_option
+from histoslide_cli.patch_options import add_patch_options
 
 if TYPE_CHECKING:
     from histoslide.training.recipe import Recipe, Stage
@@ -41,21 +42,29 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         help="with --check: compare gzipped PCam files with their MD5, and Kaggle ids with the "
         "SHA-1 of their pixels",
     )
-    group.add_argument(
-        "--layout",
-        choices=("pcam-hdf5", "kaggle", "folders"),
-        help="of the data (default: recognised)",
+    add_patch_options(
+        group,
+        extra=" to train on",
+        slides="",
+        skip_bad="patches that cannot be read or have another size, and labels or files without "
+        "their counterpart",
     )
     group.add_argument(
-        "--extra",
+        "--extra-repeat",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="how often an epoch shows the patches of --extra: once for all of them, or once for "
+        "each (default: 1)",
+    )
+    group.add_argument(
+        "--unlabelled",
         type=Path,
         action="append",
         default=[],
         metavar="FOLDER",
-        help="further folder per class to train on; may be repeated",
-    )
-    group.add_argument(
-        "--slides", type=Path, metavar="FILE", help="CSV with the columns name,slide"
+        help="patches without labels, of which only --teacher says what they show; may be repeated",
     )
     group.add_argument(
         "--split",
@@ -74,12 +83,6 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         choices=("drop", "keep"),
         default="drop",
         help="what to do with training patches that validation has too (default: drop)",
-    )
-    group.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out patches that cannot be read or have another size, and labels or files "
-        "without their counterpart",
     )
     group.add_argument(
         "--cache",
@@ -121,7 +124,8 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
         "--recipe",
         default="pcam",
         metavar="NAME|FILE",
-        help="pcam, colorectal, fine-tune, from-scratch, or a .toml or .json file (default: pcam)",
+        help="pcam, colorectal, fine-tune, pcam-robust, from-scratch, or a .toml or .json file "
+        "(default: pcam)",
     )
     group.add_argument(
         "--set",
@@ -130,7 +134,12 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
         metavar="KEY=VALUE",
         help="any value of the recipe, for example augmentation.stain=0.1; may be repeated",
     )
-    group.add_argument("--arch", metavar="NAME", help="resnet18, resnet34 or resnet50")
+    group.add_argument(
+        "--arch",
+        metavar="NAME",
+        help="resnet18, resnet34, resnet50, or any network of timm as timm/NAME, for example "
+        "timm/tf_efficientnet_lite0",
+    )
     group.add_argument(
         "--size",
         type=int,
@@ -141,8 +150,18 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--pretrained",
         metavar="WHAT",
-        help="imagenet, none (which freezes nothing unless --freeze-epochs asks for it), or a "
-        "bundle to start from (default: as the recipe says)",
+        help="imagenet, none (which freezes nothing unless --freeze-epochs asks for it), a bundle "
+        "to start from, or a file of weights (.pth, .safetensors) with the names of timm, "
+        "torchvision or efficientnet-pytorch (default: as the recipe says)",
+    )
+    group.add_argument(
+        "--teacher",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="trained models; the network learns their mean probabilities of each patch as it is "
+        "shown, beside the labels",
     )
     group.add_argument(
         "--epochs", type=int, metavar="N", help="epochs in which the whole network learns"
@@ -163,11 +182,13 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
         ("--batch-size", int, "patches a step"),
         ("--weight-decay", float, "decoupled weight decay"),
         ("--label-smoothing", float, "part of the target spread over all classes"),
+        ("--teacher-weight", float, "part of the loss that --teacher makes, 0-1, labels the rest"),
+        ("--teacher-temperature", float, "what logits are divided by before they are compared"),
         ("--mixup", float, "alpha of the mixing of pairs of patches, 0 for none"),
         ("--ema", float, "decay a step of the average of the weights that is kept, 0 for none"),
         ("--patience", int, "epochs without a better one after which a stage ends"),
     ):
-        group.add_argument(name, type=kind, metavar=name[2].upper(), help=text)
+        group.add_argument(name, type=kind, metavar=name.rpartition("-")[2][0].upper(), help=text)
     group.add_argument(
         "--class-weights",
         metavar="WHAT",
@@ -175,8 +196,9 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "bf16", "mixed"),
-        help="mixed is fp16 on CUDA and fp32 elsewhere",
+        choices=("auto", "fp32", "fp16", "bf16", "mixed"),
+        help="auto is bf16 where GPU or processor have it and the network gains from it; mixed is "
+        "fp16 on CUDA and fp32 elsewhere (default: as the recipe says, mostly auto)",
     )
     group.add_argument(
         "--keep", choices=("best", "last"), help="weights of the best or the last epoch"
@@ -258,6 +280,8 @@ def choose_recipe(arguments: argparse.Namespace) -> Recipe:
         "batch_size": arguments.batch_size,
         "weight_decay": arguments.weight_decay,
         "label_smoothing": arguments.label_smoothing,
+        "teacher_weight": arguments.teacher_weight,
+        "teacher_temperature": arguments.teacher_temperature,
         "mixup": arguments.mixup,
         "ema_decay": arguments.ema,
         "patience": arguments.patience,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from histoslide_cli.console import Progress
 
 if TYPE_CHECKING:
+    from histoslide.datasets.scan import OnPatches
     from histoslide.training.recipe import Recipe
     from histoslide.training.records import EpochRecord
 
@@ -28,12 +31,19 @@ class TrainProgress:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def step(self, epoch: int, done: int, total: int, loss: float) -> None:
+    @contextmanager
+    def watch(self, label: str) -> Iterator[OnPatches]:
+        """Show how patches are gone through."""
+        with Progress(label, unit="patch", quiet=self._quiet) as progress:
+            yield progress.update
+
+    def step(self, epoch: int, done: int, total: int, loss: float, rate: float) -> None:
         """A training step is done."""
         if self._bar is None:
             label = f"epoch {epoch}/{self._recipe.epochs}"
             self._bar = Progress(label, unit="step", quiet=self._quiet)
-        self._bar.update(done, total, f"train loss {loss:.4f}{self._last}")
+        note = f"{rate:.0f} patches/s, train loss {loss:.4f}{self._last}"
+        self._bar.update(done, total, note)
 
     def finish_epoch(self, record: EpochRecord) -> None:
         """An epoch is validated."""
@@ -45,8 +55,9 @@ class TrainProgress:
         self._last = f", {figures}"
         if not self._quiet:
             logger.info(
-                "epoch %d/%d: train loss %.4f, %s, %.0f s",
+                "epoch %d/%d: train loss %.4f, %s, %.0f s, %.0f patches/s",
                 record.epoch, self._recipe.epochs, record.train_loss, figures, record.seconds,
+                record.patches_per_second,
             )  # fmt: skip
 
     def _close(self) -> None:

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from histoslide_cli.console import (
-    EXIT_DONE,
-    add_cache_options,
-    add_slides_option,
-    place,
-    slide_cache,
-)
+from histoslide_cli.console import add_cache_options, add_slides_option, location, slide_cache
+from histoslide_cli.outcomes import EXIT_DONE
 
 
 def add_parser(
@@ -30,7 +25,7 @@ def add_parser(
     parser.add_argument(
         "heatmaps",
         nargs="+",
-        type=place,
+        type=location,
         metavar="PATH",
         help="heat.zarr made by score, or the folder of a cohort; several of one slide can be "
         "compared",

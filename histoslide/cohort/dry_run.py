@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,7 +18,7 @@ from histoslide.model import Batches, Model
 from histoslide.model.pixels import Pixels
 from histoslide.pipeline import ScoreOptions, prepare_slide
 from histoslide.scoring.lazy import BlockModel
-from histoslide.storage.location import readable_name
+from histoslide.storage.location import Location, readable_name
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class SlidePlan:
 
 def plan_slides(
     jobs: Sequence[SlideJob],
-    out: Path,
+    out: Location,
     model: BlockModel,
     options: ScoreOptions,
     *,
@@ -80,7 +79,7 @@ def plan_slides(
     return plans
 
 
-def _plan(job: SlideJob, out: Path, model: BlockModel, options: ScoreOptions) -> SlidePlan:
+def _plan(job: SlideJob, out: Location, model: BlockModel, options: ScoreOptions) -> SlidePlan:
     began = time.monotonic()
     try:
         with prepare_slide(job.path, out / job.heatmap, model, options, mpp=job.mpp) as prepared:
@@ -139,12 +138,7 @@ def tiles_per_second(
 
 def _work(model: Model, options: ScoreOptions) -> tuple[int, Batches, Pixels]:
     """Cells a batch, the queue that the mode uses, and a batch of noise for it."""
-    side, stride_px = model.spec.input_px, options.stride_px or model.spec.label_px
-    if options.mode.mode == "exact":
-        batches = model.view_batches() if options.mode.tta else model.tile_batches()
-        cells = 1
-    else:
-        batches, across = model.area_batches(stride_px), model.area_cells(stride_px)
-        side, cells = side + (across - 1) * stride_px, across**2
+    work = options.mode.works(options.stride_px or model.spec.label_px)[0]
+    batches, side = model.batches(work), work.side_px(model.spec)
     noise = np.random.default_rng(0).integers(0, 256, (batches.size, 3, side, side), dtype=np.uint8)
-    return cells * batches.size, batches, model.memory.hold(noise)
+    return work.across**2 * batches.size, batches, model.memory.hold(noise)

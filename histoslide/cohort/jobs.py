@@ -17,7 +17,7 @@ from histoslide.cohort.records import output_names
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
 from histoslide.geometry import Mpp
 from histoslide.slide import find_slides, match_names
-from histoslide.storage.location import place
+from histoslide.storage.location import Location, parse_location
 
 SlideOrder = Literal["largest", "smallest", "given"]
 
@@ -28,7 +28,7 @@ _COLUMNS = ("slide", "mpp", "output")
 class SlideJob:
     """A slide to be scored."""
 
-    path: Path
+    path: Location
     """Slide file."""
     mpp: Mpp | None = None
     """Resolution that replaces what the slide records."""
@@ -55,7 +55,7 @@ class SlideJob:
 
 
 def collect_jobs(
-    slides: Sequence[Path | SlideJob],
+    slides: Sequence[Location | SlideJob],
     *,
     mpp: Mpp | None = None,
     mpp_by_name: Mapping[str, Mpp] | None = None,
@@ -70,7 +70,7 @@ def collect_jobs(
 
 
 def find_jobs(
-    paths: Sequence[Path],
+    paths: Sequence[Location],
     *,
     mpp: Mpp | None = None,
     mpp_by_name: Mapping[str, Mpp] | None = None,
@@ -102,7 +102,7 @@ def find_jobs(
     return list(dict.fromkeys(jobs))
 
 
-def read_slide_list(path: Path) -> list[SlideJob]:
+def read_slide_list(path: Location) -> list[SlideJob]:
     """The slides of a CSV with the columns ``slide[,mpp][,output]``.
 
     Raises:
@@ -126,12 +126,12 @@ def read_slide_list(path: Path) -> list[SlideJob]:
     return jobs
 
 
-def _job(path: Path, line: int, row: Mapping[str, str | None]) -> SlideJob:
+def _job(path: Location, line: int, row: Mapping[str, str | None]) -> SlideJob:
     slide, mpp, output = ((row.get(name) or "").strip() for name in _COLUMNS)
     if not slide:
         raise SlideOpenError(f"{path}, line {line}: names no slide")
     if "\0" in slide + output:
-        raise SlideOpenError(f"{path}, line {line}: holds a zero byte, which no name can")
+        raise SlideOpenError(f"{path}, line {line}: has a NUL byte, which no name of a file has")
     if output and (Path(output).name != output or output.startswith(".")):
         raise SlideOpenError(
             f"{path}, line {line}: the output {output!r} must be a plain name, which is written "
@@ -146,7 +146,7 @@ def _job(path: Path, line: int, row: Mapping[str, str | None]) -> SlideJob:
     name = None
     if output:
         name = output if output.endswith(".zarr") else f"{output}.zarr"
-    where = place(slide) if "://" in slide else path.parent / slide
+    where = parse_location(slide) if "://" in slide else path.parent / slide
     return SlideJob(path=where, mpp=given, output=name)
 
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
 from histoslide.cohort.jobs import SlideJob, SlideOrder, collect_jobs, order_jobs
 from histoslide.cohort.records import RunRecord
@@ -24,7 +23,7 @@ from histoslide.errors import (
     ResolutionUnknownError,
     SlideCrashError,
     SlideTimeoutError,
-    without_folder,
+    StalledError,
 )
 from histoslide.geometry import Mpp
 from histoslide.pipeline import (
@@ -37,7 +36,7 @@ from histoslide.pipeline import (
 )
 from histoslide.pipeline.result import FailureCause, SlideResult, utc_now
 from histoslide.scoring.lazy import BlockModel
-from histoslide.storage.location import readable_name
+from histoslide.storage.location import Location, readable_name, without_folder
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +69,8 @@ class CohortProgress:
 
 
 def score_slides(
-    slides: Sequence[Path | SlideJob],
-    out: Path,
+    slides: Sequence[Location | SlideJob],
+    out: Location,
     model: BlockModel,
     options: ScoreOptions,
     *,
@@ -123,7 +122,7 @@ class _CohortRun:
     def __init__(
         self,
         jobs: Sequence[SlideJob],
-        out: Path,
+        out: Location,
         model: BlockModel,
         options: ScoreOptions,
         *,
@@ -181,16 +180,17 @@ class _CohortRun:
                     number, job = next(self._waiting, (0, None))
                 if job is None:
                     return
-                self._see_to(number, job)
+                self._take_through(number, job)
         except BaseException:
             self._stop.set()
             raise
 
-    def _see_to(self, number: int, job: SlideJob) -> None:
+    def _take_through(self, number: int, job: SlideJob) -> None:
+        """Score one slide, and record and say what became of it."""
         started = utc_now()
         result = self._try(job, started)
         self._note(dataclasses.replace(result, output=job.heatmap, started=started))
-        self._tally.through(job)
+        self._tally.finished(job)
         if result.state != "pending":
             _say(number, len(self._results), result)
         if result.state == "failed" and self._fail_fast:
@@ -215,6 +215,8 @@ class _CohortRun:
                     )
                 result = finish_slide(prepared, heat, self._options, scoring_seconds=seconds)
             return dataclasses.replace(result, ended=utc_now())
+        except StalledError:
+            raise  # no slide after this one would fare better
         except _StoppedError:
             return dataclasses.replace(self._results[job.heatmap], state="pending")
         except HistoslideError as error:
@@ -278,25 +280,26 @@ class _Tally:
             self._planned[job.heatmap] = prepared.tiles_left
             self._seen_tiles += prepared.tiles
             self._seen_bytes += self._bytes[job.heatmap]
-            self._tell()
+            self._report_progress()
 
     def scored(self, job: SlideJob, tiles: int) -> None:
         """Some tiles of a slide are scored, so many in all in this run."""
         with self._lock:
             self._scoring[job.heatmap] = job.path.name
             self._done[job.heatmap] = min(tiles, self._planned[job.heatmap])
-            self._tell()
+            self._report_progress()
 
-    def through(self, job: SlideJob) -> None:
+    def finished(self, job: SlideJob) -> None:
         """A slide is done, or has failed: nothing more is expected of it."""
         with self._lock:
             self._unopened.pop(job.heatmap, None)
             self._scoring.pop(job.heatmap, None)
             self._planned[job.heatmap] = self._done.get(job.heatmap, 0)
             self._slides_done += 1
-            self._tell()
+            self._report_progress()
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
+        """To be called with the lock held."""
         if self._on_progress is None:
             return
         tiles_a_byte = self._seen_tiles / self._seen_bytes if self._seen_bytes else 0.0

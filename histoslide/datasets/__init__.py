@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from histoslide.datasets.check import CheckReport, PartReport, check_patches
+from histoslide.datasets.check import CheckReport, PartReport
 from histoslide.datasets.images import UnlabelledFiles
-from histoslide.datasets.opening import Layout, Part, open_part, open_patches, open_unlabelled
+from histoslide.datasets.layout import Layout
+from histoslide.datasets.patch_folder import Part, PatchFolder
 from histoslide.datasets.patches import (
+    UNKNOWN,
     ImageFiles,
     Joined,
     PatchData,
     PatchSet,
     Subset,
     UnlabelledPatches,
+    WithoutLabels,
 )
 from histoslide.datasets.split import Split
 from histoslide.datasets.split_file import save_split
+from histoslide.datasets.unlabelled import open_unlabelled
 
 __all__ = [
+    "UNKNOWN",
     "CheckReport",
     "ImageFiles",
     "Joined",
@@ -24,14 +29,13 @@ __all__ = [
     "Part",
     "PartReport",
     "PatchData",
+    "PatchFolder",
     "PatchSet",
     "Split",
     "Subset",
     "UnlabelledFiles",
     "UnlabelledPatches",
-    "check_patches",
-    "open_part",
-    "open_patches",
+    "WithoutLabels",
     "open_unlabelled",
     "save_split",
 ]

@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.datasets.division import conflicting, divide
-from histoslide.datasets.opening import Layout, open_source
 from histoslide.datasets.patches import Joined, PatchData, UnlabelledPatches
-from histoslide.datasets.pcam_hdf5 import check_md5
 from histoslide.datasets.scan import OnPatches, Scan, group_equal, names_are_digests, scan_patches
 from histoslide.datasets.source import Source
 from histoslide.datasets.split import Split
@@ -148,43 +146,27 @@ class CheckReport:
         return "\n".join(lines)
 
 
-def check_patches(
-    root: Path,
+def check_source(
+    source: Source,
+    split: Split,
     *,
-    layout: Layout | None = None,
-    extra: tuple[Path, ...] = (),
-    split: Split | None = None,
-    slides: Path | None = None,
     patch_px: int | None = None,
-    verify: bool = False,
+    md5: Mapping[str, bool] | None = None,
+    verify_ids: bool = False,
     cache: Path | None = None,
     on_patches: OnPatches | None = None,
 ) -> CheckReport:
-    """Read every patch once and report what is there.
-
-    What was read is kept, so that training on the same files need not read them all first.
+    """Read every patch of a source once and report what is there; see ``PatchFolder.check``.
 
     Args:
-        root: as for ``open_patches``.
-        layout: takes ``root`` for this layout.
-        extra: further folders per class (folder layout only).
+        source: with what is bad left in it.
         split: how training would divide the patches.
-        slides: CSV file with the columns ``name,slide``.
         patch_px: side that patches should have; None takes the most frequent size for right.
-        verify: compare gzipped official files with their MD5, and Kaggle ids with the SHA-1 of
-            their pixels.
-        cache: folder for unpacked files and for what was read, None for the user's.
+        md5: whether gzipped official files have the published sums, where that was looked at.
+        verify_ids: compare Kaggle ids with the SHA-1 of their pixels.
+        cache: folder for what was read, None for the user's.
         on_patches: called with (patches read, patches in all).
-
-    Raises:
-        DataError: no layout is recognised, or a table or an HDF5 file is malformed.
     """
-    md5 = None
-    if verify and layout in (None, "pcam-hdf5") and root.is_dir():
-        md5 = check_md5(root) or None
-    source = open_source(
-        root, layout=layout, extra=extra, slides=slides, skip_bad=True, cache=cache
-    )
     sets: dict[str, UnlabelledPatches] = dict(source.parts)
     if source.unlabelled is not None:
         sets["unlabelled"] = source.unlabelled
@@ -201,8 +183,8 @@ def check_patches(
             strict=True,
         )
     )
-    ids_checked, wrong_ids = _check_ids(sets, scans) if verify else (None, ())
-    division, split_error = _divide(source, split or Split(), patch_px, cache)
+    ids_checked, wrong_ids = _check_ids(sets, scans) if verify_ids else (None, ())
+    division, split_error = _divide(source, split, patch_px, cache)
     return CheckReport(
         layout=source.layout,
         class_names=source.classes,

@@ -68,7 +68,7 @@ def measure_rates(device: str) -> Iterator[Finding]:
         return
     with tempfile.TemporaryDirectory(prefix="histoslide-doctor-") as folder:
         read_mp, read_tiles, store = _file_rates(Path(folder), model)
-    in_torch = model.engine.startswith("torch")
+    in_torch = model.engine.backend == "torch"
     threads = torch.get_num_threads() if in_torch else network_threads()
     rates = Rates(
         read_mp_s=read_mp,
@@ -98,31 +98,31 @@ def measure_backends(device: str) -> Iterator[Finding]:
     from histoslide.errors import HistoslideError
     from histoslide.model import default_bundle, file_sha256, load_model, pick_device
     from histoslide.model.choosing import supported
-    from histoslide.model.fast_paths import choose_path, read_fast_paths
+    from histoslide.model.fast_paths import choose_engine, read_fast_paths
 
     try:
         picked, bundle = pick_device(device), default_bundle()
     except HistoslideError:
         return  # the self-test has said so
     paths = read_fast_paths(bundle, sha256=file_sha256(bundle))
-    chosen = choose_path(picked, paths)
-    for backend, precision in supported(picked):
-        name = f"{backend} {precision}"
+    chosen = choose_engine(picked, paths)
+    for engine in supported(picked):
+        name = str(engine)
         try:
-            model = load_model(device=picked, backend=backend, precision=precision)
+            model = load_model(device=picked, backend=engine.backend, precision=engine.precision)
             rate = _network_rate(model)
         except (HistoslideError, RuntimeError) as error:
             text = f"does not run: {str(error).splitlines()[0]}"
             yield Finding(name=name, state="warning", text=text)
             continue
-        gate = None if paths is None else paths.gates.get(precision)
+        gate = None if paths is None else paths.gates.get(engine.precision)
         text = f"{rate:,.0f} tiles/s"
         if gate is not None:
             verdict = "passed" if gate.passed else "failed"
             text += f", {verdict} its gate (AUC {gate.auc:.4f}, float32 {gate.auc_fp32:.4f})"
-        if (backend, precision) == chosen:
+        if engine == chosen:
             text += ", used unless another is asked for"
-        facts = {"tiles_s": rate, "default": (backend, precision) == chosen}
+        facts = {"tiles_s": rate, "default": engine == chosen}
         yield Finding(name=name, state="ok", text=text, facts=facts)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
+from histoslide.storage.location import Location
 from histoslide.storage.tables import TableWriter
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
 
 
-def write_csv(heatmap: Heatmap, path: Path, *, overwrite: bool = False) -> None:
+def write_csv(heatmap: Heatmap, path: Location, *, overwrite: bool = False) -> None:
     """Write ``minx, miny, width, height, prob_<class>…`` in level-0 pixels.
 
     Rows are in reading order. Numbers are written so that reading them gives the same float64 (of

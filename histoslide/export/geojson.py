@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
 
 from histoslide.lesions import LESION_COLOURS, NOTICE, Lesion, LesionReport
+from histoslide.storage.location import Location
+from histoslide.storage.records import to_builtins
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
 
@@ -25,7 +26,7 @@ _NAMESPACE = uuid.UUID("6a4ef4c4-5a0b-4a44-9a3f-8f7b41f0c9a1")
 def write_geojson(
     heatmap: Heatmap,
     report: LesionReport,
-    path: Path,
+    path: Location,
     *,
     cells: bool = False,
     bounds_crop: bool = True,
@@ -50,7 +51,7 @@ def write_geojson(
     features = [_lesion_feature(report, lesion, corner) for lesion in report.lesions]
     facts = {
         "notice": NOTICE,
-        "source": dict(report.source),
+        "source": to_builtins(report.source),
         "corner_l0": list(corner),
     }
     with (
@@ -70,7 +71,7 @@ def write_geojson(
 
 def qupath_corner_l0(heatmap: Heatmap) -> tuple[float, float]:
     """The level-0 point (x, y) that is QuPath's origin: the corner of the slide's bounds."""
-    bounds = heatmap.metadata["slide"]["bounds_l0"]
+    bounds = heatmap.record.slide.bounds_l0
     return (0.0, 0.0) if bounds is None else (float(bounds[0]), float(bounds[1]))
 
 
@@ -87,7 +88,7 @@ def _lesion_feature(
     report: LesionReport, lesion: Lesion, corner: tuple[float, float]
 ) -> dict[str, Any]:
     settings = _text({key: str(value) for key, value in vars(report.settings).items()})
-    identity = f"{report.source['heatmap_id']} {settings} {lesion.number}"
+    identity = f"{report.source.heatmap_id} {settings} {lesion.number}"
     return {
         "type": "Feature",
         "id": str(uuid.uuid5(_NAMESPACE, identity)),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import tifffile
 
 from histoslide.errors import HistoslideError
 from histoslide.lesions import NOTICE
+from histoslide.storage.location import Location
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap, halve_probability, level_shapes
 
@@ -16,7 +15,7 @@ _TILE_PX = 256
 """Side of a TIFF tile."""
 
 
-def write_ome_tiff(heatmap: Heatmap, path: Path, *, overwrite: bool = False) -> None:
+def write_ome_tiff(heatmap: Heatmap, path: Location, *, overwrite: bool = False) -> None:
     """Write the probabilities, one pixel a cell, with their size in micrometres.
 
     float32, NaN where nothing was scored; a channel a class for more than two. Coarser levels are
@@ -41,8 +40,8 @@ def write_ome_tiff(heatmap: Heatmap, path: Path, *, overwrite: bool = False) -> 
     levels = len(level_shapes(heatmap.grid.shape))
     metadata = {
         "axes": "CYX",
-        "Name": heatmap.metadata["slide"]["name"],
-        "Description": f"P({', '.join(channels)}) by {heatmap.metadata['model']['name']}. {NOTICE}",
+        "Name": heatmap.record.slide.name,
+        "Description": f"P({', '.join(channels)}) by {heatmap.record.model.name}. {NOTICE}",
         "PhysicalSizeX": um,
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": um,

@@ -4,6 +4,7 @@ from histoslide.model.batches import Batches, Request
 from histoslide.model.bundle import (
     default_bundle,
     file_sha256,
+    is_bundle,
     load_bundle,
     measure_bundle,
     read_spec,
@@ -20,6 +21,7 @@ __all__ = [
     "Request",
     "default_bundle",
     "file_sha256",
+    "is_bundle",
     "load_bundle",
     "load_model",
     "make_model",

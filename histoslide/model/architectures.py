@@ -1,4 +1,4 @@
-"""Networks by name: a torchvision body with fastai's head, built without importing fastai.
+"""Networks by name: a torchvision or timm body with fastai's head, built without importing fastai.
 
 The modules are laid out as ``Sequential(body, head)`` exactly as ``fastai.vision_learner`` lays
 them out, so a state dict moves between the two without renaming (a test compares the logits).
@@ -12,6 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from histoslide.errors import BundleError, WeightsUnavailableError
+from histoslide.model.spec import IMAGENET_MEAN, IMAGENET_STD
+from histoslide.model.timm_body import (
+    PREFIX,
+    TimmBody,
+    Triple,
+    is_timm,
+    timm_body,
+    timm_normalisation,
+)
 
 BODY_SPLIT = 6
 """Index in a ResNet body where fastai starts its second parameter group (layer3 onwards)."""
@@ -71,13 +80,17 @@ def _resnet(name: str, features: int) -> Callable[[int, bool], nn.Sequential]:
             # from the first steps on (Goyal et al. 2017, section 5.1).
             network = build(weights=None, zero_init_residual=True)
         body = nn.Sequential(*list(network.children())[:-2])
-        head = fastai_head(features, classes)
-        for layer in head:
-            if isinstance(layer, nn.Linear):
-                nn.init.kaiming_normal_(layer.weight)
-        return nn.Sequential(body, head)
+        return _with_head(body, features, classes)
 
     return make
+
+
+def _with_head(body: nn.Module, features: int, classes: int) -> nn.Sequential:
+    head = fastai_head(features, classes)
+    for layer in head:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+    return nn.Sequential(body, head)
 
 
 ARCHITECTURES: Mapping[str, Callable[[int, bool], nn.Sequential]] = {
@@ -85,35 +98,72 @@ ARCHITECTURES: Mapping[str, Callable[[int, bool], nn.Sequential]] = {
     "resnet34": _resnet("resnet34", 512),
     "resnet50": _resnet("resnet50", 2048),
 }
-"""Name to ``make(classes, imagenet)``; a new network is one more entry."""
+"""Name to ``make(classes, imagenet)``; a new network is one more entry. Beside them, ``timm/NAME``
+is any network of timm's."""
 
 
 def build_network(architecture: str, classes: int, *, imagenet: bool = False) -> nn.Sequential:
     """Build a network that maps normalised (n, 3, h, w) float tiles to (n, classes) logits.
 
     Args:
-        architecture: a key of ``ARCHITECTURES``.
+        architecture: a key of ``ARCHITECTURES``, or ``timm/NAME``.
         classes: number of logits.
-        imagenet: start the body from torchvision's ImageNet weights (fetched on first use).
+        imagenet: start the body from ImageNet weights of torchvision or timm (fetched on first
+            use).
 
     Raises:
         BundleError: no such architecture.
         WeightsUnavailableError: the ImageNet weights can neither be found nor fetched.
     """
-    try:
-        make = ARCHITECTURES[architecture]
-    except KeyError:
+    if is_timm(architecture):
+        body = timm_body(architecture, imagenet=imagenet)
+        return _with_head(body, body.features, classes)
+    _refuse_unknown(architecture)
+    return ARCHITECTURES[architecture](classes, imagenet)
+
+
+def normalisation(architecture: str) -> tuple[Triple, Triple]:
+    """Mean and standard deviation that the ImageNet weights of an architecture expect.
+
+    Per channel, of RGB in 0-1 units.
+
+    Raises:
+        BundleError: no such architecture.
+    """
+    if is_timm(architecture):
+        return timm_normalisation(architecture)
+    _refuse_unknown(architecture)
+    return IMAGENET_MEAN, IMAGENET_STD
+
+
+def split_body(body: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters of a body in two groups, of which the first learns more slowly.
+
+    A ResNet is split where fastai splits it; a body of timm's in the middle of its layers with
+    weights, in the order in which they are defined.
+    """
+    if not isinstance(body, TimmBody):
+        first = list(body[:BODY_SPLIT].parameters())  # type: ignore[index]
+        return first, list(body[BODY_SPLIT:].parameters())  # type: ignore[index]
+    parameters = list(body.parameters())
+    weights = [index for index, parameter in enumerate(parameters) if parameter.ndim > 1]
+    middle = weights[len(weights) // 2]
+    return parameters[:middle], parameters[middle:]
+
+
+def _refuse_unknown(architecture: str) -> None:
+    if architecture not in ARCHITECTURES:
         raise BundleError(
-            f"unknown architecture {architecture!r}: choose from {', '.join(ARCHITECTURES)}"
-        ) from None
-    return make(classes, imagenet)
+            f"unknown architecture {architecture!r}: choose from {', '.join(ARCHITECTURES)}, or "
+            f"{PREFIX}NAME"
+        )
 
 
 def load_network(architecture: str, classes: int, state: Mapping[str, Tensor]) -> nn.Sequential:
     """Build a network and give it its weights; in evaluation mode.
 
     Args:
-        architecture: a key of ``ARCHITECTURES``.
+        architecture: a key of ``ARCHITECTURES``, or ``timm/NAME``.
         classes: number of logits.
         state: its state dict.
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from histoslide.model.engine import Engine
 from histoslide.model.pixels import PixelMemory, Pixels, Results
 
 if TYPE_CHECKING:
     from torch import nn
-
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
-
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "int8")
-
-BackendName = Literal["torch", "openvino"]
-
-BACKENDS: tuple[BackendName, ...] = ("torch", "openvino")
 
 Program = Callable[[Pixels], Results]
 """Maps uint8 pixels (n, 3, side, side) to float32 results (n, ...), both in a backend's memory.
@@ -27,13 +20,8 @@ class Backend(Protocol):
     """Compiles graphs for a device; see ``histoslide.model.graphs``."""
 
     @property
-    def name(self) -> BackendName:
-        """Which one it is."""
-        ...
-
-    @property
-    def precision(self) -> Precision:
-        """In which it computes; results are float32 whatever it is."""
+    def engine(self) -> Engine:
+        """Which one it is, and how precisely it computes."""
         ...
 
     @property

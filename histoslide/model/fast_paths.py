@@ -9,13 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from histoslide.errors import BundleError, HistoslideError
-from histoslide.model.backend import BackendName, Precision
-from histoslide.model.choosing import refuse_backend, supported
+from histoslide.model.choosing import refuse_engine, supported
+from histoslide.model.engine import FULL_PRECISION, BackendName, Engine, Precision
+from histoslide.storage.records import (
+    builtins_from_json,
+    from_builtins,
+    refuse_unknown,
+    to_builtins,
+)
 from histoslide.storage.writing import whole_file
 
 MAX_AUC_LOSS = 0.002
@@ -89,22 +95,21 @@ def read_fast_paths(bundle: Path, *, sha256: str) -> FastPaths | None:
     path = fast_paths_file(bundle)
     if not path.exists():
         return None
+    again = "delete it, or run histoslide model calibrate again"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found.pop("version") != _VERSION:
-            raise BundleError(f"{path} is of another version: run histoslide model calibrate again")
-        gates = {cast("Precision", key): Gate(**gate) for key, gate in found.pop("gates").items()}
-        ranges = {str(name): float(top) for name, top in found.pop("ranges").items()}
-        paths = FastPaths(gates=gates, ranges=ranges, **found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(
-            f"{path} cannot be read ({error}): delete it, or run histoslide model calibrate again"
-        ) from error
+        raw = path.read_bytes()
+        content = builtins_from_json(raw, source=path, error=BundleError)
+        found = from_builtins(content, dict[str, Any], source=path, error=BundleError)
+        if (version := found.pop("version", None)) != _VERSION:
+            raise BundleError(f"{path} is of another version, {version!r:.40}")
+        refuse_unknown(found, FastPaths, source=path, error=BundleError)
+        paths = from_builtins(found, FastPaths, source=path, error=BundleError)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error}): {again}") from error
+    except BundleError as error:
+        raise BundleError(f"{error}: {again}") from None
     if paths.weights_sha256 != sha256:
-        raise BundleError(
-            f"{path} is about other weights than {bundle.name} holds: delete it, or run histoslide "
-            "model calibrate again"
-        )
+        raise BundleError(f"{path} is about other weights than {bundle.name} holds: {again}")
     return paths
 
 
@@ -112,18 +117,18 @@ def write_fast_paths(bundle: Path, paths: FastPaths) -> Path:
     """Write the record of a bundle beside it, and return its path."""
     target = fast_paths_file(bundle)
     with whole_file(target) as partial:
-        text = json.dumps({"version": _VERSION, **asdict(paths)}, indent=1)
+        text = json.dumps({"version": _VERSION, **to_builtins(paths)}, indent=1)
         partial.write_text(text + "\n", encoding="utf-8")
     return target
 
 
-def choose_path(
+def choose_engine(
     device: str,
     paths: FastPaths | None,
     *,
     backend: BackendName | None = None,
     precision: Precision | None = None,
-) -> tuple[BackendName, Precision]:
+) -> Engine:
     """What to compute with: what was asked for, else the fastest way that passed its gate.
 
     Args:
@@ -135,22 +140,36 @@ def choose_path(
     Raises:
         HistoslideError: what was asked for cannot run here, or needs a record that is not there.
     """
-    chosen: tuple[BackendName, Precision] | None = None
-    if backend is not None and precision is not None:
-        chosen = backend, precision
-    else:
-        for name, of in supported(device):
-            asked = backend in {None, name} and precision in {None, of}
-            if asked and (precision is not None or (paths is not None and paths.passed(of))):
-                chosen = name, of
-                break
+    chosen = _asked_for(backend, precision) or _fastest(device, paths, backend, precision)
     if chosen is None:
-        default: BackendName = "openvino" if precision == "int8" else "torch"
-        chosen = backend or default, precision or "fp32"
-    refuse_backend(*chosen, device)
-    if chosen[1] == "int8" and (paths is None or not paths.ranges):
+        default: BackendName = "openvino" if precision == "int8" else FULL_PRECISION.backend
+        chosen = Engine(backend=backend or default, precision=precision or FULL_PRECISION.precision)
+    refuse_engine(chosen, device)
+    if chosen.precision == "int8" and (paths is None or not paths.ranges):
         raise HistoslideError(
             "--precision int8 needs a model whose ranges were measured: run histoslide model "
             "calibrate on it first"
         )
     return chosen
+
+
+def _asked_for(backend: BackendName | None, precision: Precision | None) -> Engine | None:
+    """The engine that was asked for by both its names."""
+    if backend is None or precision is None:
+        return None
+    return Engine(backend=backend, precision=precision)
+
+
+def _fastest(
+    device: str,
+    paths: FastPaths | None,
+    backend: BackendName | None,
+    precision: Precision | None,
+) -> Engine | None:
+    """The fastest engine of what was asked for; a precision that was not, must have passed."""
+    for engine in supported(device):
+        asked = backend in {None, engine.backend} and precision in {None, engine.precision}
+        passed = paths is not None and paths.passed(engine.precision)
+        if asked and (precision is not None or passed):
+            return engine
+    return None

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from histoslide.errors import BundleError
 from histoslide.machine.processors import network_threads
 from histoslide.model.converted import ConvertedGraphs, write_graph
-from histoslide.model.openvino_extra import has_cpu_bf16, import_openvino
+from histoslide.model.engine import Engine
+from histoslide.model.openvino_extra import alone_at_first, has_cpu_bf16, import_openvino
 from histoslide.model.pixels import HostMemory, Pixels, Results
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from histoslide.model.backend import BackendName, Precision, Program
+    from histoslide.model.backend import Program
+    from histoslide.model.engine import Precision
 
 _MOST_STREAMS = 4
 """Parts of a batch that OpenVINO computes at a time; each stream keeps activations of its own."""
@@ -38,14 +40,17 @@ class OpenVinoBackend:
     """Where converted graphs are kept; None keeps none."""
     threads: int = field(default_factory=network_threads)
     """That compute."""
-    name: BackendName = "openvino"
-    """Always openvino."""
     device: str = "cpu"
     """Always the CPU."""
     in_flight: int = 2
     """While the last part of one batch is computed, the first of the next one is, too."""
     memory: HostMemory = field(default_factory=HostMemory)
     """Arrays."""
+
+    @property
+    def engine(self) -> Engine:
+        """OpenVINO at this precision."""
+        return Engine(backend="openvino", precision=self.precision)
 
     def must_convert(self, shape: tuple[int, int, int, int], *, name: str) -> bool:
         """Whether no graph of this shape and name is kept."""
@@ -103,13 +108,14 @@ class OpenVinoBackend:
             results = []
             requests = free.get()
             try:
-                for start in range(0, len(parts), streams):
-                    pairs = list(zip(requests, parts[start : start + streams], strict=False))
-                    for request, part in pairs:
-                        request.start_async([part])
-                    for request, _ in pairs:
-                        request.wait()
-                        results.append(request.get_output_tensor().data.copy())
+                with alone_at_first():
+                    for start in range(0, len(parts), streams):
+                        pairs = list(zip(requests, parts[start : start + streams], strict=False))
+                        for request, part in pairs:
+                            request.start_async([part])
+                        for request, _ in pairs:
+                            request.wait()
+                            results.append(request.get_output_tensor().data.copy())
             finally:
                 free.put(requests)
             return np.concatenate(results)[: len(pixels)]

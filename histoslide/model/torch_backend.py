@@ -13,13 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from histoslide.errors import BundleError
 from histoslide.model.devices import device_kind
+from histoslide.model.engine import Engine
 from histoslide.model.pixels import Pixels, Results, Squares
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from histoslide.model.backend import BackendName, Precision, Program
+    from histoslide.model.backend import Program
+    from histoslide.model.engine import Precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,10 +35,13 @@ class TorchBackend:
     """Where to compute, as torch names it."""
     precision: Precision = "fp32"
     """In which; not int8."""
-    name: BackendName = "torch"
-    """Always torch."""
     _one_at_a_time: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
     """For the graphs of a model, which share its network: that may keep what it is given."""
+
+    @property
+    def engine(self) -> Engine:
+        """Torch at this precision."""
+        return Engine(backend="torch", precision=self.precision)
 
     @property
     def in_flight(self) -> int:
@@ -65,7 +71,7 @@ class TorchBackend:
 
         def run(pixels: Pixels) -> Results:
             with self._one_at_a_time, torch.inference_mode():
-                return graph(pixels.contiguous(memory_format=torch.channels_last)).float()
+                return _logits(graph(pixels.contiguous(memory_format=torch.channels_last)))
 
         return run
 
@@ -117,6 +123,14 @@ class TensorMemory:
         # Of the results' own device: the current one, at which events are recorded, may be another.
         torch.cuda.current_stream(results.device).record_event().synchronize()
         return host.numpy()
+
+
+def _logits(outputs: object) -> Tensor:
+    if not isinstance(outputs, Tensor):
+        raise BundleError(
+            f"the network puts out a {type(outputs).__name__}, not one tensor of logits"
+        )
+    return outputs.float()
 
 
 def _tensor(values: NDArray[Any]) -> Tensor:

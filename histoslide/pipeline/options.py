@@ -13,8 +13,7 @@ from histoslide.scoring.lazy import DEFAULT_THRESHOLD, DEFAULT_TISSUE_THRESHOLD
 from histoslide.scoring.mode import EXACT, ScoreMode
 from histoslide.scoring.runners import Runner
 from histoslide.slide import Slide
-from histoslide.slide.isolated.slide import DEFAULT_OPENER
-from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache
+from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
 from histoslide.store import NgffVersion
 from histoslide.tissue.masks import METHODS, TissueMask, find_tissue, read_mask
 
@@ -85,13 +84,9 @@ class ScoreOptions:
     """Replace outputs that exist."""
     retry_unreadable: bool = False
     """Score the blocks of heatmaps again in which cells could not be read."""
-    cache: SlideCache = DEFAULT_CACHE
-    """Where slides from object storage are kept."""
+    access: SlideAccess = DEFAULT_ACCESS
+    """How slides are opened."""
     command: str | None = None
     """Command line for the metadata, without absolute paths."""
     timeout_s: float | None = None
     """Seconds that a slide may be in work, not counting its wait for others; None for ever."""
-    isolate: bool = True
-    """Read slides in worker processes; see ``histoslide.slide.isolated``."""
-    opener: str = DEFAULT_OPENER
-    """``module:function`` that opens slides; see ``IsolatedSlide``."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from histoslide.errors import StoreError
 from histoslide.lesions import are_lesion_files, heatmap_of_lesions
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.render.png import read_png_label
-from histoslide.storage.location import storage_errors
+from histoslide.storage.location import Location, storage_errors
 from histoslide.storage.writing import refuse_existing
 from histoslide.store import Heatmap
 
@@ -26,17 +25,17 @@ _OVERLAY, _MASK = "P(", "mask, cells "
 class OutputsBeside:
     """Files that go with a heatmap and take its name."""
 
-    picture: Path
+    picture: Location
     """The overlay."""
-    mask_picture: Path
+    mask_picture: Location
     """Mask and grid."""
-    lesions_csv: Path
+    lesions_csv: Location
     """Table of lesions."""
-    lesions_json: Path
+    lesions_json: Location
     """The same for programs."""
 
     @classmethod
-    def of(cls, out: Path) -> OutputsBeside:
+    def of(cls, out: Location) -> OutputsBeside:
         """Those of a heat.zarr."""
         return cls(
             picture=out.with_suffix(".png"),
@@ -94,12 +93,12 @@ class OutputsBeside:
             else:
                 logger.info("removed %s: it was of the heatmap that was replaced", path.name)
 
-    def _others(self, heat: Heatmap, *, tables: bool) -> Iterator[Path]:
+    def _others(self, heat: Heatmap, *, tables: bool) -> Iterator[Location]:
         label = read_png_label(self.picture) or ""
         if label.startswith(_OVERLAY) and not label.endswith(_signature(heat)):
             yield self.picture
         label = read_png_label(self.mask_picture) or ""
-        if label.startswith(_MASK) and label != self.mask_label(heat.metadata["fingerprint"]):
+        if label.startswith(_MASK) and label != self.mask_label(heat.record.fingerprint):
             yield self.mask_picture
         listed = heatmap_of_lesions(self.lesions_json)
         if listed is not None and (tables or listed != heat.id):
@@ -107,4 +106,4 @@ class OutputsBeside:
 
 
 def _signature(heat: Heatmap) -> str:
-    return f", {heat.id}, {heat.metadata['seconds']} s"
+    return f", {heat.id}, {heat.record.seconds} s"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Self
 
 from histoslide.geometry import Mpp
@@ -13,9 +12,9 @@ from histoslide.grid.status import Status
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.outputs_beside import OutputsBeside
 from histoslide.scoring.lazy import BlockModel, LazyHeatmap, make_heatmap
-from histoslide.slide import ClosableSlide
-from histoslide.slide.fetched import open_anywhere
+from histoslide.slide import Slide
 from histoslide.slide.isolated.time_limit import TimeLimit
+from histoslide.storage.location import Location
 from histoslide.storage.zarr_folder import is_there
 from histoslide.store import open_heatmap, plan_begun_with, refuse_other_settings, reopened
 from histoslide.tissue.masks import TissueMask
@@ -25,11 +24,11 @@ from histoslide.tissue.masks import TissueMask
 class PreparedSlide:
     """A slide that is open and planned; leave its ``with`` block to close it."""
 
-    path: Path
+    path: Location
     """Slide file."""
-    out: Path
+    out: Location
     """Its heat.zarr, there already or not."""
-    slide: ClosableSlide
+    slide: Slide
     """Open."""
     tissue: TissueMask
     """Where it holds tissue."""
@@ -58,7 +57,12 @@ class PreparedSlide:
 
 
 def prepare_slide(
-    path: Path, out: Path, model: BlockModel, options: ScoreOptions, *, mpp: Mpp | None = None
+    path: Location,
+    out: Location,
+    model: BlockModel,
+    options: ScoreOptions,
+    *,
+    mpp: Mpp | None = None,
 ) -> PreparedSlide:
     """Open a slide, find its tissue and plan its heatmap. Writes nothing.
 
@@ -68,16 +72,7 @@ def prepare_slide(
     beside.refuse_others(options)
     limit = TimeLimit(path.name, options.timeout_s)
     with ExitStack() as stack, limit.running():
-        slide = stack.enter_context(
-            open_anywhere(
-                path,
-                cache=options.cache,
-                mpp=mpp,
-                isolate=options.isolate,
-                opener=options.opener,
-                limit=limit,
-            )
-        )
+        slide = stack.enter_context(options.access.open(path, mpp=mpp, limit=limit))
         tissue, roi = options.tissue.find(slide)
         lay_out = partial(
             make_heatmap,

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from dask.local import get_sync
@@ -26,13 +25,12 @@ from histoslide.errors import BundleError, HistoslideError, MaskError, OutputExi
 from histoslide.geometry import Mpp
 from histoslide.grid.status import Status
 from histoslide.model import Model
-from histoslide.model.backend import BackendName, Precision
+from histoslide.model.engine import Engine
 from histoslide.pipeline.options import TissueOptions
 from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
 from histoslide.scoring.mode import ScoreMode
-from histoslide.slide.fetched import open_anywhere
-from histoslide.storage.location import is_remote
-from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache
+from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
+from histoslide.storage.location import Location, is_remote
 from histoslide.store import Heatmap, NgffVersion, open_heatmap, store_heatmap
 from histoslide.tissue.masks import METHODS
 
@@ -57,19 +55,17 @@ class ReplaySettings:
     """Of the bundle's file."""
     mode: ScoreMode
     """How the cells came by their probabilities."""
-    backend: BackendName
-    """What computed them."""
-    precision: Precision
-    """In which precision."""
+    engine: Engine
+    """What computed them, and how precisely."""
 
 
-def find_slide(heat: Heatmap) -> Path:
+def find_slide(heat: Heatmap) -> Location:
     """The slide of the recorded name beside a heatmap.
 
     Raises:
         StoreError: there is none.
     """
-    path = heat.path.parent / str(heat.metadata["slide"]["name"])
+    path = heat.path.parent / heat.record.slide.name
     if is_remote(path):
         raise StoreError(f"{path} is not fetched unasked: pass --slide with it")
     if not path.exists():
@@ -91,34 +87,38 @@ def replay_settings(
         MaskError: a file is missing, or given where none was used.
         StoreError: it was made in a way that its metadata cannot tell.
     """
-    recorded = heat.metadata["mask"]
-    used_mask = recorded["method"] == "file"
-    _refuse_other_file(heat, "mask", mask, used=used_mask, name=recorded["settings"].get("file"))
-    region = recorded["roi"]
+    recorded = heat.record.mask
+    used_mask = recorded.method == "file"
+    _refuse_other_file(heat, "mask", mask, used=used_mask, name=recorded.settings.get("file"))
+    region = recorded.roi
     _refuse_other_file(heat, "roi", roi, used=region is not None, name=(region or {}).get("file"))
-    if not used_mask and recorded["method"] not in METHODS:
+    if not used_mask and recorded.method not in METHODS:
         raise StoreError(
-            f"{heat.path.name} was made with the tissue method {recorded['method']!r}, which this "
+            f"{heat.path.name} was made with the tissue method {recorded.method!r}, which this "
             "histoslide does not know: it cannot be replayed"
         )
-    slide = heat.metadata["slide"]
-    backend, _, precision = heat.metadata["engine"].partition(" ")
     return ReplaySettings(
         stride_px=heat.grid.stride_px,
         block_cells=heat.grid.block_cells,
-        mpp=Mpp(value=slide["mpp"], source=slide["mpp_source"]),
+        mpp=heat.record.slide.resolution,
         tissue=TissueOptions(
-            method="none" if used_mask else recorded["method"],
-            threshold=recorded["threshold"],
+            method="none" if used_mask else recorded.method,
+            threshold=recorded.threshold,
             mask=mask,
             roi=roi,
         ),
-        ngff=heat.metadata["fingerprint"].get("ngff", "0.5"),
-        model_sha256=heat.metadata["model"]["sha256"],
-        mode=ScoreMode(**heat.metadata["mode"]),
-        backend=cast("BackendName", backend),
-        precision=cast("Precision", precision),
+        ngff=heat.record.fingerprint.get("ngff", "0.5"),
+        model_sha256=heat.record.model.sha256,
+        mode=heat.record.mode.value,
+        engine=_engine_of(heat),
     )
+
+
+def _engine_of(heat: Heatmap) -> Engine:
+    try:
+        return Engine.parse(heat.record.engine)
+    except HistoslideError as error:
+        raise StoreError(f"{heat.path.name} cannot be replayed: {error}") from None
 
 
 def refuse_other_model(heat: Heatmap, sha256: str, given: str) -> None:
@@ -132,23 +132,23 @@ def refuse_other_model(heat: Heatmap, sha256: str, given: str) -> None:
     Raises:
         BundleError: it is another; both hashes are named.
     """
-    recorded = heat.metadata["model"]
-    if sha256 != recorded["sha256"]:
+    recorded = heat.record.model
+    if sha256 != recorded.sha256:
         raise BundleError(
-            f"{heat.path.name} was scored with {recorded['name']} (sha256 {recorded['sha256']}), "
+            f"{heat.path.name} was scored with {recorded.name} (sha256 {recorded.sha256}), "
             f"but {given} has sha256 {sha256}: pass --model with the bundle it was scored with"
         )
 
 
 def replay_heatmap(
     heat: Heatmap,
-    slide_path: Path,
+    slide_path: Location,
     model: Model,
     *,
     mask: Path | None = None,
     roi: Path | None = None,
-    out: Path | None = None,
-    cache: SlideCache = DEFAULT_CACHE,
+    out: Location | None = None,
+    access: SlideAccess = DEFAULT_ACCESS,
     sample: int | None = None,
     seed: int = 0,
     threshold: float = DEFAULT_CROSSING,
@@ -165,7 +165,7 @@ def replay_heatmap(
         roi: the region of interest it was made with, if it was.
         out: keep the new heatmap there; it must not exist, or be one that was begun by the same
             call. None scores into a temporary folder.
-        cache: where copies of slides in object storage are kept.
+        access: how the slide is opened.
         sample: score only so many blocks, drawn at random among those that were scored.
         seed: of the draw.
         threshold: see ``histoslide.comparison.cells.compare_heatmaps``.
@@ -192,7 +192,7 @@ def replay_heatmap(
         _refuse_finished(out)
     refuse_other_model(heat, model.sha256, f"model {model.spec.name}")
     settings = replay_settings(heat, mask=mask, roi=roi)
-    with open_anywhere(slide_path, cache=cache, mpp=settings.mpp) as slide:
+    with access.open(slide_path, mpp=settings.mpp) as slide:
         check_same_slide(heat, slide)
         tissue, region = settings.tissue.find(slide)
         lazy = make_heatmap(
@@ -224,7 +224,7 @@ def replay_heatmap(
             return compare_heatmaps(heat, again, threshold=threshold, tolerance=tolerance)
 
 
-def _refuse_finished(out: Path) -> None:
+def _refuse_finished(out: Location) -> None:
     """A finished store would be compared as it is, and nothing would have been replayed."""
     if out.exists() and open_heatmap(out, allow_incomplete=True).complete:
         raise OutputExistsError(f"{out} is a finished heatmap already: choose another --out")
@@ -249,7 +249,7 @@ def _refuse_other_plan(
     """A file that was given must choose the cells that were chosen; a method may have changed."""
     key = "mask.plan_sha256"
     given = [path.name for path in (mask, roi) if path is not None]
-    if given and lazy.fingerprint[key] != heat.metadata["fingerprint"].get(key):
+    if given and lazy.fingerprint[key] != heat.record.fingerprint.get(key):
         raise MaskError(
             f"{' and '.join(given)} would score other cells than {heat.path.name} did: pass the "
             "files it was made with"
@@ -300,7 +300,7 @@ def _shown(heat: Heatmap, probability: NDArray[np.float32]) -> dict[str, NDArray
 def _versions(heat: Heatmap) -> dict[str, str]:
     """Versions here of the packages whose versions a heatmap records."""
     found = {}
-    for name in heat.metadata["versions"]:
+    for name in heat.record.versions:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -6,14 +6,13 @@ Apart from ``histoslide.render``, which needs Matplotlib to draw them.
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from histoslide.storage.location import read_bytes
+from histoslide.storage.location import Location, read_bytes
 from histoslide.storage.writing import new_file
 
 DEFAULT_OVERLAY_PX = 1600
@@ -23,7 +22,7 @@ _LABEL_KEY = "histoslide"
 
 
 def save_png(
-    image: NDArray[np.uint8], path: Path, *, overwrite: bool = False, label: str = ""
+    image: NDArray[np.uint8], path: Location, *, overwrite: bool = False, label: str = ""
 ) -> None:
     """Write a picture; the file is either the whole new one or what was there before.
 
@@ -44,7 +43,7 @@ def save_png(
         Image.fromarray(image).save(partial, "PNG", pnginfo=text, compress_level=1)
 
 
-def read_png_label(path: Path) -> str | None:
+def read_png_label(path: Location) -> str | None:
     """The label of a picture that ``save_png`` wrote, or None where there is no such picture."""
     try:
         data = read_bytes(path)

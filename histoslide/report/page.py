@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from histoslide.errors import HistoslideError, StoreError, without_folder
+from histoslide.errors import HistoslideError, StoreError
 from histoslide.lesions import NOTICE, LesionSettings
 from histoslide.report.contents import MOST_LESIONS, SlideReport, gather
 from histoslide.report.pictures import colours
+from histoslide.storage.location import Location, without_folder
 from histoslide.storage.writing import refuse_existing, whole_file
 from histoslide.viewer.catalogue import Catalogue
 
@@ -36,7 +36,7 @@ class Failed:
 
 def write_report(
     catalogue: Catalogue,
-    out: Path,
+    out: Location,
     *,
     settings: LesionSettings | None = None,
     picture_px: int = DEFAULT_PICTURE_PX,
@@ -80,7 +80,7 @@ def write_report(
             result = results.get(entry.path)
             notes = [warning] if warning else []
             if result is not None:  # what the run said, but not twice
-                notes += [w for w in result.warnings if w not in heat.metadata["mask"]["warnings"]]
+                notes += [w for w in result.warnings if w not in heat.record.mask.warnings]
             slide = catalogue.slide(entry.key)
             slides.append(
                 gather(

@@ -12,7 +12,6 @@ import logging
 import pickle
 import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import distributed
 import numpy as np
+from cachetools import LRUCache
 from dask.delayed import Delayed
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
 from distributed.client import FutureCancelledError
@@ -28,6 +28,7 @@ from distributed.comm import CommClosedError
 from numpy.typing import NDArray
 
 from histoslide.errors import HistoslideError
+from histoslide.geometry import Region
 from histoslide.machine.gpu_seats import take_seat
 from histoslide.machine.processors import network_threads
 from histoslide.model import (
@@ -39,17 +40,18 @@ from histoslide.model import (
     load_model,
     pick_device,
 )
-from histoslide.model.backend import BackendName, Precision
+from histoslide.model.engine import FULL_PRECISION, BackendName, Engine, Precision
 from histoslide.model.fast_paths import (
     FastPaths,
-    choose_path,
+    choose_engine,
     fast_paths_file,
     ranges_sha256,
     read_fast_paths,
 )
+from histoslide.model.work import Work
 from histoslide.scoring.runners import BlockIndex
 from histoslide.slide import Slide
-from histoslide.slide.facts import SpokenFor
+from histoslide.slide.facts import SlideFacts
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -78,8 +80,8 @@ blocks of many slides would open and close them in turn."""
 _FIRST_WORKER_S = 600
 """Seconds to wait for the first worker; a queue of a large cluster takes minutes."""
 
-_Choice = tuple[str, BackendName, Precision]
-"""Device, backend and precision that a worker would compute with."""
+_Choice = tuple[str, Engine]
+"""Device and engine that a worker would compute with."""
 
 _LOCAL_HOST = "127.0.0.1"
 """Where a local cluster and its dashboard listen: no other machine can connect."""
@@ -94,18 +96,16 @@ class _Bundle:
 
     bundle: bytes
     fast_paths: bytes | None
-    backend: BackendName
-    precision: Precision
+    engine: Engine
     device: str
 
     @classmethod
-    def of(cls, path: Path, *, backend: BackendName, precision: Precision, device: str) -> _Bundle:
+    def of(cls, path: Path, *, engine: Engine, device: str) -> _Bundle:
         record = fast_paths_file(path)
         return cls(
             bundle=path.read_bytes(),
             fast_paths=record.read_bytes() if record.exists() else None,
-            backend=backend,
-            precision=precision,
+            engine=engine,
             device=device,
         )
 
@@ -125,8 +125,8 @@ class _Bundle:
         return load_model(
             path,
             device=worker_device(self.device, held),
-            backend=self.backend,
-            precision=self.precision,
+            backend=self.engine.backend,
+            precision=self.engine.precision,
             threads=threads,
         )
 
@@ -144,8 +144,8 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         self._lock = threading.Lock()
         self._model: Model | None = None
         self._held = ExitStack()
-        self._slides: OrderedDict[str, Slide] = OrderedDict()
-        if self._threads is not None and self._bundle.backend == "torch":
+        self._slides: LRUCache[str, Slide] = LRUCache(maxsize=_OPEN_SLIDES)
+        if self._threads is not None and self._bundle.engine.backend == "torch":
             import torch  # noqa: PLC0415 - a worker of OpenVINO does without it
 
             torch.set_num_threads(self._threads)
@@ -172,9 +172,6 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
         with self._lock:
             if key not in self._slides:
                 self._slides[key] = pickle.loads(packed)  # noqa: S301 - our own, of this run
-                while len(self._slides) > _OPEN_SLIDES:
-                    self._slides.popitem(last=False)
-            self._slides.move_to_end(key)
             return self._slides[key]
 
 
@@ -195,7 +192,7 @@ class ClusterModel:
     """What it is."""
     sha256: str
     """Identifies the weights."""
-    engine: str
+    engine: Engine
     """What computes in the workers and how precisely."""
     ranges_sha256: str | None
     """Tells the ranges apart that int8 rounds by; None for other precisions."""
@@ -203,6 +200,10 @@ class ClusterModel:
     """Where."""
     plugin: str
     """Name of the plugin that holds it."""
+
+    def check(self, work: Work) -> None:
+        """Nothing beyond what the spec tells: a worker that cannot do it says so."""
+        work.check(self.spec)
 
     def here(self) -> Model:
         """The model of the worker that this is called in.
@@ -217,7 +218,7 @@ class ClusterModel:
         return WorkerSlide(slide, self.plugin)
 
 
-class WorkerSlide(SpokenFor):
+class WorkerSlide(Slide):
     """A slide that is pickled as a reference to the one that its worker keeps."""
 
     def __init__(self, slide: Slide, plugin: str) -> None:
@@ -225,14 +226,16 @@ class WorkerSlide(SpokenFor):
         self._packed = pickle.dumps(slide)
 
     @property
-    def _known(self) -> Slide:
-        return _plugin(self._plugin).slide(self._key, self._packed)
+    def facts(self) -> SlideFacts:
+        """What the slide says of itself; a worker's to tell."""
+        return self._kept().facts
 
-    def read_level(
-        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
-    ) -> NDArray[np.uint8]:
-        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
-        return self._known.read_level(level, x, y, width, height, shrink)
+    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read``."""
+        return self._kept().read(region, shrink)
+
+    def _kept(self) -> Slide:
+        return _plugin(self._plugin).slide(self._key, self._packed)
 
 
 class Cluster:
@@ -336,20 +339,20 @@ class Cluster:
         sha256 = file_sha256(path)
         paths = read_fast_paths(path, sha256=sha256)
         answers = self._ask_workers(device, paths, backend, precision)
-        chosen: set[tuple[BackendName, Precision]] = {answer[1:] for answer in answers}
-        engine: tuple[BackendName, Precision] = ("torch", "fp32")
-        if len(chosen) == 1:
-            engine = chosen.pop()
-        devices = sorted({answer[0] for answer in answers})
-        model = _Bundle.of(path, backend=engine[0], precision=engine[1], device=device)
+        chosen = {engine for _, engine in answers}
+        engine = chosen.pop() if len(chosen) == 1 else FULL_PRECISION
+        devices = sorted({name for name, _ in answers})
+        model = _Bundle.of(path, engine=engine, device=device)
         name = f"histoslide-{uuid.uuid4().hex}"
         self._plugins.append(name)
         self._register(ModelPlugin(name, model, threads=self._threads))
         return ClusterModel(
             spec=spec,
             sha256=sha256,
-            engine=" ".join(engine),
-            ranges_sha256=ranges_sha256(paths.ranges) if paths and engine[1] == "int8" else None,
+            engine=engine,
+            ranges_sha256=ranges_sha256(paths.ranges)
+            if paths and engine.precision == "int8"
+            else None,
             device=", ".join(devices),
             plugin=name,
         )
@@ -456,7 +459,7 @@ def _choose(
 ) -> _Choice:
     """What a worker would compute with; runs there."""
     picked = pick_device(device)
-    return picked, *choose_path(picked, paths, backend=backend, precision=precision)
+    return picked, choose_engine(picked, paths, backend=backend, precision=precision)
 
 
 def worker_device(device: str, held: ExitStack) -> str:

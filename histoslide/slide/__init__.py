@@ -1,5 +1,7 @@
-"""Slides: what any reader must offer, the reader over OpenSlide, and one that is faster on TIFF."""
+"""Slides: what any reader offers, the reader over OpenSlide, and one that is faster on TIFF."""
 
+from histoslide.slide.base import Slide, require_mpp
+from histoslide.slide.facts import SlideFacts
 from histoslide.slide.finding import SLIDE_SUFFIXES, find_slides, is_slide_file
 from histoslide.slide.opening import Reader, open_slide
 from histoslide.slide.openslide_slide import (
@@ -7,7 +9,6 @@ from histoslide.slide.openslide_slide import (
     MAX_AXIS_DIFFERENCE,
     OpenSlideSlide,
 )
-from histoslide.slide.protocol import ClosableSlide, Slide, require_mpp
 from histoslide.slide.resolutions import match_names, read_mpp_csv
 from histoslide.slide.tiff.slide import MAX_CHANNEL_DIFFERENCE, TiffSlide
 
@@ -16,10 +17,10 @@ __all__ = [
     "MAX_AXIS_DIFFERENCE",
     "MAX_CHANNEL_DIFFERENCE",
     "SLIDE_SUFFIXES",
-    "ClosableSlide",
     "OpenSlideSlide",
     "Reader",
     "Slide",
+    "SlideFacts",
     "TiffSlide",
     "find_slides",
     "is_slide_file",

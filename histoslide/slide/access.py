@@ -1,58 +1,77 @@
-"""Opening a slide for scoring: in worker processes, where that can be."""
+"""How slides are opened for scoring: from files or object storage, in worker processes or here."""
 
 from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from histoslide.geometry import Mpp
+from histoslide.slide.base import Slide
+from histoslide.slide.fetched import FetchedSlide
 from histoslide.slide.isolated.process import find_opener
 from histoslide.slide.isolated.slide import DEFAULT_OPENER, IsolatedSlide
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.slide.isolated.worker import process_ahead
 from histoslide.slide.openslide_slide import DEFAULT_CACHE_BYTES
-from histoslide.slide.protocol import ClosableSlide
+from histoslide.storage.location import Location, is_remote
+from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache
 
 
-def begin_to_open(*, isolate: bool = True) -> AbstractContextManager[None]:
-    """Start the process that will read the next slide, before it is known which.
+@dataclass(frozen=True, kw_only=True)
+class SlideAccess:
+    """How slides are opened for scoring."""
 
-    Args:
-        isolate: as for ``open_for_scoring``; nothing is done where slides are read in this process.
+    cache: SlideCache = DEFAULT_CACHE
+    """Where copies of slides from object storage are kept; without a folder of its own, in each
+    machine's own."""
+    isolate: bool = True
+    """Read in worker processes, where the system allows it; see ``histoslide.slide.isolated``."""
+    opener: str = DEFAULT_OPENER
+    """``module:function`` that opens slides; see ``IsolatedSlide``."""
 
-    Returns:
-        A context; if no slide has been opened when it is left, the process ends.
-    """
-    return process_ahead() if _in_workers(isolate=isolate) else nullcontext()
+    def open(
+        self, path: Location, *, mpp: Mpp | None = None, limit: TimeLimit | None = None
+    ) -> Slide:
+        """Open a slide, from a file or from object storage.
+
+        Args:
+            path: slide file, or a remote one (``histoslide.storage.location``).
+            mpp: resolution that replaces what the slide records.
+            limit: clock of the slide; once its time is up, reads in workers fail. In this process
+                a read that hangs cannot be ended.
+
+        Raises:
+            HistoslideError: it cannot be fetched or opened; see ``IsolatedSlide``.
+        """
+        open_file = partial(self._open_file, mpp=mpp, limit=limit)
+        return (
+            FetchedSlide(path, open_file, cache=self.cache) if is_remote(path) else open_file(path)
+        )
+
+    def begin(self) -> AbstractContextManager[None]:
+        """Start the process that will read the next slide, before it is known which.
+
+        Nothing is done where slides are read in this process.
+
+        Returns:
+            A context; if no slide has been opened when it is left, the process ends.
+        """
+        return process_ahead() if self._in_workers else nullcontext()
+
+    def _open_file(self, path: Path, *, mpp: Mpp | None, limit: TimeLimit | None) -> Slide:
+        if self._in_workers:
+            return IsolatedSlide(path, mpp=mpp, opener=self.opener, limit=limit)
+        slide: Slide = find_opener(self.opener)(path, mpp=mpp, cache_bytes=DEFAULT_CACHE_BYTES)
+        return slide
+
+    @property
+    def _in_workers(self) -> bool:
+        """Not on Windows: sockets cannot be handed on so there."""
+        return self.isolate and os.name == "posix"
 
 
-def _in_workers(*, isolate: bool) -> bool:
-    """Whether slides are read in workers. Not on Windows: sockets cannot be handed on so there."""
-    return isolate and os.name == "posix"
-
-
-def open_for_scoring(
-    path: Path,
-    *,
-    mpp: Mpp | None = None,
-    isolate: bool = True,
-    opener: str = DEFAULT_OPENER,
-    limit: TimeLimit | None = None,
-) -> ClosableSlide:
-    """Open a slide in worker processes, or in this one.
-
-    Args:
-        path: slide file.
-        mpp: resolution that replaces what the slide records.
-        isolate: read in workers, where the system allows it.
-        opener: see ``IsolatedSlide``.
-        limit: see ``IsolatedSlide``; in this process a read that hangs cannot be ended.
-
-    Raises:
-        HistoslideError: the slide cannot be opened; see ``IsolatedSlide``.
-    """
-    if _in_workers(isolate=isolate):
-        return IsolatedSlide(path, mpp=mpp, opener=opener, limit=limit)
-    slide: ClosableSlide = find_opener(opener)(path, mpp=mpp, cache_bytes=DEFAULT_CACHE_BYTES)
-    return slide
+DEFAULT_ACCESS = SlideAccess()
+"""How slides are opened where nothing else is asked for."""

@@ -5,36 +5,34 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.errors import SlideOpenError
-from histoslide.geometry import Mpp
-from histoslide.slide.access import open_for_scoring
-from histoslide.slide.facts import SpokenFor
-from histoslide.slide.isolated.slide import DEFAULT_OPENER
-from histoslide.slide.isolated.time_limit import TimeLimit
-from histoslide.slide.protocol import Closable, ClosableSlide
-from histoslide.storage.location import is_remote
+from histoslide.geometry import Region
+from histoslide.slide.base import Slide
 from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache, local_copy
 
+if TYPE_CHECKING:
+    from upath import UPath
 
-class FetchedSlide(SpokenFor, Closable):
+
+class FetchedSlide(Slide):
     """A remote slide, read from the copy in the cache of this machine; picklable.
 
     Where it is unpickled, which may be on another machine, the first read fetches the slide into
     the cache there. Copies are kept from removal until the slide is closed or forgotten.
     """
 
-    _slide: ClosableSlide | None
+    _slide: Slide | None
 
     def __init__(
         self,
-        path: Path,
-        open_copy: Callable[[Path], ClosableSlide],
+        path: UPath,
+        open_copy: Callable[[Path], Slide],
         *,
         cache: SlideCache = DEFAULT_CACHE,
     ) -> None:
@@ -49,15 +47,17 @@ class FetchedSlide(SpokenFor, Closable):
             HistoslideError: it cannot be fetched or opened.
         """
         self._path, self._open_copy, self._cache = path, open_copy, cache
-        self._hash: str | None = None
         self._start()
-        self._hash = self._known.quickhash
+        self._slide = self._open()
+        super().__init__(self._slide.facts)
 
-    def read_level(
-        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
-    ) -> NDArray[np.uint8]:
-        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read_level``."""
-        return self._known.read_level(level, x, y, width, height, shrink)
+    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see ``histoslide.slide.Slide.read``.
+
+        Raises:
+            HistoslideError: also where the slide cannot be fetched or opened again.
+        """
+        return self._opened().read(region, shrink)
 
     def close(self) -> None:
         """Let go of the slide and of its copy; they are had again when the slide is read again."""
@@ -66,7 +66,7 @@ class FetchedSlide(SpokenFor, Closable):
             self._held.close()
 
     def __getstate__(self) -> dict[str, object]:
-        mine = ("_path", "_open_copy", "_cache", "_hash")
+        mine = ("_path", "_open_copy", "_cache", "_facts")
         return {name: self.__dict__[name] for name in mine}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -78,46 +78,21 @@ class FetchedSlide(SpokenFor, Closable):
         self._held = ExitStack()
         self._slide = None
 
-    @property
-    def _known(self) -> ClosableSlide:
+    def _opened(self) -> Slide:
         with self._lock:
             if self._slide is None:
-                self._slide = self._open()
+                slide = self._open()
+                if slide.quickhash != self.quickhash:
+                    self._held.close()
+                    raise SlideOpenError(
+                        f"{self._path} was replaced while it was read: run the same command again"
+                    )
+                self._slide = slide
             return self._slide
 
-    def _open(self) -> ClosableSlide:
+    def _open(self) -> Slide:
         with ExitStack() as stack:
             file = stack.enter_context(local_copy(self._path, self._cache))
             slide = stack.enter_context(self._open_copy(file))
-            if self._hash not in {None, slide.quickhash}:
-                raise SlideOpenError(
-                    f"{self._path} was replaced while it was read: run the same command again"
-                )
             self._held = stack.pop_all()
             return slide
-
-
-def open_anywhere(
-    path: Path,
-    *,
-    cache: SlideCache = DEFAULT_CACHE,
-    mpp: Mpp | None = None,
-    isolate: bool = True,
-    opener: str = DEFAULT_OPENER,
-    limit: TimeLimit | None = None,
-) -> ClosableSlide:
-    """Open a slide that is to be scored, from a file or from object storage.
-
-    Args:
-        path: slide file, or a remote one (``histoslide.storage.location``).
-        cache: where copies of remote ones are kept.
-        mpp: see ``histoslide.slide.access.open_for_scoring``, as for all that follows.
-        isolate: likewise.
-        opener: likewise.
-        limit: likewise.
-
-    Raises:
-        HistoslideError: it cannot be fetched or opened.
-    """
-    open_file = partial(open_for_scoring, mpp=mpp, isolate=isolate, opener=opener, limit=limit)
-    return FetchedSlide(path, open_file, cache=cache) if is_remote(path) else open_file(path)

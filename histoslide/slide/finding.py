@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from histoslide.errors import SlideOpenError
-from histoslide.storage.location import is_remote, storage_errors
+from histoslide.storage.location import Location, is_remote, storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ SLIDE_SUFFIXES = frozenset(
 """File endings that a folder of slides is searched for."""
 
 
-def find_slides(paths: list[Path]) -> list[Path]:
+def find_slides(paths: Sequence[Location]) -> list[Location]:
     """Slide files among ``paths``; folders are searched (not recursively) by file ending.
 
     Of a DICOM series in a folder, whose files are the levels of one slide, the first file counts.
@@ -28,7 +29,7 @@ def find_slides(paths: list[Path]) -> list[Path]:
     Raises:
         SlideOpenError: a folder holds no slide, or the only path does not exist.
     """
-    found: list[Path] = []
+    found: list[Location] = []
     try:
         with storage_errors(paths[0]):
             missing = len(paths) == 1 and not paths[0].exists()
@@ -51,11 +52,11 @@ def find_slides(paths: list[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _slides_in(folder: Path) -> list[Path]:
+def _slides_in(folder: Location) -> Sequence[Location]:
     """Its slide files in order; a folder that is called like one is none."""
-    found = sorted(path for path in folder.iterdir() if is_slide_file(path))
     if is_remote(folder):
-        return found
+        return sorted(path for path in folder.iterdir() if is_slide_file(path))
+    found = sorted(path for path in folder.iterdir() if is_slide_file(path))
     return _one_a_series([path for path in found if not path.is_dir()])
 
 
@@ -86,6 +87,6 @@ def _series_of(path: Path) -> str | None:
     return str(found.SeriesInstanceUID) if "SeriesInstanceUID" in found else None
 
 
-def is_slide_file(path: Path) -> bool:
+def is_slide_file(path: Location) -> bool:
     """Whether a file's ending is that of a slide; macOS's hidden companions (``._x``) are not."""
     return path.suffix.lower() in SLIDE_SUFFIXES and not path.name.startswith(".")

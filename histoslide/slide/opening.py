@@ -8,6 +8,7 @@ from typing import Literal
 
 from histoslide.errors import SlideOpenError
 from histoslide.geometry import Mpp
+from histoslide.slide.base import Slide
 from histoslide.slide.openslide_slide import DEFAULT_CACHE_BYTES, OpenSlideSlide
 from histoslide.slide.tiff.salvaged import SalvagedTiff
 from histoslide.slide.tiff.slide import TiffSlide
@@ -24,7 +25,7 @@ def open_slide(
     mpp: Mpp | None = None,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     reader: Reader = "auto",
-) -> OpenSlideSlide | SalvagedTiff:
+) -> Slide:
     """Open a slide; see ``OpenSlideSlide`` for the other arguments and errors.
 
     A tiled TIFF that OpenSlide refuses because its end is missing is opened as far as it goes. A
@@ -36,7 +37,7 @@ def open_slide(
         cache_bytes: bound on decoded tiles kept for all threads together.
         reader: ``openslide`` to read every pixel through OpenSlide.
     """
-    slide: OpenSlideSlide | SalvagedTiff
+    slide: Slide
     kind = TiffSlide if reader == "auto" else OpenSlideSlide
     try:
         slide = kind(path, mpp=mpp, cache_bytes=cache_bytes)
@@ -47,8 +48,8 @@ def open_slide(
         logger.warning(
             "%s; it is a damaged TIFF: what is left of it is read, %d of %d tiles",
             error,
-            rest.tiles_left,
-            rest.tiles_in_all,
+            rest.segments_left,
+            rest.segments_in_all,
         )
         slide = rest
     if slide.mpp is not None and not slide.mpp.plausible:

@@ -18,10 +18,11 @@ import openslide
 from numpy.typing import NDArray
 
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, SlideReadError
-from histoslide.geometry import Box, Mpp, Size, true_downsample
+from histoslide.geometry import Box, Mpp, Region, Size, true_downsample
 from histoslide.slide.alignment import aligned_start
+from histoslide.slide.base import Slide
+from histoslide.slide.facts import SlideFacts
 from histoslide.slide.file_hash import file_hash
-from histoslide.slide.protocol import Closable
 from histoslide.slide.shrinking import average_squares
 from histoslide.storage.location import readable_name
 
@@ -32,7 +33,7 @@ MAX_AXIS_DIFFERENCE = 0.01
 """Relative difference of x and y resolution above which pixels are not treated as square."""
 
 
-class OpenSlideSlide(Closable):
+class OpenSlideSlide(Slide):
     """A slide read through OpenSlide; picklable, and usable from any thread or process."""
 
     def __init__(
@@ -53,89 +54,45 @@ class OpenSlideSlide(Closable):
         self._cache_bytes = cache_bytes
         self._start()
         handle = self._handle()
-        self._properties = dict(handle.properties)
-        self._level_sizes = tuple(Size(*size) for size in handle.level_dimensions)
+        recorded = dict(handle.properties)
         self._reported_downsamples = tuple(float(d) for d in handle.level_downsamples)
-        self._downsamples = tuple(true_downsample(self.size_l0, s) for s in self._level_sizes)
-        self._mpp = mpp if mpp is not None else self._recorded_mpp()
-        colour = self._properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
+        colour = recorded.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self._background = np.frombuffer(bytes.fromhex(colour), dtype=np.uint8)
-
-    @property
-    def name(self) -> str:
-        """File name without its folder."""
-        return readable_name(self._path)
-
-    @property
-    def size_l0(self) -> Size:
-        """Size of the finest level, in level-0 pixels."""
-        return self._level_sizes[0]
-
-    @property
-    def level_sizes(self) -> tuple[Size, ...]:
-        """Size of every level in its own pixels, finest first."""
-        return self._level_sizes
-
-    @property
-    def level_downsamples(self) -> tuple[float, ...]:
-        """Level-0 pixels a pixel of each level."""
-        return self._downsamples
-
-    @property
-    def mpp(self) -> Mpp | None:
-        """Resolution of level 0, or None where it is not known."""
-        return self._mpp
-
-    @property
-    def quickhash(self) -> str:
-        """OpenSlide's quickhash, or a hash of the file's size and ends where it has none."""
-        recorded = self._properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
-        return file_hash(self._path) if recorded is None else recorded
-
-    @property
-    def properties(self) -> Mapping[str, str]:
-        """OpenSlide's properties."""
-        return self._properties
-
-    @property
-    def bounds_l0(self) -> Box | None:
-        """The part that holds all scanned tissue, in level-0 pixels, where the slide records it."""
-        names = ("x", "y", "width", "height")
-        values = [self._properties.get(f"openslide.bounds-{name}") for name in names]
-        found = [float(value) for value in values if value is not None]
-        return Box(*found) if len(found) == len(names) else None
+        sizes = tuple(Size(*size) for size in handle.level_dimensions)
+        name = readable_name(path)
+        super().__init__(
+            SlideFacts(
+                name=name,
+                level_sizes=sizes,
+                level_downsamples=tuple(true_downsample(sizes[0], size) for size in sizes),
+                mpp=mpp if mpp is not None else _recorded_mpp(name, recorded),
+                quickhash=recorded.get(openslide.PROPERTY_NAME_QUICKHASH1) or file_hash(path),
+                bounds_l0=_recorded_bounds(recorded),
+                properties=recorded,
+            )
+        )
 
     @property
     def readers(self) -> tuple[str, ...]:
         """What reads each level, for people to see."""
-        return ("openslide",) * len(self._level_sizes)
+        return ("openslide",) * len(self.level_sizes)
 
-    def read_level(
-        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
-    ) -> NDArray[np.uint8]:
-        """Read RGB pixels of one level; see ``Slide.read_level``."""
-        return self._read_pixels(level, x, y, width, height, shrink)
-
-    def _read_pixels(
-        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
-    ) -> NDArray[np.uint8]:
-        downsample = self._reported_downsamples[level]
-        left, x_l0 = aligned_start(x, downsample)
-        top, y_l0 = aligned_start(y, downsample)
-        size = (x - left + width, y - top + height)
+    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see ``Slide.read``."""
+        downsample = self._reported_downsamples[region.level]
+        left, x_l0 = aligned_start(region.x, downsample)
+        top, y_l0 = aligned_start(region.y, downsample)
+        size = (region.right - left, region.bottom - top)
         try:
-            pixels = self._read_region((x_l0, y_l0), level, size)
+            pixels = self._read_region((x_l0, y_l0), region.level, size)
         except openslide.OpenSlideError:
             self._drop_handle()
             try:
-                pixels = self._read_region((x_l0, y_l0), level, size)
+                pixels = self._read_region((x_l0, y_l0), region.level, size)
             except openslide.OpenSlideError as error:
                 self._drop_handle()
-                raise SlideReadError(
-                    f"{self.name}: level {level} cannot be read at ({x}, {y}), "
-                    f"{width}×{height} px: {error}"
-                ) from error
-        return average_squares(pixels[y - top :, x - left :], shrink)
+                raise SlideReadError(f"{self.name}: {region} cannot be read: {error}") from error
+        return average_squares(pixels[region.y - top :, region.x - left :], shrink)
 
     def close(self) -> None:
         """Let go of the handles of all threads; the slide opens new ones when it is read again.
@@ -146,9 +103,8 @@ class OpenSlideSlide(Closable):
         self._start()
 
     def __getstate__(self) -> dict[str, object]:
-        mine = ("_path", "_cache_bytes", "_properties", "_level_sizes", "_downsamples", "_mpp")
-        more = ("_reported_downsamples", "_background")
-        return {name: self.__dict__[name] for name in (*mine, *more)}
+        mine = ("_path", "_cache_bytes", "_facts", "_reported_downsamples", "_background")
+        return {name: self.__dict__[name] for name in mine}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -192,25 +148,33 @@ class OpenSlideSlide(Closable):
         blended = rgb * weight + self._background * (1 - weight)
         return np.rint(blended).astype(np.uint8)
 
-    def _recorded_mpp(self) -> Mpp | None:
-        texts = [
-            self._properties.get(name)
-            for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
-        ]
-        if None in texts:
-            return None
-        try:
-            x, y = (float(text) for text in texts if text is not None)
-        except ValueError:
-            return None
-        if not (0 < x < math.inf and 0 < y < math.inf):
-            return None
-        if abs(x - y) > MAX_AXIS_DIFFERENCE * min(x, y):
-            raise ResolutionError(
-                f"{self.name} records {x:g} µm/px across but {y:g} µm/px down: pixels must be "
-                "square, pass --mpp if the record is wrong"
-            )
-        return Mpp(value=math.sqrt(x * y), source="slide metadata")
+
+def _recorded_mpp(name: str, properties: Mapping[str, str]) -> Mpp | None:
+    texts = [
+        properties.get(key)
+        for key in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+    ]
+    if None in texts:
+        return None
+    try:
+        x, y = (float(text) for text in texts if text is not None)
+    except ValueError:
+        return None
+    if not (0 < x < math.inf and 0 < y < math.inf):
+        return None
+    if abs(x - y) > MAX_AXIS_DIFFERENCE * min(x, y):
+        raise ResolutionError(
+            f"{name} records {x:g} µm/px across but {y:g} µm/px down: pixels must be "
+            "square, pass --mpp if the record is wrong"
+        )
+    return Mpp(value=math.sqrt(x * y), source="slide metadata")
+
+
+def _recorded_bounds(properties: Mapping[str, str]) -> Box | None:
+    names = ("x", "y", "width", "height")
+    values = [properties.get(f"openslide.bounds-{name}") for name in names]
+    found = [float(value) for value in values if value is not None]
+    return Box(*found) if len(found) == len(names) else None
 
 
 def _open_handle(path: Path) -> openslide.OpenSlide:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from histoslide.errors import SlideReadError
-from histoslide.geometry import Box, Size
-from histoslide.slide.protocol import Slide
+from histoslide.geometry import Box, Region, Size
+from histoslide.slide.base import Slide
 from histoslide.slide.shrinking import average_squares
 
 logger = logging.getLogger(__name__)
@@ -208,19 +208,18 @@ def _read_squares(
     left, top, right, bottom = squares
     size = slide.level_sizes[level]
     whole_x, whole_y = min(right, size.width // shrink), min(bottom, size.height // shrink)
-    x, y = left * shrink, top * shrink
     width, height = max(0, whole_x - left) * shrink, max(0, whole_y - top) * shrink
+    whole = Region(level, left * shrink, top * shrink, width, height)
     if (whole_x, whole_y) == (right, bottom):
-        return slide.read_level(level, x, y, width, height, shrink)
+        return slide.read(whole, shrink)
     found = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
     if width and height:
-        inner = slide.read_level(level, x, y, width, height, shrink)
-        found[: whole_y - top, : whole_x - left] = inner
+        found[: whole_y - top, : whole_x - left] = slide.read(whole, shrink)
     for x0, y0, x1, y1 in ((whole_x, top, right, bottom), (left, whole_y, whole_x, bottom)):
         if x0 < x1 and y0 < y1:
             pixels = np.full(((y1 - y0) * shrink, (x1 - x0) * shrink, 3), WHITE, dtype=np.uint8)
             x, y = x0 * shrink, y0 * shrink
             width, height = min(x1 * shrink, size.width) - x, min(y1 * shrink, size.height) - y
-            pixels[:height, :width] = slide.read_level(level, x, y, width, height)
+            pixels[:height, :width] = slide.read(Region(level, x, y, width, height))
             found[y0 - top : y1 - top, x0 - left : x1 - left] = average_squares(pixels, shrink)
     return found

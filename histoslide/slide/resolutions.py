@@ -87,8 +87,8 @@ def match_names(mpp_by_name: Mapping[str, Mpp], slides: Collection[str]) -> dict
 
 
 def _by_folded(names: Collection[str]) -> dict[str, list[str]]:
-    """Names by what is left of them without case."""
+    """Names by what is left of them without case, and without folders of Windows."""
     found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(name.casefold(), []).append(name)
+    for name in names:  # of which files elsewhere may have backslashes
+        found.setdefault(PureWindowsPath(name).name.casefold(), []).append(name)
     return found

@@ -1,8 +1,8 @@
 """Where outputs and slides lie: a folder of this machine, or a URL of object storage.
 
-Both are paths to the rest of the library. A URL becomes a ``UPath``, which answers to what
-``pathlib.Path`` answers to, and is given out as a ``Path``; ``is_remote`` tells the two apart where
-it matters, which is where files are renamed, locked or handed to a library that wants a file.
+Both are locations to the rest of the library. A URL becomes a ``UPath``, which answers to most of
+what ``pathlib.Path`` answers to; ``is_remote`` tells the two apart where it matters, which is where
+files are renamed, locked or handed to a library that wants a file.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from histoslide.errors import HistoslideError, StoreError
 
 if TYPE_CHECKING:
     import zarr
+    from typing_extensions import TypeIs
+    from upath import UPath
     from zarr.storage import FsspecStore
+
+Location: TypeAlias = "Path | UPath"
+"""Where an output or a slide lies: a path of this machine, or one in object storage."""
 
 S3 = "s3://"
 
 
-def place(text: str) -> Path:
+def parse_location(text: str) -> Location:
     """A path, or the URL of an object store as something that behaves like one.
 
     Args:
@@ -54,26 +59,26 @@ def place(text: str) -> Path:
             f"{text} needs what is not installed: pip install 'histoslide[s3]'"
         ) from error
     # Listings are not cached: another process may be writing what we wait for.
-    return cast("Path", UPath(f"{S3}{bucket}/{key.strip('/')}", use_listings_cache=False))
+    return UPath(f"{S3}{bucket}/{key.strip('/')}", use_listings_cache=False)
 
 
-def is_remote(path: Path) -> bool:
-    """Whether a path lies in object storage."""
+def is_remote(path: Location) -> TypeIs[UPath]:
+    """Whether a location is in object storage."""
     return not isinstance(path, Path)
 
 
-def file_system(path: Path) -> Any:
+def file_system(path: UPath) -> Any:
     """The fsspec file system of a remote path."""
-    return cast("Any", path).fs
+    return path.fs
 
 
-def object_key(path: Path) -> str:
+def object_key(path: UPath) -> str:
     """``bucket/key`` of a remote path, as its file system wants it."""
     return str(path).removeprefix(S3)
 
 
-def open_group(path: Path, mode: Literal["r", "r+", "w"], **options: Any) -> zarr.Group:
-    """``zarr.open_group`` for both kinds of places."""
+def open_group(path: Location, mode: Literal["r", "r+", "w"], **options: Any) -> zarr.Group:
+    """``zarr.open_group`` for both kinds of locations."""
     import zarr  # noqa: PLC0415 - what only handles paths should not pay for it
 
     if is_remote(path):  # one request less each time
@@ -81,14 +86,14 @@ def open_group(path: Path, mode: Literal["r", "r+", "w"], **options: Any) -> zar
     return zarr.open_group(path, mode=mode, **options)
 
 
-def _zarr_store(path: Path) -> FsspecStore:
+def _zarr_store(path: UPath) -> FsspecStore:
     from zarr.storage import FsspecStore  # noqa: PLC0415
 
-    options = dict(cast("Any", path).storage_options)
+    options = dict(path.storage_options)
     return FsspecStore.from_url(str(path), storage_options=options)
 
 
-def read_bytes(path: Path) -> bytes | None:
+def read_bytes(path: Location) -> bytes | None:
     """What a file or object holds; None where there is none.
 
     Raises:
@@ -103,7 +108,7 @@ def read_bytes(path: Path) -> bytes | None:
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Location) -> Iterator[None]:
     """Turn what goes wrong between here and object storage into one line; a file's errors pass.
 
     Raises:
@@ -134,6 +139,11 @@ def _line(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def readable_name(path: Path) -> str:
+def readable_name(path: Location) -> str:
     """The name of a file for people and for text files, also where it is no UTF-8."""
     return os.fsencode(path.name).decode("utf-8", errors="replace")
+
+
+def without_folder(error: HistoslideError, path: Location) -> str:
+    """What an error says, for records that travel: of a file's path only its name."""
+    return str(error).replace(str(path), path.name)

@@ -16,11 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from histoslide.errors import SlideOpenError
 from histoslide.machine.cache_folder import cache_folder, key_of
-from histoslide.storage.location import file_system, is_remote, object_key, storage_errors
+from histoslide.storage.location import Location, file_system, is_remote, object_key, storage_errors
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 if sys.platform != "win32":
     import fcntl
@@ -61,7 +64,7 @@ class _Part:
 
 
 @contextmanager
-def local_copy(path: Path, cache: SlideCache = DEFAULT_CACHE) -> Iterator[Path]:
+def local_copy(path: Location, cache: SlideCache = DEFAULT_CACHE) -> Iterator[Path]:
     """A slide as a file of this machine, which stays there while the block runs.
 
     Args:
@@ -95,7 +98,7 @@ def local_copy(path: Path, cache: SlideCache = DEFAULT_CACHE) -> Iterator[Path]:
         yield copy / path.name
 
 
-def _parts(path: Path) -> list[_Part]:
+def _parts(path: UPath) -> list[_Part]:
     suffix = path.suffix.lower()
     if suffix in _SEVERAL_FILES:
         raise SlideOpenError(f"{path} is one of several files: copy its folder to this machine")
@@ -118,7 +121,7 @@ def _key_of(facts: dict[str, Any], default: str) -> str:
     return str(facts.get("name", default))
 
 
-def _fetch(path: Path, parts: list[_Part], copy: Path, cache: SlideCache) -> None:
+def _fetch(path: UPath, parts: list[_Part], copy: Path, cache: SlideCache) -> None:
     size = sum(part.size for part in parts)
     _make_room(path, copy.parent, size, cache)
     logger.info("%s: fetching %.2f GB", path, size / 1e9)
@@ -142,7 +145,7 @@ def _fetch(path: Path, parts: list[_Part], copy: Path, cache: SlideCache) -> Non
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _make_room(path: Path, folder: Path, size: int, cache: SlideCache) -> None:
+def _make_room(path: Location, folder: Path, size: int, cache: SlideCache) -> None:
     """Remove copies used longest ago, and halves that killed runs left, until there is room."""
     limit = cache.limit_gb * 1e9
     if size > limit:

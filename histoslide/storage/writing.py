@@ -10,15 +10,15 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import psutil
 
 from histoslide.errors import OutputExistsError, StoreError
-from histoslide.storage.location import file_system, is_remote, object_key, storage_errors
+from histoslide.storage.location import Location, file_system, is_remote, object_key, storage_errors
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
+def refuse_existing(path: Location, *, overwrite: bool) -> None:
     """Make sure that an output may be written.
 
     Raises:
@@ -40,7 +40,7 @@ def named_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def whole_file(path: Path, *, sweep: bool = True) -> Iterator[Path]:
+def whole_file(path: Location, *, sweep: bool = True) -> Iterator[Path]:
     """A local name to write to; it becomes ``path`` when the block ends without an error.
 
     Beside the file it will become; in object storage an upload is whole or nothing, so there it is
@@ -87,7 +87,7 @@ def _sweep(path: Path) -> None:
 
 
 @contextmanager
-def new_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def new_file(path: Location, *, overwrite: bool) -> Iterator[Path]:
     """``whole_file`` with the manners of an output that a user asked for.
 
     Raises:
@@ -102,7 +102,11 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def swap_name(path: Path, kind: str) -> Path:
+@overload
+def swap_name(path: Path, kind: str) -> Path: ...
+@overload
+def swap_name(path: Location, kind: str) -> Location: ...
+def swap_name(path: Location, kind: str) -> Location:
     """The hidden name beside an output for what will be, or was, in its place."""
     return path.with_name(f".{path.name}.{kind}")
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
 
-from histoslide.storage.location import file_system, is_remote, object_key, storage_errors
+from histoslide.storage.location import Location, file_system, is_remote, object_key, storage_errors
 from histoslide.storage.writing import swap_folder
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 _ROOTS = (".zattrs", ".zgroup", "zarr.json")
 """Root metadata of either version of Zarr, in the order they are written: the last ones count."""
@@ -28,7 +31,7 @@ _DELETED_AT_ONCE = 1000
 """Object storage deletes so many with one request."""
 
 
-def is_there(path: Path) -> bool:
+def is_there(path: Location) -> bool:
     """Whether a store, or anything else that must not be lost, lies under a name.
 
     In object storage, metadata of arrays without those of a root are the beginning of a store
@@ -39,13 +42,13 @@ def is_there(path: Path) -> bool:
     return has_root(path) or any(PurePosixPath(key).name not in _METADATA for key in _keys(path))
 
 
-def has_root(path: Path) -> bool:
+def has_root(path: Location) -> bool:
     """Whether a path is a Zarr group, of either version."""
     with storage_errors(path):
         return any((path / name).exists() for name in _ROOTS[1:])
 
 
-def write_objects(path: Path, objects: Mapping[str, bytes]) -> None:
+def write_objects(path: UPath, objects: Mapping[str, bytes]) -> None:
     """Lay a store out in object storage, its root last; what a killed run laid out there goes.
 
     Args:
@@ -58,7 +61,7 @@ def write_objects(path: Path, objects: Mapping[str, bytes]) -> None:
         _in_order(objects, lambda key: fs.pipe_file(f"{start}/{key}", objects[key]))
 
 
-def put_in_place(new: Path, path: Path) -> None:
+def put_in_place(new: Location, path: Location) -> None:
     """Let a whole new store take the place of an old one, if there is one.
 
     The old one is whole until the new one is. In object storage it then goes, root first, and the
@@ -66,11 +69,13 @@ def put_in_place(new: Path, path: Path) -> None:
     killed in between is finished by calling this again.
     """
     if not is_remote(path):
+        assert not is_remote(new), "it lies beside the old one"
         if path.exists():
             swap_folder(new, path)
         else:
             new.replace(path)
         return
+    assert is_remote(new), "it lies beside the old one"
     fs, old_start, new_start = file_system(path), object_key(path), object_key(new)
     with storage_errors(path):
         remove(path)
@@ -79,7 +84,7 @@ def put_in_place(new: Path, path: Path) -> None:
         remove(new)
 
 
-def remove(path: Path) -> None:
+def remove(path: Location) -> None:
     """Delete a store; in object storage it is none from the first moment on."""
     if not is_remote(path):
         if path.exists():
@@ -92,7 +97,7 @@ def remove(path: Path) -> None:
         _delete(path, _keys(path))
 
 
-def _keys(path: Path) -> list[str]:
+def _keys(path: UPath) -> list[str]:
     with storage_errors(path):
         found: list[str] = file_system(path).find(object_key(path))
         return found
@@ -109,7 +114,7 @@ def _in_order(keys: Iterable[str], act: Callable[[str], Any]) -> None:
             act(name)
 
 
-def _delete(path: Path, keys: Iterable[str]) -> None:
+def _delete(path: UPath, keys: Iterable[str]) -> None:
     """Delete objects by their exact keys; that of one that is not there is no error."""
     bucket, _, _ = object_key(path).partition("/")
     left = [{"Key": key.removeprefix(f"{bucket}/")} for key in keys]

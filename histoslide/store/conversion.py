@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
 
 import numpy as np
 
 from histoslide.errors import StoreError
-from histoslide.storage.location import is_remote, open_group, storage_errors
+from histoslide.storage.location import Location, is_remote, open_group, storage_errors
 from histoslide.storage.lock import hold
 from histoslide.storage.writing import refuse_existing, swap_name
 from histoslide.storage.zarr_folder import is_there, put_in_place, remove
+from histoslide.store.arrays import StoreArrays
 from histoslide.store.layout import NgffVersion, lay_out, zarr_format
-from histoslide.store.metadata import read_attribute
-from histoslide.store.pyramid import halve_probability, halve_status, level_shapes
+from histoslide.store.metadata import read_attribute, write_record
 from histoslide.store.stored import Heatmap, open_heatmap
 from histoslide.store.target import restore
 
 
 def convert_heatmap(
     heat: Heatmap,
-    path: Path,
+    path: Location,
     *,
     ngff: NgffVersion,
     overwrite: bool = False,
@@ -64,13 +64,13 @@ def convert_heatmap(
     return open_heatmap(path)
 
 
-def _same_place(path: Path, other: Path) -> bool:
+def _same_place(path: Location, other: Location) -> bool:
     if is_remote(path) or is_remote(other):
         return str(path) == str(other)
     return path.samefile(other)
 
 
-def _copy(heat: Heatmap, path: Path, ngff: NgffVersion, *, packed: bool) -> None:
+def _copy(heat: Heatmap, path: Location, ngff: NgffVersion, *, packed: bool) -> None:
     channels = heat.shown_classes
     for name in channels:
         heat.probability(name)  # raises where the store is damaged
@@ -80,18 +80,15 @@ def _copy(heat: Heatmap, path: Path, ngff: NgffVersion, *, packed: bool) -> None
         root,
         heat.grid,
         channels,
-        heat.metadata["slide"]["name"],
+        heat.record.slide.name,
         ngff,
         disagreement=disagreement is not None,
         packed=packed,
     )
+    arrays = StoreArrays(root)
     if disagreement is not None:
-        root["disagreement/0"][...] = disagreement  # type: ignore[index]
-    values, status = np.asarray(heat.array), heat.status
-    for level in range(len(level_shapes(heat.grid.shape))):
-        if level:
-            values, status = halve_probability(values), halve_status(status)
-        root[str(level)][...] = values  # type: ignore[index]
-        root[f"labels/status/{level}"][...] = status  # type: ignore[index]
-    fingerprint = {**heat.metadata["fingerprint"], "ngff": ngff}
-    root.attrs["histoslide"] = {**heat.metadata, "fingerprint": fingerprint}
+        assert arrays.disagreement is not None
+        arrays.disagreement[...] = disagreement
+    arrays.fill(np.asarray(heat.array), heat.status)
+    fingerprint = {**heat.record.fingerprint, "ngff": ngff}
+    write_record(root, dataclasses.replace(heat.record, fingerprint=fingerprint))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from histoslide.scoring.lazy import LazyHeatmap
-from histoslide.storage.location import is_remote
+from histoslide.storage.location import Location, is_remote
 from histoslide.storage.writing import restore_swap, swap_name
 from histoslide.storage.zarr_folder import has_root, is_there, put_in_place, remove
 from histoslide.store.layout import NgffVersion
@@ -13,12 +11,14 @@ from histoslide.store.metadata import (
     difference,
     is_ours,
     read_attribute,
-    read_metadata,
+    read_record,
     refuse_other_settings,
 )
 
 
-def choose_target(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, *, overwrite: bool) -> Path:
+def choose_target(
+    lazy: LazyHeatmap, path: Location, ngff: NgffVersion, *, overwrite: bool
+) -> Location:
     """Where to write: the store itself, or beside it where one is to be replaced."""
     replaced = restore(path)
     if not is_there(path):
@@ -28,7 +28,7 @@ def choose_target(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, *, overwrite
     if not overwrite:
         refuse_other_settings(lazy, path, ngff)
         return path
-    if is_ours(lazy, path, ngff) and not read_metadata(path)["complete"]:
+    if is_ours(lazy, path, ngff) and not read_record(path).complete:
         return path
     new = swap_name(path, "new")
     if is_there(new) and not is_ours(lazy, new, ngff):
@@ -36,7 +36,7 @@ def choose_target(lazy: LazyHeatmap, path: Path, ngff: NgffVersion, *, overwrite
     return new
 
 
-def restore(path: Path) -> bool:
+def restore(path: Location) -> bool:
     """Finish or undo a replacement that was killed, and say whether the new one is in place."""
     if not is_remote(path):
         return restore_swap(path)

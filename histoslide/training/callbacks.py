@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
-from fastai.torch_core import rank_distrib
+from fastai.torch_core import find_bs, num_distrib, rank_distrib
 
 from histoslide.errors import DataError, HistoslideError
 from histoslide.training.averaging import WeightAveraging, plain_network
@@ -19,9 +19,9 @@ from histoslide.training.recipe import Recipe
 from histoslide.training.records import EpochRecord, best_record, out_of_patience
 
 OnEpoch = Callable[[EpochRecord], None]
-OnBatch = Callable[[int, int, int, float], None]
+OnBatch = Callable[[int, int, int, float, float], None]
 """Called with the epoch, counted from 1 through all stages, steps done in it, steps of an epoch,
-and the running training loss."""
+the running training loss, and patches a second in this epoch."""
 
 
 def was_skipped(learner: Learner) -> bool:
@@ -124,6 +124,7 @@ class Report(Callback):
     def before_epoch(self) -> None:
         """Start the clock."""
         self._start = time.monotonic()
+        self._patches, self._rate = 0, 0.0
 
     def after_batch(self) -> None:
         """Record a training step."""
@@ -131,10 +132,12 @@ class Report(Callback):
             return
         self._run.losses.append(float(self.learn.loss.detach()))
         self._run.rates.append([float(h["lr"]) for h in self.learn.opt.hypers])
+        self._patches += find_bs(self.learn.yb)
+        self._rate = max(1, num_distrib()) * self._patches / (time.monotonic() - self._start)
         if self._on_batch is not None:
             loss = float(self.learn.recorder.smooth_loss.value)
             epoch = len(self._run.records) + 1
-            self._on_batch(epoch, self.learn.iter + 1, self.learn.n_iter, loss)
+            self._on_batch(epoch, self.learn.iter + 1, self.learn.n_iter, loss, self._rate)
 
     def after_epoch(self) -> None:
         """Record the epoch."""
@@ -151,6 +154,7 @@ class Report(Callback):
             accuracy=float(accuracy),
             auc=float(auc),
             seconds=time.monotonic() - self._start,
+            patches_per_second=self._rate,
         )
         run.records.append(record)
         if stage == len(recipe.stages) and best_record(run.records, stage, recipe) is record:

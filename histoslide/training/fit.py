@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from histoslide.evaluation.patches.figures import Figures, fit_temperature, judg
 from histoslide.evaluation.patches.history import History, RateSearch
 from histoslide.evaluation.patches.predictions import Predictions, predict_patches
 from histoslide.evaluation.patches.report import write_report
-from histoslide.model.bundle import save_bundle
+from histoslide.model.bundle import file_sha256, save_bundle
 from histoslide.model.devices import pick_device
 from histoslide.model.prediction import Model
 from histoslide.model.spec import ModelSpec
@@ -40,11 +41,14 @@ from histoslide.training.callbacks import (
 )
 from histoslide.training.checkpoint import FILE_NAME, Checkpoint, load_checkpoint, run_settings
 from histoslide.training.distributed import is_distributed, train_together
+from histoslide.training.kept_patches import keep_patches
 from histoslide.training.learner import fit_stage, make_learner
 from histoslide.training.memory import fitting_batch_size, free_memory
 from histoslide.training.network import start_network
+from histoslide.training.precision import choose_precision
 from histoslide.training.recipe import Recipe
 from histoslide.training.records import EpochRecord, write_log
+from histoslide.training.teachers import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +128,8 @@ def train(
     tumour: str | None = None,
     folder: Path | None = None,
     initial: dict[str, Tensor] | None = None,
+    initial_file: Path | None = None,
+    teachers: Sequence[Teacher] = (),
     finder: RateSearch | None = None,
     callbacks: Sequence[object] = (),
     on_epoch: OnEpoch | None = None,
@@ -143,6 +149,9 @@ def train(
         folder: run folder that gets a log and a checkpoint after every epoch. A run that was
             interrupted goes on from there.
         initial: state dict to start from instead of ImageNet or random weights.
+        initial_file: where that was read from, for the record.
+        teachers: models whose judgement of every training patch it learns too; see
+            ``histoslide.training.teachers``.
         finder: what the learning-rate finder saw, for the record.
         callbacks: further fastai callbacks, added to the learner of every stage.
         on_epoch: called after every epoch.
@@ -155,9 +164,12 @@ def train(
     """
     device = torch.device(pick_device()) if device is None else device
     name = recipe.name if name is None else name
+    data = keep_patches(data, recipe)
     network = start_network(data, recipe, device=device, seed=seed, initial=initial)
+    precision = choose_precision(recipe.precision, device, network)
+    logger.info("%s trains in %s: %s", recipe.architecture, precision.name, precision.reason)
     spec = _uncalibrated_spec(data, recipe, name=name, licence=licence, tumour=tumour)
-    settings = run_settings(data, recipe, seed=seed, initial=initial)
+    settings = run_settings(data, recipe, seed=seed, initial=initial, teachers=teachers)
     run = _begin(folder, settings, network)
 
     def finish_epoch(record: EpochRecord) -> None:
@@ -168,17 +180,22 @@ def train(
 
     report = Report(run, recipe, on_epoch=finish_epoch, on_batch=on_batch)
     keeper = SaveCheckpoints(run, recipe, None if folder is None else folder / FILE_NAME)
+    make = partial(
+        _stage_learner, data, recipe, network, device=device, workers=workers, teachers=teachers
+    )
     learner = None
     while run.stage < len(recipe.stages):
-        learner = _stage_learner(data, recipe, run.stage, network, device=device, workers=workers)
+        learner = make(run.stage)
         _run_stage(learner, recipe, run, seed, [report, keeper, *callbacks])
     if learner is None:  # every stage was done before
-        last = len(recipe.stages) - 1
-        learner = _stage_learner(data, recipe, last, network, device=device, workers=workers)
+        learner = make(len(recipe.stages) - 1)
     if recipe.keep == "best" and run.best is not None:
         network.load_state_dict(run.best)
     predictions = predict_patches(Model(spec, network, device=str(device), sha256=""), data.valid)
-    spec, figures = _calibrate(spec, predictions, _training_facts(data, recipe, run, seed))
+    facts = _training_facts(data, recipe, run, seed, initial_file)
+    facts["teachers"] = [teacher.as_dict() for teacher in teachers]
+    facts["computed"] = {"device": device.type} | dataclasses.asdict(precision)
+    spec, figures = _calibrate(spec, predictions, facts)
     return TrainedModel(
         spec=spec,
         learner=learner,
@@ -201,11 +218,12 @@ def _begin(folder: Path | None, settings: dict[str, object], network: nn.Module)
 def _stage_learner(
     data: PatchData,
     recipe: Recipe,
-    index: int,
     network: nn.Module,
+    index: int,
     *,
     device: torch.device,
     workers: int,
+    teachers: Sequence[Teacher],
 ) -> Learner:
     stage = recipe.stages[index]
     side = recipe.side_px(stage)
@@ -217,7 +235,14 @@ def _stage_learner(
             recipe.batch_size, side, device, size, recipe.batch_size,
         )  # fmt: skip
     return make_learner(
-        data, recipe, stage, network, device=device, workers=workers, batch_size=size
+        data,
+        recipe,
+        stage,
+        network,
+        device=device,
+        workers=workers,
+        batch_size=size,
+        teachers=teachers,
     )
 
 
@@ -251,6 +276,7 @@ def _uncalibrated_spec(
     data: PatchData, recipe: Recipe, *, name: str, licence: str, tumour: str | None
 ) -> ModelSpec:
     last = recipe.stages[-1]
+    mean, std = recipe.normalisation
     return ModelSpec(
         name=name,
         architecture=recipe.architecture,
@@ -260,29 +286,35 @@ def _uncalibrated_spec(
         label_px=recipe.label_px,
         mpp=recipe.mpp,
         network_px=recipe.side_px(last),
-        mean=recipe.mean,
-        std=recipe.std,
+        mean=mean,
+        std=std,
         licence=licence,
     )
 
 
 def _training_facts(
-    data: PatchData, recipe: Recipe, run: Checkpoint, seed: int
+    data: PatchData, recipe: Recipe, run: Checkpoint, seed: int, initial_file: Path | None
 ) -> dict[str, object]:
+    pretrained = None
+    if initial_file is not None:
+        pretrained = {"file": initial_file.name, "sha256": file_sha256(initial_file)}
     return {
         "data": {
             "layout": data.layout,
             "split": None if data.split is None else data.split.as_dict(),
             "train_patches": len(data.train),
+            "unlabelled_patches": 0 if data.unlabelled is None else len(data.unlabelled),
+            "shown_an_epoch": len(data.shown),
             "valid_patches": len(data.valid),
             "train_classes": _counts(data, data.train),
             "valid_classes": _counts(data, data.valid),
             "left_out": dict(Counter(data.left_out.values())),
         },
         "recipe": recipe.as_dict() | {"split": Path(recipe.split).name},  # no folders of ours
+        "pretrained": pretrained,
         "seed": seed,
         "epochs": [dataclasses.asdict(record) for record in run.records],
-        "versions": {p: version(p) for p in ("torch", "torchvision", "fastai")},
+        "versions": {p: version(p) for p in ("torch", "torchvision", "fastai", "timm")},
     }
 
 

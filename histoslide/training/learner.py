@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.mixup import MixUp
 from fastai.learner import Learner
@@ -16,22 +18,24 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
 from torch.amp.grad_scaler import GradScaler
 
-from histoslide.datasets import PatchData
+from histoslide.datasets import UNKNOWN, PatchData
 from histoslide.errors import DataError
-from histoslide.model.architectures import BODY_SPLIT
+from histoslide.model.architectures import split_body
 from histoslide.training.accumulation import WholeBatches
 from histoslide.training.loaders import make_loaders
 from histoslide.training.mosaic import MosaicContext
 from histoslide.training.optimiser import optimiser
+from histoslide.training.precision import choose_precision
 from histoslide.training.recipe import Recipe, Stage
+from histoslide.training.teachers import Teacher, Teaching
 
 logger = logging.getLogger(__name__)
 
 
 def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
-    """Fastai's three groups of a ResNet: up to layer2, layer3 and layer4, head."""
+    """Three groups, as fastai has of a ResNet: up to layer2, layer3 and layer4, head."""
     body, head = network[0], network[1]  # type: ignore[index]
-    return [params(body[:BODY_SPLIT]), params(body[BODY_SPLIT:]), params(head)]
+    return [*split_body(body), params(head)]
 
 
 def make_learner(
@@ -43,6 +47,7 @@ def make_learner(
     device: torch.device,
     workers: int = 0,
     batch_size: int | None = None,
+    teachers: Sequence[Teacher] = (),
 ) -> Learner:
     """The fastai Learner of one stage, frozen as the stage says, with accuracy and AUC.
 
@@ -55,10 +60,17 @@ def make_learner(
         workers: processes that decode patches.
         batch_size: patches that fit into memory at once; gradients are summed until the recipe's
             batch is full, see ``WholeBatches``. None as the recipe says.
+        teachers: models whose judgement it learns too.
 
     Raises:
-        DataError: the precision cannot be had on the device, or class weights do not fit.
+        DataError: the precision cannot be had on the device, class weights do not fit, or there are
+            unlabelled patches that nobody teaches, or whose classes would be mixed.
     """
+    if data.unlabelled is not None and (not teachers or recipe.mixup):
+        raise DataError(
+            "unlabelled patches are learnt from teachers alone: pass --teacher BUNDLE, and no "
+            "--mixup, which mixes classes"
+        )
     loaders = make_loaders(
         data, recipe, stage, device=device, workers=workers, batch_size=batch_size
     )
@@ -72,13 +84,17 @@ def make_learner(
         train_bn=stage.train_frozen_norms,
         metrics=[accuracy, RocAucBinary() if len(data.classes) == 2 else RocAuc()],
     )
+    learner.add_cb(PlainBatches())
+    if teachers:
+        learner.add_cb(Teaching(teachers, recipe, stage, device))
     if recipe.mixup:
         learner.add_cb(MixUp(recipe.mixup))
     if stage.mosaic:
         learner.add_cb(MosaicContext(stage.mosaic))
     if batch_size is not None and batch_size < recipe.batch_size:
         learner.add_cb(WholeBatches(recipe.batch_size))
-    if (mode := amp_mode(recipe.precision, device)) is not None:
+    mode = choose_precision(recipe.precision, device, network).amp_mode
+    if mode is not None:
         learner.add_cb(DevicePrecision(mode))
     # Always: the network remembers what an earlier stage froze.
     learner.freeze_to(-(stage.trainable_groups or 0))
@@ -112,16 +128,18 @@ def loss_function(data: PatchData, recipe: Recipe, device: torch.device) -> Cros
     """
     weights = class_weights(data, recipe)
     weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
-    kind = CrossEntropyLossFlat if weights is None or all(weights) else PartialCrossEntropy
-    return kind(weight=weight, label_smoothing=recipe.label_smoothing)
+    whole = data.unlabelled is None and (weights is None or all(weights))
+    kind = CrossEntropyLossFlat if whole else PartialCrossEntropy
+    return kind(weight=weight, label_smoothing=recipe.label_smoothing, ignore_index=UNKNOWN)
 
 
 class PartialCrossEntropy(CrossEntropyLossFlat):
-    """Cross entropy where some class weighs nothing: a batch of it alone has no loss, not 0/0."""
+    """Cross entropy where some patch weighs nothing: a batch of such has no loss, not 0/0."""
 
     def __call__(self, inp: Tensor, targ: Tensor, **kwargs: object) -> Tensor:
         """The loss of logits of shape (n, classes) for labels of shape (n,)."""
-        if not self.func.weight[targ].any():
+        known, weight = targ[targ != UNKNOWN], self.func.weight
+        if not len(known) or (weight is not None and not weight[known].any()):
             return inp.sum() * 0
         return super().__call__(inp, targ, **kwargs)
 
@@ -141,28 +159,32 @@ def class_weights(data: PatchData, recipe: Recipe) -> list[float] | None:
         return list(recipe.class_weights)
     if recipe.class_weights == "none":
         return None
-    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    shown = data.train.labels if data.repeats is None else data.train.labels.repeat(data.repeats)
+    counts = np.bincount(shown, minlength=len(data.classes))
     # A class without patches still counts where labels are smoothed, in every patch, so its weight
     # must be none: the inverse of (almost) no patches would draw all patches towards it.
     weights: list[float] = (counts.sum() / (counts > 0).sum() / np.maximum(counts, 1)).tolist()
     return [weight if count else 0.0 for weight, count in zip(weights, counts, strict=True)]
 
 
-def amp_mode(precision: str, device: torch.device) -> AMPMode | None:
-    """What fastai's mixed precision is to do; None for float32.
+class PlainBatches(Callback):
+    """Hand the network plain tensors, channels last.
 
-    Raises:
-        DataError: the device cannot train in this precision.
+    fastai's own subclass costs a dispatch for every operation of the network.
     """
-    if precision == "bf16":
-        if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-            raise DataError(f"{device} has no bfloat16: pass --precision fp16 or fp32")
-        return AMPMode.BF16
-    if precision == "fp16" and device.type != "cuda":
-        raise DataError(
-            f"fp16 trains on CUDA only, not on {device}: pass --precision bf16, fp32 or mixed"
-        )
-    return AMPMode.FP16 if precision != "fp32" and device.type == "cuda" else None
+
+    order = 5  # before everything that changes batches
+
+    def before_batch(self) -> None:
+        """Strip images and classes of fastai's types."""
+        images = (plain(x).contiguous(memory_format=torch.channels_last) for x in self.learn.xb)
+        self.learn.xb = tuple(images)
+        self.learn.yb = tuple(plain(y) for y in self.learn.yb)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The same numbers without a type of fastai's."""
+    return tensor.as_subclass(Tensor)
 
 
 class DevicePrecision(MixedPrecision):

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from fastai.data.core import DataLoaders, Datasets
+from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.transforms import Categorize
-from fastai.vision.core import PILImage
+from fastai.torch_core import TensorCategory
+from fastai.vision.core import PILImage, TensorImage
 from fasttransform import DisplayedTransform
+from numpy.typing import NDArray
 
-from histoslide.datasets import ImageFiles, Joined, PatchData, PatchSet
-from histoslide.errors import DataError
+from histoslide.datasets import UNKNOWN, ImageFiles, Joined, PatchData, PatchSet
 from histoslide.model.devices import pick_device
+from histoslide.training.kept_patches import KeptPatches, read_sized
 from histoslide.training.recipe import Recipe, Stage
-from histoslide.training.transforms import batch_transforms, item_transforms
+from histoslide.training.transforms import (
+    batch_transforms,
+    item_transforms,
+    random_quality,
+    recompress,
+)
 
 
 class ReadPatch(DisplayedTransform):
@@ -42,21 +51,11 @@ class ReadPatch(DisplayedTransform):
         Raises:
             DataError: it cannot be read or has another size than the recipe's.
         """
-        try:
-            pixels = self.patches.read(index)
-        except DataError as error:
-            raise DataError(f"{error}: pass --skip-bad to leave such patches out") from error
-        if pixels.shape != (self.side_px, self.side_px, 3):
-            raise DataError(
-                f"patch {self.patches.names[index]} is {pixels.shape[1]}×{pixels.shape[0]} px, "
-                f"the recipe expects {self.side_px}×{self.side_px}: pass --patch-size and --mpp as "
-                "the patches are, or --skip-bad to leave out such as this one"
-            )
-        return PILImage.create(pixels)
+        return PILImage.create(read_sized(self.patches, index, self.side_px))
 
 
 class ReadLabel(DisplayedTransform):
-    """From the index of a patch to the name of its class."""
+    """From the index of a patch to the name of its class, or to ``NO_CLASS``."""
 
     def __init__(self, patches: PatchSet, classes: tuple[str, ...]) -> None:
         super().__init__()
@@ -64,7 +63,58 @@ class ReadLabel(DisplayedTransform):
 
     def encodes(self, index: int) -> str:
         """The class."""
-        return self.classes[int(self.labels[index])]
+        label = int(self.labels[index])
+        return NO_CLASS if label == UNKNOWN else self.classes[label]
+
+
+NO_CLASS = ""
+"""Stands for the class of an unlabelled patch."""
+
+
+class CategorizeKnown(Categorize):
+    """fastai's transform, and ``UNKNOWN`` for a patch without a class."""
+
+    def encodes(self, name: str) -> TensorCategory:
+        """The number of a class."""
+        return TensorCategory(UNKNOWN) if name == NO_CLASS else super().encodes(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptBatches:
+    """Makes whole batches of patches that are in memory, where others are joined of single ones."""
+
+    patches: PatchSet
+    """Where from."""
+    labels: NDArray[np.int64]
+    """Of these, shape (n,)."""
+    shown: NDArray[np.int64]
+    """Indices into them of what an epoch shows."""
+    jpeg: float
+    """Part of the patches that are compressed once more."""
+
+    def batch(self, indices: Sequence[int]) -> tuple[TensorImage, TensorCategory]:
+        """Patches of shape (n, 3, side, side), uint8, and their classes."""
+        chosen = self.shown[np.asarray(indices)]
+        pixels = np.stack([self.patches.read(index) for index in chosen.tolist()])
+        if self.jpeg:
+            for item in torch.nonzero(torch.rand(len(chosen)) < self.jpeg).flatten().tolist():
+                pixels[item] = recompress(pixels[item], random_quality())
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        return TensorImage(images), TensorCategory(torch.from_numpy(self.labels[chosen]))
+
+
+class PatchLoader(TfmdDL):
+    """fastai's loader, which takes whole batches from memory where all patches are there."""
+
+    kept: KeptBatches | None = None
+    """Where from; None reads patches one by one, as those that somebody predicts in a notebook."""
+
+    def create_batches(self, samps: Iterable[int]) -> Iterator[tuple[Any, ...]]:
+        """Batches before what happens to them on the device."""
+        if self.kept is None:
+            yield from super().create_batches(samps)
+            return
+        yield from map(self.kept.batch, self.chunkify(iter(samps)))
 
 
 def make_loaders(
@@ -88,27 +138,39 @@ def make_loaders(
         batch_size: patches a batch; None as the recipe says.
     """
     device = torch.device(pick_device()) if device is None else device
-    patches = Joined((data.train, data.valid))
-    cut, count = len(data.train), len(patches)
+    # Unlabelled patches last: they are numbered as ``PatchData.shown`` says, behind validation.
+    none = () if data.unlabelled is None else (data.unlabelled,)
+    patches = Joined((data.train, data.valid, *none))
+    cut, held = len(data.train), len(data.valid)
+    shown = data.shown + np.where(data.shown < cut, 0, held)
+    count = len(shown)
     size = recipe.batch_size if batch_size is None else batch_size
+    known = CategorizeKnown(vocab=list(data.classes), sort=False)
     sets = Datasets(
-        list(range(count)),
+        [*shown.tolist(), *range(cut, cut + held)],
         tfms=[
             [ReadPatch(patches, recipe.input_px)],
-            [ReadLabel(patches, data.classes), Categorize(vocab=list(data.classes), sort=False)],
+            [ReadLabel(patches, data.classes), known],
         ],
-        splits=[list(range(cut)), list(range(cut, count))],
+        splits=[list(range(count)), list(range(count, count + held))],
     )
-    return sets.dataloaders(
+    loaders = sets.dataloaders(
         bs=size,
+        dl_type=PatchLoader,
         num_workers=workers,
         device=device,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
-        drop_last=cut > size,
+        drop_last=count > size,
         after_item=item_transforms(recipe),
         after_batch=batch_transforms(recipe, recipe.stages[-1] if stage is None else stage),
     )
+    if all(isinstance(part, KeptPatches) for part in patches.parts):
+        labels, both = patches.labels, (shown, np.arange(cut, cut + held))
+        jpegs = (recipe.augmentation.jpeg, 0.0)
+        for loader, indices, jpeg in zip(loaders.loaders, both, jpegs, strict=True):
+            loader.kept = KeptBatches(patches=patches, labels=labels, shown=indices, jpeg=jpeg)
+    return loaders
 
 
 @contextmanager
@@ -118,6 +180,9 @@ def without_patches(loaders: DataLoaders) -> Iterator[None]:
     readers = [t for part in loaders.loaders for t in _transforms(part.dataset)]
     readers = [t for t in readers if isinstance(t, ReadPatch | ReadLabel)]
     held = [dict(vars(reader)) for reader in readers]
+    kept = [loader.kept for loader in loaders.loaders]
+    for loader in loaders.loaders:
+        loader.kept = None
     for reader in readers:
         if isinstance(reader, ReadPatch):
             reader.patches = nothing
@@ -128,6 +193,8 @@ def without_patches(loaders: DataLoaders) -> Iterator[None]:
     finally:
         for reader, values in zip(readers, held, strict=True):
             vars(reader).update(values)
+        for loader, batches in zip(loaders.loaders, kept, strict=True):
+            loader.kept = batches
 
 
 def _transforms(dataset: object) -> list[object]:

@@ -27,8 +27,8 @@ def start_network(
         recipe: architecture and where to start from.
         device: where the network will be.
         seed: of random weights.
-        initial: state dict to start from. Weights of the last layer are left out where they are of
-            another number of classes.
+        initial: state dict to start from: of a whole network, whose last layer is left out where it
+            is of another number of classes, or of a body alone.
 
     Raises:
         BundleError: the given weights are of another architecture.
@@ -53,6 +53,8 @@ def _load(network: nn.Module, initial: dict[str, Tensor], architecture: str) -> 
         for name, value in initial.items()
         if name not in last or value.shape == own[name].shape
     }
+    if not any(name.startswith("1.") for name in given):  # a body: the head starts as it is
+        given |= {name: value for name, value in own.items() if name.startswith("1.")}
     missing = set(own) - set(given) - set(last)
     wrong = [n for n, value in given.items() if n not in own or own[n].shape != value.shape]
     if missing or wrong:

@@ -130,6 +130,6 @@ class TensorBoard(Callback):
         chosen = images[:limit].detach().as_subclass(Tensor).float().cpu()
         mean, std = (
             torch.tensor(np.array(values), dtype=torch.float32).view(1, 3, 1, 1)
-            for values in (self._recipe.mean, self._recipe.std)
+            for values in self._recipe.normalisation
         )
         return (chosen * std + mean).clamp(0, 1)

@@ -6,11 +6,12 @@ one file at a time: resizing patches of different sizes, and compressing them on
 
 from __future__ import annotations
 
-import io
+import math
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import simplejpeg
 import torch
 from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
 from fastai.vision.augment import (
@@ -31,7 +32,7 @@ from fastai.vision.augment import (
 )
 from fastai.vision.core import PILImage, TensorImage
 from fasttransform import DisplayedTransform, Transform
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -62,7 +63,7 @@ def batch_transforms(recipe: Recipe, stage: Stage) -> list[Transform]:
         *augmentations(recipe.augmentation, _warp_size(recipe, stage)),
         *crop,
         FitSize(recipe.side_px(stage)),
-        Normalize.from_stats(recipe.mean, recipe.std),
+        Normalize.from_stats(*recipe.normalisation),
     ]
 
 
@@ -98,10 +99,14 @@ def augmentations(settings: Augmentation, size: int | None) -> list[Transform]:
         ]
     if crops:
         steps.append(RandomCrop(size, min_scale=settings.min_scale, ratio=(1, 1)))
+    if settings.hue or settings.saturation or settings.brightness:
+        steps.append(ColourJitter(settings.hue, settings.saturation, settings.brightness))
     if settings.stain:
         steps.append(StainJitter(settings.stain))
     if settings.sharpness:
         steps.append(SharpnessJitter(settings.sharpness))
+    if settings.blur:
+        steps.append(BlurJitter(settings.blur, settings.p_blur))
     return list(setup_aug_tfms(steps))
 
 
@@ -115,8 +120,7 @@ class Recompress(RandTransform):
 
     def encodes(self, image: PILImage) -> PILImage:
         """The patch after one more compression."""
-        quality = int(torch.randint(40, 91, ()))
-        return PILImage.create(recompress(np.asarray(image), quality))
+        return PILImage.create(recompress(np.asarray(image), random_quality()))
 
 
 class TrainingOnly:
@@ -151,6 +155,37 @@ class Shift(AffineCoordTfm):
 
     def __init__(self, strength: float, p: float, **kwargs: object) -> None:
         super().__init__(aff_fs=partial(_shift_matrix, strength=strength, p=p), **kwargs)
+
+
+class ColourJitter(DisplayedTransform):
+    """Turn each patch's colours, fade or deepen them, and make them lighter or darker."""
+
+    order, split_idx = 45, TRAINING_ONLY
+
+    def __init__(self, hue: float, saturation: float, brightness: float) -> None:
+        super().__init__()
+        self.hue, self.saturation, self.brightness = hue, saturation, brightness
+
+    def encodes(self, images: TensorImage) -> TensorImage:
+        """RGB in 0-1 units, shape (n, 3, h, w), in and out."""
+        change = partial(
+            random_colour, hue=self.hue, saturation=self.saturation, brightness=self.brightness
+        )
+        return _on_plain(change, images)
+
+
+class BlurJitter(DisplayedTransform):
+    """Blur some patches, each by its own width."""
+
+    order, split_idx = 52, TRAINING_ONLY
+
+    def __init__(self, largest: float, p: float) -> None:
+        super().__init__()
+        self.largest, self.p = largest, p
+
+    def encodes(self, images: TensorImage) -> TensorImage:
+        """RGB in 0-1 units, shape (n, 3, h, w), in and out."""
+        return _on_plain(partial(random_blur, largest=self.largest, p=self.p), images)
 
 
 class StainJitter(DisplayedTransform):
@@ -223,12 +258,59 @@ class FitSize(DisplayedTransform):
 def random_stain(images: Tensor, strength: float) -> Tensor:
     """Scale and shift each patch's stain concentrations; RGB in 0-1 units, (n, 3, h, w)."""
     basis = functional.normalize(_RGB_FROM_HED, dim=1).to(images)
-    density = -torch.log((images * 255 + 1) / 256)
-    stains = torch.einsum("nchw,cs->nshw", density, torch.linalg.inv(basis))
-    factor = 1 + strength * _per_patch(images, 3)
-    shift = 0.25 * strength * _per_patch(images, 3)
-    density = torch.einsum("nshw,sc->nchw", stains * factor + shift, basis)
-    return ((torch.exp(-density) * 256 - 1) / 255).clamp(0, 1)
+    factor = 1 + strength * _per_patch(images, 3).flatten(2)  # (n, 3, 1)
+    shift = 0.25 * strength * _per_patch(images, 3).flatten(2)
+    # From densities to stains, scaled and shifted, and back to densities, in one matrix a patch.
+    matrix = (torch.linalg.inv(basis) * factor.transpose(1, 2)) @ basis
+    density = torch.log_(torch.add(1 / 256, images, alpha=255 / 256)).neg_().flatten(2)
+    density = torch.baddbmm(basis.T @ shift, matrix.transpose(1, 2), density)
+    changed = density.neg_().exp_().mul_(256 / 255).sub_(1 / 255).clamp_(0, 1)
+    return changed.view_as(images)
+
+
+def random_colour(images: Tensor, *, hue: float, saturation: float, brightness: float) -> Tensor:
+    """Change each patch's colours by one matrix; RGB in 0-1 units, (n, 3, h, w).
+
+    Args:
+        images: the patches.
+        hue: largest turn about the axis of greys, in degrees; within 2° the same turn of the hue
+            of HSV.
+        saturation: largest relative change of the distance from grey.
+        brightness: largest relative change of everything.
+    """
+    turn, deepen, lighten = _per_patch(images, 3).flatten(2).unbind(1)  # each of shape (n, 1)
+    angle = turn[..., None] * math.radians(hue)
+    grey = torch.full((3, 3), 1 / 3).to(images)
+    across = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]).to(images) / math.sqrt(3)
+    turned = torch.cos(angle) * (torch.eye(3).to(images) - grey) + torch.sin(angle) * across
+    matrix = grey + (1 + saturation * deepen[..., None]) * turned
+    matrix = (1 + brightness * lighten[..., None]) * matrix
+    return torch.bmm(matrix, images.flatten(2)).view_as(images).clamp_(0, 1)
+
+
+def random_blur(images: Tensor, *, largest: float, p: float) -> Tensor:
+    """Blur a part of the patches, each with a Gaussian of its own width; (n, 3, h, w).
+
+    Args:
+        images: the patches.
+        largest: standard deviation, in pixels.
+        p: probability of each patch.
+    """
+    draws = torch.rand(len(images), 2)
+    chosen = torch.nonzero(draws[:, 0] < p).flatten()
+    if not len(chosen):
+        return images
+    sigma = (largest * draws[chosen, 1]).clamp_min(0.05).to(images)
+    reach = math.ceil(3 * largest)
+    place = torch.arange(-reach, reach + 1).to(images)
+    weights = functional.softmax(-0.5 * (place / sigma[:, None]) ** 2, dim=1)
+    channels = images.shape[1]
+    kernel = weights.repeat_interleave(channels, dim=0)[:, None, None]  # a group a channel
+    chosen = chosen.to(images.device)
+    part = functional.pad(images[chosen], (reach,) * 4, mode="reflect").flatten(0, 1)[None]
+    part = functional.conv2d(part, kernel, groups=kernel.shape[0])
+    part = functional.conv2d(part, kernel.transpose(2, 3), groups=kernel.shape[0])
+    return images.index_copy(0, chosen, part[0].unflatten(0, (-1, channels)))
 
 
 def random_sharpness(images: Tensor, strength: float) -> Tensor:
@@ -241,11 +323,18 @@ def random_sharpness(images: Tensor, strength: float) -> Tensor:
     return torch.lerp(images, blurred, strength * _per_patch(images, 1)).clamp(0, 1)
 
 
-def recompress(pixels: np.ndarray, quality: int) -> np.ndarray:
+def recompress(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     """Compress and decompress (h, w, 3) RGB uint8 pixels as JPEG of the given quality."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer))
+    encoded = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="420"
+    )
+    decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded)
+    return decoded
+
+
+def random_quality() -> int:
+    """A JPEG quality of 40-90."""
+    return int(torch.randint(40, 91, ()))
 
 
 def centre_crop(images: Tensor, side_px: int) -> Tensor:

@@ -8,20 +8,20 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+from cachetools import LRUCache
 
 from histoslide.cohort.records import read_run
 from histoslide.comparison.same_slide import check_same_slide
 from histoslide.errors import HistoslideError, StoreError
 from histoslide.geometry import Mpp
 from histoslide.pipeline.result import SlideResult
-from histoslide.slide import OpenSlideSlide, find_slides, is_slide_file, open_slide
-from histoslide.slide.tiff.salvaged import SalvagedTiff
-from histoslide.storage.location import is_remote, storage_errors
+from histoslide.slide import Slide, find_slides, is_slide_file, open_slide
+from histoslide.storage.location import Location, is_remote, storage_errors
 from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache, local_copy
 from histoslide.storage.zarr_folder import has_root
 from histoslide.store import Heatmap, open_heatmap
@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 MAX_OPEN_SLIDES = 6
 """Slides kept open at a time; a cohort may have thousands."""
 
-AnySlide = OpenSlideSlide | SalvagedTiff
-
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -41,8 +39,17 @@ class Entry:
 
     key: str
     """Names it in links: letters, digits, dots, dashes and underscores."""
-    path: Path
+    path: Location
     """The heat.zarr."""
+
+
+class _OpenSlides(LRUCache[tuple[Path, float], Slide]):
+    """Slides by path and resolution; one that makes room for another is closed."""
+
+    def popitem(self) -> tuple[tuple[Path, float], Slide]:
+        key, slide = super().popitem()
+        slide.close()
+        return key, slide
 
 
 class Catalogue:
@@ -50,9 +57,9 @@ class Catalogue:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Location],
         *,
-        slides: Sequence[Path] = (),
+        slides: Sequence[Location] = (),
         force: bool = False,
         cache: SlideCache = DEFAULT_CACHE,
     ) -> None:
@@ -72,10 +79,10 @@ class Catalogue:
         """
         self._lock = threading.Lock()
         self._sources: dict[str, CellSource] = {}
-        self._open: OrderedDict[tuple[Path, float], AnySlide] = OrderedDict()
+        self._open = _OpenSlides(MAX_OPEN_SLIDES)
         self._folders = [path for path in paths if not is_store(path)]
         self._stores = [path for path in paths if is_store(path)]
-        self._keys: dict[Path, str] = {}
+        self._keys: dict[Location, str] = {}
         for folder in self._folders:
             with storage_errors(folder):
                 is_folder = folder.is_dir()
@@ -87,10 +94,10 @@ class Catalogue:
         for path in self._stores:
             open_heatmap(path, allow_incomplete=True)  # says now what is wrong with it
         self._copies = ExitStack()
-        slides = [self._copies.enter_context(local_copy(path, cache)) for path in slides]
-        found = find_slides(slides) if slides else []
+        copies = [self._copies.enter_context(local_copy(path, cache)) for path in slides]
+        found = find_slides(copies) if copies else []
         self._slides = {path.name: path for path in found}
-        given = [path for path in slides if not path.is_dir()]
+        given = [path for path in copies if not path.is_dir()]
         self._matched: dict[str, list[Path]] = {}
         self._forced = given[0] if force and len(given) == 1 else None
         if self._forced is None:
@@ -110,9 +117,9 @@ class Catalogue:
                     self._keys[path] = _key(path, taken=set(self._keys.values()))
             return [Entry(key=self._keys[path], path=path) for path in dict.fromkeys(paths)]
 
-    def results(self) -> dict[Path | str, SlideResult]:
+    def results(self) -> dict[Location | str, SlideResult]:
         """What score recorded, by path of the store, or by slide name where there is none."""
-        found: dict[Path | str, SlideResult] = {}
+        found: dict[Location | str, SlideResult] = {}
         for folder in self._folders:
             try:
                 results = read_run(folder)
@@ -135,7 +142,7 @@ class Catalogue:
                 self._sources[key] = CellSource(path)
             return self._sources[key]
 
-    def slide(self, key: str) -> AnySlide | None:
+    def slide(self, key: str) -> Slide | None:
         """The slide that a heatmap was made from, or None where it is not at hand.
 
         Raises:
@@ -145,7 +152,7 @@ class Catalogue:
         heat = self.source(key).heat
         if self._forced is not None:
             return self._opened(self._forced, heat.grid.slide_mpp)
-        name = heat.metadata["slide"]["name"]
+        name = heat.record.slide.name
         beside = heat.path.parent / name
         for path in (self._slides.get(name), beside, *self._matched.get(key, ())):
             # A slide beside a heatmap in object storage has gigabytes: only if asked for.
@@ -174,29 +181,23 @@ class Catalogue:
     def close(self) -> None:
         """Let go of all slides."""
         with self._lock:
-            for slide in self._open.values():
-                slide.close()
-            self._open.clear()
+            while self._open:
+                self._open.popitem()
             self._copies.close()
 
-    def _path(self, key: str) -> Path:
+    def _path(self, key: str) -> Location:
         with self._lock:
             known = {known_key: path for path, known_key in self._keys.items()}
         if key not in known:
             known = {entry.key: entry.path for entry in self.entries()}
         return known[key]
 
-    def _opened(self, path: Path, mpp: Mpp) -> AnySlide:
+    def _opened(self, path: Path, mpp: Mpp) -> Slide:
         key = (path, mpp.value)
         with self._lock:
-            if key in self._open:
-                self._open.move_to_end(key)
-                return self._open[key]
-            slide = self._open[key] = open_slide(path, mpp=mpp)
-            while len(self._open) > MAX_OPEN_SLIDES:
-                _, oldest = self._open.popitem(last=False)
-                oldest.close()
-            return slide
+            if key not in self._open:
+                self._open[key] = open_slide(path, mpp=mpp)
+            return self._open[key]
 
     def _match(self, given: Sequence[Path]) -> None:
         """Find out which heatmaps each slide belongs to, whatever it is called by now."""
@@ -215,18 +216,18 @@ class Catalogue:
                 raise StoreError(f"{problem}, or --force to see them together all the same")
 
 
-def is_store(path: Path) -> bool:
+def is_store(path: Location) -> bool:
     """Whether a path looks like a Zarr store, of either version."""
     return has_root(path)
 
 
-def _stores_in(folder: Path) -> list[Path]:
+def _stores_in(folder: Location) -> list[Location]:
     return sorted(
         path for path in folder.glob("*.zarr") if not path.name.startswith(".") and is_store(path)
     )
 
 
-def _key(path: Path, *, taken: set[str]) -> str:
+def _key(path: Location, *, taken: set[str]) -> str:
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip(".-") or "heatmap"
     key, number = stem, 2
     while key in taken:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 from histoslide.errors import StoreError
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
-from histoslide.storage.location import file_system, is_remote, object_key, storage_errors
+from histoslide.storage.location import Location, file_system, is_remote, object_key, storage_errors
 from histoslide.store import (
     Heatmap,
     PyramidLevel,
-    halve_probability,
-    halve_status,
     level_shapes,
     open_heatmap,
+    pyramid,
     readable,
 )
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ class CellSource:
         StoreError: the store is missing, damaged or of an unknown version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._known_highest: float | None = None
@@ -142,10 +144,10 @@ class CellSource:
         where = np.s_[top : min(rows, top + TILE_CELLS), left : min(cols, left + TILE_CELLS)]
         if live is None:
             probability = levels[level].probability
-            place = where if probability.ndim == 2 else (channel, *where)
+            index = where if probability.ndim == 2 else (channel, *where)
             try:
                 with readable(self._path):
-                    values = np.asarray(probability[place])
+                    values = np.asarray(probability[index])
                     status = np.asarray(levels[level].status[where])
             except StoreError as error:
                 logger.warning("%s", error)
@@ -154,8 +156,8 @@ class CellSource:
                 status = np.full(shape, Status.UNREADABLE, dtype=np.uint8)
         else:
             made = live[level]
-            place = where if made.probability.ndim == 2 else (channel, *where)
-            values, status = made.probability[place], made.status[where]
+            index = where if made.probability.ndim == 2 else (channel, *where)
+            values, status = made.probability[index], made.status[where]
         lost = (status == Status.SCORED) & ~((values >= 0) & (values <= 1))
         values, status = np.where(lost, np.nan, values), np.where(lost, Status.UNREADABLE, status)
         return (
@@ -174,7 +176,7 @@ class CellSource:
         self._known_highest = None
         cells = self.grid.rows * self.grid.cols
         if self._heat.complete:
-            seconds = self._heat.metadata["seconds"]
+            seconds = self._heat.record.seconds
             self._state = CellState(
                 revision=f"{self._heat.id}-{seconds}", complete=True, decided=cells, cells=cells
             )
@@ -201,13 +203,9 @@ class CellSource:
                 new = (before.status[where] == Status.PENDING) & (finest.status[where] > 0)
                 if new.any():
                     everywhere = (slice(None),) * (finest.probability.ndim - 2)
-                    place = (*everywhere, *where)
-                    finest.probability[place] = np.asarray(self._levels[0].probability[place])
-        live = [finest]
-        for _ in level_shapes(self.grid.shape)[1:]:
-            above = live[-1]
-            live.append(_Arrays(halve_probability(above.probability), halve_status(above.status)))
-        self._live = live
+                    index = (*everywhere, *where)
+                    finest.probability[index] = np.asarray(self._levels[0].probability[index])
+        self._live = [_Arrays(*level) for level in pyramid(finest.probability, finest.status)]
         decided = int((finest.status != Status.PENDING).sum())
         self._state = CellState(
             revision=f"{self._heat.id}-{decided}",
@@ -219,7 +217,7 @@ class CellSource:
         self._next_look = now + max(_LEAST_REST_S, _REST * (now - started))
 
 
-def _stamp(path: Path) -> tuple[object, ...] | None:
+def _stamp(path: Location) -> tuple[object, ...] | None:
     """Changes when the store's metadata are written, as they are when a run ends."""
     if is_remote(path):
         return _remote_stamp(path)
@@ -232,7 +230,7 @@ def _stamp(path: Path) -> tuple[object, ...] | None:
     return None
 
 
-def _remote_stamp(path: Path) -> tuple[object, ...] | None:
+def _remote_stamp(path: UPath) -> tuple[object, ...] | None:
     for name in ("zarr.json", ".zattrs"):
         with storage_errors(path):
             try:

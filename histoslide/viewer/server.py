@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
@@ -22,7 +21,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from histoslide.errors import HistoslideError
-from histoslide.viewer.cache import ByteCache
+from histoslide.storage.records import to_builtins
+from histoslide.viewer.cache import byte_cache
 from histoslide.viewer.catalogue import Catalogue
 from histoslide.viewer.deepzoom import DeepZoom, blank_tile, slide_tile
 from histoslide.viewer.facts import (
@@ -30,7 +30,6 @@ from histoslide.viewer.facts import (
     describe_cohort,
     describe_foci,
     describe_heatmap,
-    describe_state,
     thumbnail,
 )
 
@@ -144,7 +143,7 @@ class _Viewer:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._tiles = ByteCache(CACHE_BYTES)
+        self._tile = byte_cache(CACHE_BYTES)
 
     def routes(self) -> list[BaseRoute]:
         """The addresses; every variable part is looked up, none becomes a path of a file."""
@@ -179,23 +178,20 @@ class _Viewer:
         return JSONResponse(colour_maps())
 
     def _cohort(self, _: Request) -> Response:
-        return JSONResponse(describe_cohort(self._catalogue))
+        return _json(describe_cohort(self._catalogue))
 
     def _heatmap(self, request: Request) -> Response:
         return self._answer(request, lambda key: describe_heatmap(self._catalogue, key))
 
     def _state(self, request: Request) -> Response:
-        return self._answer(
-            request, lambda key: describe_state(self._catalogue.source(key).state())
-        )
+        return self._answer(request, lambda key: self._catalogue.source(key).state())
 
-    def _answer(self, request: Request, describe: Callable[[str], dict[str, Any]]) -> Response:
+    def _answer(self, request: Request, describe: Callable[[str], object]) -> Response:
         try:
             found = describe(request.path_params["key"])
         except KeyError:
             raise HTTPException(404, "no such heatmap") from None
-        body = JSONResponse(found).body
-        return _cached(request, bytes(body), "application/json")
+        return _cached(request, bytes(_json(found).body), "application/json")
 
     def _thumbnail(self, request: Request) -> Response:
         key = request.path_params["key"]
@@ -204,9 +200,7 @@ class _Viewer:
             state, slide = source.state(), self._catalogue.slide(key)
         except KeyError:
             raise HTTPException(404, "no such heatmap") from None
-        body = self._tiles.get(
-            ("thumbnail", key, state.revision), lambda: thumbnail(source.heat, slide)
-        )
+        body = self._tile(("thumbnail", key, state.revision), lambda: thumbnail(source.heat, slide))
         return _cached(request, body, "image/png")
 
     def _foci(self, request: Request) -> Response:
@@ -214,9 +208,9 @@ class _Viewer:
         try:
             source = self._catalogue.source(key)
             revision = source.state().revision
-            body = self._tiles.get(
+            body = self._tile(
                 ("foci", key, revision, channel),
-                lambda: bytes(JSONResponse(describe_foci(source.heat, channel)).body),
+                lambda: bytes(_json(describe_foci(source.heat, channel)).body),
             )
         except (KeyError, IndexError):
             raise HTTPException(404, "no such heatmap or class") from None
@@ -228,7 +222,7 @@ class _Viewer:
             source = self._catalogue.source(path["key"])
             where = (path["level"], path["row"], path["col"], path["channel"])
             revision = source.state().revision
-            body = self._tiles.get(
+            body = self._tile(
                 ("cells", path["key"], revision, where),
                 lambda: gzip.compress(source.tile(*where), compresslevel=1),
             )
@@ -247,7 +241,7 @@ class _Viewer:
                 body = blank_tile(zoom, *where)
             else:
                 zoom = DeepZoom(size_l0=slide.size_l0)
-                body = self._tiles.get(
+                body = self._tile(
                     ("slide", slide.quickhash, where), lambda: slide_tile(slide, zoom, *where)
                 )
         except (KeyError, IndexError):
@@ -274,6 +268,11 @@ def _page(name: str) -> Callable[[Request], Response]:
         return _cached(request, *web_files()[name])
 
     return respond
+
+
+def _json(message: object) -> JSONResponse:
+    """A message to the page."""
+    return JSONResponse(to_builtins(message))
 
 
 def _cached(

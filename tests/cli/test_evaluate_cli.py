@@ -10,7 +10,7 @@ import pytest
 from histoslide_cli.main import main
 from PIL import Image
 
-from histoslide.datasets import Split, open_patches, save_split
+from histoslide.datasets import PatchFolder, Split, save_split
 from histoslide.evaluation.patches.assessment import assess
 from histoslide.evaluation.patches.bootstrap import FEWEST_SLIDES
 from histoslide.evaluation.patches.predictions import Predictions
@@ -108,7 +108,7 @@ def test_the_split_of_a_run_with_extra_folders(
     write_patches(tmp_path / "more" / "1", 3, seed=9)
     extra, table = (tmp_path / "more",), tmp_path / "split.csv"
     split = Split(kind="random", fraction=0.5)
-    save_split(open_patches(data, extra=extra, split=split), table)
+    save_split(PatchFolder(root=data, extra=extra).divide(split), table)
     options = ["--split", str(table), "--json"]
     assert evaluate(data, small_bundle, *options) == 2
     assert "give the data, --extra" in capsys.readouterr().err

@@ -20,13 +20,15 @@ from histoslide.comparison.cells import (
     ScoredCells,
     compare_cells,
     compare_heatmaps,
-    comparison_document,
 )
+from histoslide.comparison.record import ComparisonRecord
 from histoslide.errors import HistoslideError, StoreError
 from histoslide.geometry import Mpp, Size
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
 from histoslide.render import ONLY_COLOURS, draw_difference, round_limit
+from histoslide.scoring.record import ModelRecord
+from histoslide.storage.location import Location
 from histoslide.store import open_heatmap, store_heatmap
 
 SHAPE = (40, 50)
@@ -39,7 +41,7 @@ def made_values() -> NDArray[np.float32]:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
+def pair(tmp_path: Path) -> tuple[Location, Location]:
     """Heatmaps of 2,000 cells that differ in nine ways that the tests below name."""
     first, second = made_values(), made_values()
     second[0, :3] += np.float32(1 / 1024)  # three cells a little up
@@ -57,11 +59,11 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return a.path, b.path
 
 
-def compared(pair: tuple[Path, Path], **how: float) -> Comparison:
+def compared(pair: tuple[Location, Location], **how: float) -> Comparison:
     return compare_heatmaps(open_heatmap(pair[0]), open_heatmap(pair[1]), **how)
 
 
-def test_every_difference_is_counted(pair: tuple[Path, Path]) -> None:
+def test_every_difference_is_counted(pair: tuple[Location, Location]) -> None:
     comparison = compared(pair)
     (entry,) = comparison.classes
     cells = 2000 - 3 - 3
@@ -82,7 +84,7 @@ def test_every_difference_is_counted(pair: tuple[Path, Path]) -> None:
     assert not comparison.equal
 
 
-def test_signs_are_b_minus_a(pair: tuple[Path, Path]) -> None:
+def test_signs_are_b_minus_a(pair: tuple[Location, Location]) -> None:
     difference = compared(pair).differences["tumour"]
     assert difference[0, 1] == 1 / 1024
     assert difference[6, 7] == -0.625
@@ -92,7 +94,7 @@ def test_signs_are_b_minus_a(pair: tuple[Path, Path]) -> None:
     np.testing.assert_array_equal(backwards, -difference)
 
 
-def test_tolerance_and_threshold(pair: tuple[Path, Path]) -> None:
+def test_tolerance_and_threshold(pair: tuple[Location, Location]) -> None:
     (entry,) = compared(pair, tolerance=1 / 1024).classes
     assert entry.within == entry.cells - 3
     (entry,) = compared(pair, tolerance=1 / 1025).classes
@@ -197,7 +199,7 @@ def test_the_tumour_is_shown_even_where_another_class_differs_more(tmp_path: Pat
     for name, values in (("a.zarr", (0.5, 0.25, 0.25)), ("b.zarr", (0.25, 0.625, 0.125))):
         lazy = lazy_of(np.full((4, 5, 3), values), classes=("stroma", "nerve", "fat"))
         spec = replace(lazy.spec, tumour_class="fat")
-        lazy = replace(lazy, spec=spec, model={**lazy.model, "spec": json.loads(spec.to_json())})
+        lazy = replace(lazy, spec=spec, model=ModelRecord.of(spec, sha256="made"))
         paths.append(store_heatmap(lazy, tmp_path / name).path)
     assert compared((paths[0], paths[1])).of().name == "fat"
 
@@ -235,14 +237,14 @@ def test_what_cannot_be_compared_names_the_setting(tmp_path: Path) -> None:
         compare_heatmaps(plain, other)
 
 
-def test_only_some_cells(pair: tuple[Path, Path]) -> None:
+def test_only_some_cells(pair: tuple[Location, Location]) -> None:
     whole = compared(pair)
     among = np.zeros(SHAPE, dtype=np.bool_)
     among[:2] = True
     part = compare_cells(whole.a, whole.b, among=among)
     assert (part.of().cells, part.of().equal, part.only_a, part.only_b) == (100, 96, 0, 0)
     assert part.statuses == {}
-    assert comparison_document(part)["cells"] == 100
+    assert ComparisonRecord.of(part).cells == 100
 
 
 # ------------------------------------------------------------------------------ picture
@@ -254,7 +256,7 @@ def middle_of(comparison: Comparison, row: int, col: int, px: int) -> tuple[int,
     return tuple(int(value) for value in picture.image[y, x])
 
 
-def test_colours_tell_the_sign(pair: tuple[Path, Path]) -> None:
+def test_colours_tell_the_sign(pair: tuple[Location, Location]) -> None:
     comparison = compared(pair)
     red, blue = middle_of(comparison, 5, 6, 16), middle_of(comparison, 6, 7, 16)
     assert red[0] > red[2] + 50
@@ -290,7 +292,7 @@ def test_a_dollar_in_a_name_is_a_dollar(tmp_path: Path) -> None:
     assert draw_difference(comparison, longest_px=100).image.size
 
 
-def test_cells_that_change_sides_are_outlined(pair: tuple[Path, Path]) -> None:
+def test_cells_that_change_sides_are_outlined(pair: tuple[Location, Location]) -> None:
     comparison = compared(pair)
     without = replace(comparison, crossings={"tumour": np.zeros(SHAPE, dtype=np.bool_)})
     one, other = (draw_difference(c, longest_px=800) for c in (comparison, without))
@@ -311,7 +313,7 @@ def test_colour_scales_end_at_round_numbers(largest: float, limit: float) -> Non
 
 
 def test_diff_prints_draws_and_ends_with_three(
-    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pair: tuple[Location, Location], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = map(str, pair)
     picture = tmp_path / "diff.png"
@@ -339,7 +341,7 @@ def test_diff_prints_draws_and_ends_with_three(
     assert "difference none" in " ".join(capsys.readouterr().out.split())
 
 
-def test_diff_as_json(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_as_json(pair: tuple[Location, Location], capsys: pytest.CaptureFixture[str]) -> None:
     a, b = map(str, pair)
     assert main(["diff", a, b, "--json", "--quiet"]) == 3
     document = json.loads(capsys.readouterr().out)
@@ -362,7 +364,7 @@ def test_diff_as_json(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str
     ],
 )
 def test_diff_refuses_wrong_usage(
-    pair: tuple[Path, Path],
+    pair: tuple[Location, Location],
     options: tuple[str, ...],
     reason: str,
     capsys: pytest.CaptureFixture[str],

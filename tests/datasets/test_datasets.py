@@ -23,7 +23,7 @@ from patch_files import (
 )
 from PIL import Image
 
-from histoslide.datasets import ImageFiles, Joined, PatchSet, Split, Subset, open_patches
+from histoslide.datasets import ImageFiles, Joined, PatchFolder, PatchSet, Split, Subset
 from histoslide.datasets.pcam_hdf5 import Hdf5Patches, Hdf5Pixels
 from histoslide.datasets.unpack import unpacked_bytes
 from histoslide.errors import DataError
@@ -37,7 +37,7 @@ def test_folders_with_their_own_split(tmp_path: Path, train: str, valid: str) ->
     write_images(tmp_path / train / "tumour", range(10, 13), ".tif")
     write_images(tmp_path / valid / "normal", range(20, 22), ".PNG")
     write_images(tmp_path / valid / "tumour", range(30, 31))
-    data = open_patches(tmp_path)
+    data = PatchFolder(root=tmp_path).divide()
     assert data.layout == "folders"
     assert data.classes == ("normal", "tumour")
     assert contents(data.train) == [(i, 0) for i in range(5)] + [(i, 1) for i in range(10, 13)]
@@ -56,10 +56,10 @@ def test_two_folders_of_one_part_are_refused(
         write_images(tmp_path / part / "a", range(300 * first, 300 * first + 2))
         write_images(tmp_path / part / "b", range(300 * first + 100, 300 * first + 102))
     with pytest.raises(DataError, match=rf"has the folders {pair[0]} and {pair[1]}, both"):
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
     for name in ("a", "b"):
         shutil.rmtree(tmp_path / pair[1] / name)
-    data = open_patches(tmp_path)
+    data = PatchFolder(root=tmp_path).divide()
     assert data.split is not None
     assert data.split.kind == "official"
     assert (len(data.train), len(data.valid)) == (4, 4)
@@ -73,7 +73,7 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "readme.md").write_text("hello")
-    data = open_patches(tmp_path, split=Split(fraction=0.25))
+    data = PatchFolder(root=tmp_path).divide(Split(fraction=0.25))
     assert data.classes == ("normal", "tumour")
     assert len(data.train) + len(data.valid) == 8
 
@@ -84,12 +84,12 @@ def test_a_random_split_is_disjoint_complete_and_repeatable(tmp_path: Path) -> N
     everything = {(i, 0) for i in range(12)} | {(i, 1) for i in range(100, 108)}
     splits = []
     for seed in range(42, 48):
-        data = open_patches(tmp_path, split=Split(fraction=0.5, seed=seed))
+        data = PatchFolder(root=tmp_path).divide(Split(fraction=0.5, seed=seed))
         train, valid = contents(data.train), contents(data.valid)
         assert (len(train), len(valid)) == (10, 10)
         assert set(train) | set(valid) == everything
         assert not set(train) & set(valid)
-        again = open_patches(tmp_path, split=Split(fraction=0.5, seed=seed))
+        again = PatchFolder(root=tmp_path).divide(Split(fraction=0.5, seed=seed))
         assert (contents(again.train), contents(again.valid)) == (train, valid)
         splits.append(frozenset(valid))
     assert len(set(splits)) > 3
@@ -99,8 +99,8 @@ def test_a_random_split_names_what_it_reads(tmp_path: Path) -> None:
     write_images(tmp_path / "a", range(12))
     write_images(tmp_path / "b", range(100, 108))
     for part in (
-        open_patches(tmp_path, split=Split(fraction=0.5)).train,
-        open_patches(tmp_path, split=Split(fraction=0.5)).valid,
+        PatchFolder(root=tmp_path).divide(Split(fraction=0.5)).train,
+        PatchFolder(root=tmp_path).divide(Split(fraction=0.5)).valid,
     ):
         assert [f"p{number:04}" for number, _ in contents(part)] == list(part.names)
 
@@ -111,7 +111,7 @@ def test_extra_folders_join_the_training_set(tmp_path: Path) -> None:
     write_images(tmp_path / "pcam" / "valid" / "a", range(20, 21))
     write_images(tmp_path / "pcam" / "valid" / "b", range(30, 31))
     write_images(tmp_path / "hard" / "b", range(50, 54))  # a class may be absent
-    data = open_patches(tmp_path / "pcam", extra=(tmp_path / "hard",))
+    data = PatchFolder(root=tmp_path / "pcam", extra=(tmp_path / "hard",)).divide()
     train = contents(data.train)
     assert {n: c for n, c in train if n >= 50} == dict.fromkeys(range(50, 54), 1)
     assert len(train) == 10
@@ -123,52 +123,52 @@ def test_extra_folders_with_another_class_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "pcam" / "b", range(4))
     write_images(tmp_path / "hard" / "c", range(4))
     with pytest.raises(DataError, match=r"hard has classes \['c'\]"):
-        open_patches(tmp_path / "pcam", extra=(tmp_path / "hard",))
+        PatchFolder(root=tmp_path / "pcam", extra=(tmp_path / "hard",)).divide()
 
 
 def test_a_missing_extra_folder_is_named(tmp_path: Path) -> None:
     write_images(tmp_path / "pcam" / "a", range(4))
     write_images(tmp_path / "pcam" / "b", range(4))
     with pytest.raises(DataError, match="nowhere is not a folder"):
-        open_patches(tmp_path / "pcam", extra=(tmp_path / "nowhere",))
+        PatchFolder(root=tmp_path / "pcam", extra=(tmp_path / "nowhere",)).divide()
 
 
 def test_extra_folders_need_the_folder_layout(tmp_path: Path) -> None:
     write_kaggle(tmp_path / "kaggle", [0, 1] * 5)
     write_images(tmp_path / "hard" / "b", range(4))
     with pytest.raises(DataError, match=r"kaggle is not"):
-        open_patches(tmp_path / "kaggle", extra=(tmp_path / "hard",))
+        PatchFolder(root=tmp_path / "kaggle", extra=(tmp_path / "hard",)).divide()
 
 
 def test_a_class_that_only_validation_knows_is_refused(tmp_path: Path) -> None:
     for folder in ("train/a", "train/b", "valid/a", "valid/z"):
         write_images(tmp_path / folder, range(2))
     with pytest.raises(DataError, match=r"valid has classes \['z'\]"):
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
 
 
 def test_a_single_class_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "tumour", range(9))
     with pytest.raises(DataError, match="only class 'tumour'"):
-        open_patches(tmp_path, split=Split(fraction=0.3))
+        PatchFolder(root=tmp_path).divide(Split(fraction=0.3))
 
 
 def test_an_empty_validation_set_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "a", range(3))
     write_images(tmp_path / "b", range(3))
     with pytest.raises(DataError, match="the validation set is empty"):
-        open_patches(tmp_path, split=Split(fraction=0.05))
+        PatchFolder(root=tmp_path).divide(Split(fraction=0.05))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.2, 1.5])
 def test_an_impossible_fraction_is_refused(tmp_path: Path, fraction: float) -> None:
     with pytest.raises(DataError, match=f"not {fraction}"):
-        open_patches(tmp_path, split=Split(fraction=fraction))
+        PatchFolder(root=tmp_path).divide(Split(fraction=fraction))
 
 
 def test_an_empty_folder_says_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
     assert str(tmp_path) in str(caught.value)
     assert "train_labels.csv" in str(caught.value)
     assert "one folder per class" in str(caught.value)
@@ -178,7 +178,7 @@ def test_an_empty_folder_says_what_is_expected(tmp_path: Path) -> None:
 def test_what_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file.txt").write_text("hello")
     with pytest.raises(DataError, match=f"{name} is not a folder"):
-        open_patches(tmp_path / name)
+        PatchFolder(root=tmp_path / name).divide()
 
 
 @pytest.mark.parametrize("damage", ["text", "truncated", "empty"])
@@ -206,7 +206,7 @@ def test_any_colour_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
 def test_kaggle_holds_back_the_end_of_the_list(tmp_path: Path) -> None:
     labels = [0, 1, 1, 0, 1, 0, 0, 1, 1, 0]
     write_kaggle(tmp_path, labels)
-    data = open_patches(tmp_path, split=Split(fraction=0.3))
+    data = PatchFolder(root=tmp_path).divide(Split(fraction=0.3))
     assert data.layout == "kaggle"
     assert data.classes == ("normal", "tumour")
     assert contents(data.train) == list(enumerate(labels))[:7]
@@ -217,7 +217,7 @@ def test_kaggle_holds_back_the_end_of_the_list(tmp_path: Path) -> None:
 def test_kaggle_follows_the_order_of_the_table_not_of_the_files(tmp_path: Path) -> None:
     write_kaggle(tmp_path, [0, 1, 0, 1])
     (tmp_path / "train_labels.csv").write_text("label,id\n1,p0003\n0,p0000\n1,p0001\n0,p0002\n")
-    data = open_patches(tmp_path, split=Split(fraction=0.5))
+    data = PatchFolder(root=tmp_path).divide(Split(fraction=0.5))
     assert contents(data.train) == [(3, 1), (0, 0)]
     assert contents(data.valid) == [(1, 1), (2, 0)]
 
@@ -225,7 +225,7 @@ def test_kaggle_follows_the_order_of_the_table_not_of_the_files(tmp_path: Path) 
 def test_a_validation_set_without_a_class_is_refused(tmp_path: Path) -> None:
     write_kaggle(tmp_path, [0, 1, 0, 1, 0])
     with pytest.raises(DataError, match=r"validation set \(1 patches\) lacks class 'tumour'"):
-        open_patches(tmp_path, split=Split(fraction=0.2))
+        PatchFolder(root=tmp_path).divide(Split(fraction=0.2))
 
 
 def test_kaggle_names_missing_images(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_kaggle_names_missing_images(tmp_path: Path) -> None:
     (tmp_path / "train" / "p0005.tif").unlink()
     (tmp_path / "train" / "p0002.tif").unlink()
     with pytest.raises(DataError, match=r"2 of 8 images.*the first is p0002\.tif"):
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
 
 
 @pytest.mark.parametrize("label", ["2", "tumour", "", "0.0"])
@@ -242,7 +242,7 @@ def test_kaggle_refuses_another_label(tmp_path: Path, label: str) -> None:
     table = tmp_path / "train_labels.csv"
     table.write_text(table.read_text().replace("p0003,1", f"p0003,{label}"))
     with pytest.raises(DataError, match=f"p0003 the label '{label}', not 0 or 1"):
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
 
 
 def test_kaggle_refuses_a_row_without_label(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_kaggle_refuses_a_row_without_label(tmp_path: Path) -> None:
     table = tmp_path / "train_labels.csv"
     table.write_text(table.read_text().replace("p0003,1", "p0003"))
     with pytest.raises(DataError, match="p0003 the label None"):
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
 
 
 @pytest.mark.parametrize("header", ["name,class", "id", ""])
@@ -258,19 +258,19 @@ def test_kaggle_refuses_other_columns(tmp_path: Path, header: str) -> None:
     write_kaggle(tmp_path, [0, 1] * 4)
     (tmp_path / "train_labels.csv").write_text(header and f"{header}\na,0\n")
     with pytest.raises(DataError, match=r"train_labels\.csv has the columns .*expected id,label"):
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
 
 
 def test_kaggle_of_one_class_is_refused(tmp_path: Path) -> None:
     write_kaggle(tmp_path, [1] * 8)
     with pytest.raises(DataError, match="only class 'tumour'"):
-        open_patches(tmp_path, split=Split(fraction=0.25))
+        PatchFolder(root=tmp_path).divide(Split(fraction=0.25))
 
 
 def test_the_real_kaggle_sample(real_data: Path, tmp_path: Path) -> None:
     with tarfile.open(real_data / "kaggle-sample.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
-    data = open_patches(tmp_path / "kaggle-sample", split=Split(fraction=0.1))
+    data = PatchFolder(root=tmp_path / "kaggle-sample").divide(Split(fraction=0.1))
     assert data.layout == "kaggle"
     labels = np.concatenate([data.train.labels, data.valid.labels])
     assert np.bincount(labels).tolist() == [506, 292]
@@ -285,7 +285,7 @@ def test_the_real_kaggle_sample(real_data: Path, tmp_path: Path) -> None:
 def test_pcam_hdf5(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1, 1, 0, 1])
     write_split(tmp_path, "valid", [1, 0], first=300)
-    data = open_patches(tmp_path)
+    data = PatchFolder(root=tmp_path).divide()
     assert data.layout == "pcam-hdf5"
     assert data.classes == ("normal", "tumour")
     assert contents(data.train) == [(0, 0), (1, 1), (2, 1), (3, 0), (4, 1)]
@@ -305,7 +305,7 @@ def test_gzipped_files_are_unpacked_into_the_cache(
     for name in still_zipped:
         gzip_file(data_path / f"camelyonpatch_level_2_split_{name}.h5")
     before = sorted(data_path.iterdir())
-    data = open_patches(data_path, cache=cache)
+    data = PatchFolder(root=data_path, cache=cache).divide()
     assert contents(data.train) == [(0, 0), (1, 1), (2, 1)]
     assert contents(data.valid) == [(300, 1), (301, 0)]
     assert sorted(data_path.iterdir()) == before
@@ -319,16 +319,16 @@ def test_an_unpacked_file_is_reused_until_its_source_changes(tmp_path: Path) -> 
     x, _ = write_split(data_path, "train", [0, 1])
     write_split(data_path, "valid", [1, 0], first=300)
     zipped = gzip_file(x)
-    open_patches(data_path, cache=cache)
+    PatchFolder(root=data_path, cache=cache).divide()
     (unpacked,) = cache.rglob("*.h5")
     first = unpacked.stat()
-    open_patches(data_path, cache=cache)
+    PatchFolder(root=data_path, cache=cache).divide()
     assert unpacked.stat().st_mtime_ns == first.st_mtime_ns
     assert unpacked.stat().st_ino == first.st_ino
     write_split(data_path, "train", [0, 1], first=7)
     x.rename(tmp_path / "other.h5")
     zipped.write_bytes(gzip.compress((tmp_path / "other.h5").read_bytes()))
-    assert contents(open_patches(data_path, cache=cache).train) == [(7, 0), (8, 1)]
+    assert contents(PatchFolder(root=data_path, cache=cache).divide().train) == [(7, 0), (8, 1)]
     assert len(list(cache.rglob("*.h5"))) == 1
 
 
@@ -344,7 +344,7 @@ def test_a_damaged_gzip_is_named_and_leaves_nothing(tmp_path: Path, damage: str)
     short = zipped.read_bytes()[:-400] + bytes(4)
     zipped.write_bytes({"truncated": short, "text": text, "garbled": bytes(whole)}[damage])
     with pytest.raises(DataError, match=r"train_x\.h5\.gz is damaged"):
-        open_patches(data_path, cache=cache)
+        PatchFolder(root=data_path, cache=cache).divide()
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
@@ -364,10 +364,10 @@ def test_too_little_space_is_said_before_unpacking(
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     with pytest.raises(DataError, match=r"train_x\.h5\.gz needs 0\.0 GB.*--cache"):
-        open_patches(data_path, cache=cache)
+        PatchFolder(root=data_path, cache=cache).divide()
     assert asked[0].is_relative_to(cache)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=size))
-    assert len(open_patches(data_path, cache=cache).train) == 2
+    assert len(PatchFolder(root=data_path, cache=cache).divide().train) == 2
 
 
 def test_the_unpacked_size_of_a_large_file(tmp_path: Path) -> None:
@@ -387,13 +387,13 @@ def test_a_cache_that_is_a_file_is_refused(tmp_path: Path) -> None:
     gzip_file(x)
     (tmp_path / "cache").write_text("in the way")
     with pytest.raises(DataError, match=r"cannot be unpacked to .*--cache"):
-        open_patches(tmp_path / "pcam", cache=tmp_path / "cache")
+        PatchFolder(root=tmp_path / "pcam", cache=tmp_path / "cache").divide()
 
 
 def test_slides_of_the_official_files(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1, 1], slides=["s1", "s1", "s2"])
     write_split(tmp_path, "valid", [1, 0], first=300, slides=["s3", "s4"])
-    data = open_patches(tmp_path)
+    data = PatchFolder(root=tmp_path).divide()
     assert data.train.slides == ("s1", "s1", "s2")
     assert data.valid.slides == ("s3", "s4")
     assert list(data.train.names) == ["train-0", "train-1", "train-2"]
@@ -404,24 +404,24 @@ def test_a_list_of_slides_of_another_length_is_refused(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1, 1], slides=["s1", "s1"])
     write_split(tmp_path, "valid", [1, 0], first=300)
     with pytest.raises(DataError, match=r"train_meta\.csv has 2 lines for 3 patches"):
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
 
 
 def test_the_official_test_set(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1, 1])
     write_split(tmp_path, "valid", [1, 0], first=300)
     _, y = write_split(tmp_path, "test", [1, 1, 0], first=600)
-    data = open_patches(tmp_path)
+    data = PatchFolder(root=tmp_path).divide()
     assert data.test is not None
     assert contents(data.test) == [(600, 1), (601, 1), (602, 0)]
     y.unlink()
-    assert open_patches(tmp_path).test is None
+    assert PatchFolder(root=tmp_path).divide().test is None
 
 
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1])
     with pytest.raises(DataError, match=r"split_valid_x\.h5 is missing: get the official file"):
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
 
 
 def test_labels_that_do_not_match_the_pixels_are_refused(tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def test_labels_that_do_not_match_the_pixels_are_refused(tmp_path: Path) -> None
     with h5py.File(y, "w") as file:
         file["y"] = np.zeros((4, 1, 1, 1), np.uint8)
     with pytest.raises(DataError, match=r"shape \(3, 96, 96, 3\) for 4 labels") as caught:
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
     assert x.name in str(caught.value)
 
 
@@ -441,7 +441,7 @@ def test_pixels_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, .
     with h5py.File(x, "w") as file:
         file["x"] = np.zeros(shape, np.uint8)
     with pytest.raises(DataError) as caught:
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
     assert str(shape) in str(caught.value)
 
 
@@ -455,7 +455,7 @@ def test_a_file_that_is_not_pcam_is_refused(tmp_path: Path, damage: str) -> None
         with h5py.File(x, "w") as file:
             file["images"] = np.zeros((2, 96, 96, 3), np.uint8)
     with pytest.raises(DataError, match=r"train_x\.h5 is not a PCam file of pixels"):
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
 
 
 def test_a_damaged_patch_is_named_on_reading(tmp_path: Path) -> None:
@@ -482,7 +482,7 @@ def read_all(patches: PatchSet) -> list[int]:
 def test_an_open_set_survives_pickling(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1, 1])
     write_split(tmp_path, "valid", [0, 1], first=300)
-    train = open_patches(tmp_path).train
+    train = PatchFolder(root=tmp_path).divide().train
     assert read_all(train) == [0, 1, 2]  # now the handle is open
     copy = pickle.loads(pickle.dumps(train))
     assert read_all(copy) == [0, 1, 2]
@@ -493,7 +493,7 @@ def test_an_open_set_survives_pickling(tmp_path: Path) -> None:
 def test_an_open_set_is_read_in_a_worker_process(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1, 1])
     write_split(tmp_path, "valid", [0, 1], first=300)
-    train = open_patches(tmp_path).train
+    train = PatchFolder(root=tmp_path).divide().train
     assert read_all(train) == [0, 1, 2]
     with multiprocessing.get_context("forkserver").Pool(1) as pool:
         assert pool.apply(read_all, (train,)) == [0, 1, 2]
@@ -520,7 +520,7 @@ def test_joined_and_subset(tmp_path: Path) -> None:
 def test_an_open_set_is_read_by_many_threads(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1] * 100)
     write_split(tmp_path, "valid", [0, 1], first=300)
-    train = open_patches(tmp_path).train
+    train = PatchFolder(root=tmp_path).divide().train
     assert number_of(train.read(5)) == 5  # this thread has its handle open now
     order = [i * 7 % 200 for i in range(1000)]
     with ThreadPoolExecutor(8) as pool:
@@ -533,5 +533,5 @@ def test_a_folder_beside_the_parts_is_left_alone_and_said(
 ) -> None:
     for first, folder in enumerate(("train/a", "train/b", "valid/a", "valid/b", "thumbnails")):
         write_images(tmp_path / folder, range(first * 10, first * 10 + 2))
-    assert open_patches(tmp_path).classes == ("a", "b")
+    assert PatchFolder(root=tmp_path).divide().classes == ("a", "b")
     assert "beside its parts, they are left alone: thumbnails" in caplog.text

@@ -9,7 +9,7 @@ import pytest
 from patch_files import gzip_file, pixels_of, write_images, write_kaggle, write_split
 from PIL import Image
 
-from histoslide.datasets import Split, check_patches, pcam_hdf5
+from histoslide.datasets import PatchFolder, Split, pcam_hdf5
 from histoslide.errors import DataError
 
 
@@ -18,7 +18,9 @@ def test_a_good_set(tmp_path: Path) -> None:
         write_images(tmp_path / part / "normal", range(first * 100, first * 100 + 3))
         write_images(tmp_path / part / "tumour", range(first * 100 + 50, first * 100 + 52))
     seen: list[tuple[int, int]] = []
-    report = check_patches(tmp_path, on_patches=lambda done, total: seen.append((done, total)))
+    report = PatchFolder(root=tmp_path).check(
+        on_patches=lambda done, total: seen.append((done, total))
+    )
     assert report.problems == ()
     assert seen[-1] == (10, 10)
     found = json.loads(json.dumps(report.as_dict()))
@@ -60,7 +62,7 @@ def test_everything_that_is_wrong_with_folders(tmp_path: Path) -> None:
     put(0, "train/a/copy2.png")
     put(30, "train/b/leak.png")  # of valid/b/p0030
     put(31, "train/a/contrary.png")  # of valid/b/p0031, with another label
-    report = check_patches(tmp_path)
+    report = PatchFolder(root=tmp_path).check()
     train, valid = report.parts
     assert (train.patches, valid.patches) == (18, 6)
     assert train.sizes_px == {(8, 8): 16, (9, 9): 1}
@@ -87,7 +89,7 @@ def test_two_unreadable_patches_are_no_duplicates(tmp_path: Path) -> None:
     write_images(tmp_path / "b", range(10, 15))
     for name in ("x", "y"):
         (tmp_path / "a" / f"{name}.png").write_bytes(b"nothing")
-    report = check_patches(tmp_path, split=Split(fraction=0.5))
+    report = PatchFolder(root=tmp_path).check(Split(fraction=0.5))
     assert report.duplicate_groups == 0
     assert report.conflicts == ()
     assert len(report.parts[0].unreadable) == 2
@@ -96,7 +98,7 @@ def test_two_unreadable_patches_are_no_duplicates(tmp_path: Path) -> None:
 def test_an_asked_for_size(tmp_path: Path) -> None:
     write_images(tmp_path / "a", range(5))
     write_images(tmp_path / "b", range(10, 15))
-    report = check_patches(tmp_path, patch_px=96)
+    report = PatchFolder(root=tmp_path, patch_px=96).check()
     assert len(report.parts[0].wrong_size) == 10
     assert report.split_error is not None
     assert "empty" in report.split_error
@@ -109,14 +111,14 @@ def test_many_problems_are_counted_not_all_shown(tmp_path: Path) -> None:
     write_images(tmp_path / "b", range(10, 15))
     for number in range(25):
         (tmp_path / "a" / f"bad{number}.png").write_bytes(b"nothing")
-    report = check_patches(tmp_path, split=Split(fraction=0.5))
+    report = PatchFolder(root=tmp_path).check(Split(fraction=0.5))
     assert len(report.problems) == 25
     assert "and 15 more" in str(report)
 
 
 def test_a_single_class_is_a_problem_not_an_error(tmp_path: Path) -> None:
     write_images(tmp_path / "tumour", range(9))
-    report = check_patches(tmp_path, split=Split(fraction=0.3))
+    report = PatchFolder(root=tmp_path).check(Split(fraction=0.3))
     assert report.split_error is not None
     assert "only class 'tumour'" in report.split_error
 
@@ -135,12 +137,12 @@ def write_named_by_pixels(root: Path, count: int) -> list[str]:
 
 def test_kaggle_ids_are_verified_on_request(tmp_path: Path) -> None:
     names = write_named_by_pixels(tmp_path, 10)
-    report = check_patches(tmp_path, split=Split(fraction=0.4))
+    report = PatchFolder(root=tmp_path).check(Split(fraction=0.4))
     assert report.ids_checked is None
-    report = check_patches(tmp_path, split=Split(fraction=0.4), verify=True)
+    report = PatchFolder(root=tmp_path).check(Split(fraction=0.4), verify=True)
     assert (report.ids_checked, report.wrong_ids, report.problems) == (10, (), ())
     Image.fromarray(pixels_of(99, 96)).save(tmp_path / "train" / f"{names[3]}.tif")
-    report = check_patches(tmp_path, split=Split(fraction=0.4), verify=True)
+    report = PatchFolder(root=tmp_path).check(Split(fraction=0.4), verify=True)
     assert report.wrong_ids == (names[3],)
     assert report.problems == (f"{names[3]} is not the SHA-1 of its pixels",)
     assert report.md5 is None
@@ -151,7 +153,7 @@ def test_kaggle_strangers_and_the_unlabelled_test_set(tmp_path: Path) -> None:
     write_images(tmp_path / "test", range(3, 6), ".tif")  # the pixels of three training patches
     write_images(tmp_path / "train", range(70, 72), ".tif")
     (tmp_path / "train" / "p0001.tif").unlink()
-    report = check_patches(tmp_path, split=Split(fraction=0.4), verify=True)
+    report = PatchFolder(root=tmp_path).check(Split(fraction=0.4), verify=True)
     assert [(part.name, part.patches) for part in report.parts] == [("all", 9), ("unlabelled", 3)]
     assert report.parts[1].classes == {}
     assert report.across == {"all & unlabelled": 3}
@@ -167,8 +169,8 @@ def test_md5_of_official_files_on_request(tmp_path: Path, monkeypatch: pytest.Mo
         digest = hashlib.md5(zipped.read_bytes()).hexdigest()
         monkeypatch.setitem(pcam_hdf5.OFFICIAL_MD5, zipped.name, digest)
     cache = tmp_path / "cache"
-    assert check_patches(tmp_path, cache=cache).md5 is None
-    report = check_patches(tmp_path, cache=cache, verify=True)
+    assert PatchFolder(root=tmp_path, cache=cache).check().md5 is None
+    report = PatchFolder(root=tmp_path, cache=cache).check(verify=True)
     assert report.md5 == {
         "camelyonpatch_level_2_split_train_x.h5.gz": True,
         "camelyonpatch_level_2_split_valid_x.h5.gz": True,
@@ -176,7 +178,7 @@ def test_md5_of_official_files_on_request(tmp_path: Path, monkeypatch: pytest.Mo
     assert report.problems == ()
     assert "2 of 2 as published" in str(report)
     monkeypatch.setitem(pcam_hdf5.OFFICIAL_MD5, zipped.name, "0" * 32)
-    report = check_patches(tmp_path, cache=cache, verify=True)
+    report = PatchFolder(root=tmp_path, cache=cache).check(verify=True)
     assert report.problems == (
         f"{zipped.name} does not have the published MD5: get the official file again",
     )
@@ -186,7 +188,7 @@ def test_a_check_reads_anew_and_training_reuses_it(tmp_path: Path) -> None:
     write_images(tmp_path / "a", range(5))
     write_images(tmp_path / "b", range(10, 15))
     split = Split(fraction=0.5)
-    check_patches(tmp_path, split=split)
+    PatchFolder(root=tmp_path).check(split)
     path = tmp_path / "a" / "p0002.png"
     stat = path.stat()
     content = bytearray(path.read_bytes())
@@ -195,15 +197,15 @@ def test_a_check_reads_anew_and_training_reuses_it(tmp_path: Path) -> None:
     import os
 
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    report = check_patches(tmp_path, split=split)
+    report = PatchFolder(root=tmp_path).check(split)
     assert len(report.parts[0].unreadable) == 1
 
 
 def test_what_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no known layout"):
-        check_patches(tmp_path, verify=True)
+        PatchFolder(root=tmp_path).check(verify=True)
     with pytest.raises(DataError, match="is not a folder"):
-        check_patches(tmp_path / "nowhere", verify=True)
+        PatchFolder(root=tmp_path / "nowhere").check(verify=True)
 
 
 def test_the_real_kaggle_sample(real_data: Path, tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_the_real_kaggle_sample(real_data: Path, tmp_path: Path) -> None:
 
     with tarfile.open(real_data / "kaggle-sample.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
-    report = check_patches(tmp_path / "kaggle-sample", verify=True, patch_px=96)
+    report = PatchFolder(root=tmp_path / "kaggle-sample", patch_px=96).check(verify=True)
     assert report.problems == ()
     assert report.ids_checked == 859
     assert [part.patches for part in report.parts] == [798, 61]

@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 from patch_files import contents, pixels_of, write_images, write_kaggle, write_split
 from PIL import Image
 
-from histoslide.datasets import (
-    PatchData,
-    PatchSet,
-    Split,
-    open_part,
-    open_patches,
-    open_unlabelled,
-    save_split,
-)
+from histoslide.datasets import PatchData, PatchFolder, PatchSet, Split, open_unlabelled, save_split
 from histoslide.datasets.scan import group_equal
 from histoslide.datasets.split import last_indices, random_indices, slide_indices
 from histoslide.errors import DataError, OutputExistsError
@@ -62,7 +54,7 @@ def test_a_random_split_leaves_the_global_generator_alone() -> None:
 
 def test_open_patches_holds_back_what_fastai_would(tmp_path: Path) -> None:
     write_kaggle(tmp_path, [0, 1] * 15)
-    data = open_patches(tmp_path, split=Split(kind="random", fraction=0.2, seed=42))
+    data = PatchFolder(root=tmp_path).divide(Split(kind="random", fraction=0.2, seed=42))
     held = random_indices(30, 0.2, 42)
     assert [number for number, _ in contents(data.valid)] == sorted(held.tolist())
     assert len(data.train) == 24
@@ -152,12 +144,12 @@ def test_default_splits(tmp_path: Path) -> None:
     write_kaggle(tmp_path / "k", [0, 1] * 10)
     write_two(tmp_path / "f")
     half = Split(fraction=0.5)
-    kinds = [open_patches(tmp_path / name, split=half).split for name in "hkf"]
+    kinds = [PatchFolder(root=tmp_path / name).divide(half).split for name in "hkf"]
     assert [split.kind for split in kinds if split] == ["official", "last", "random"]
     slides = tmp_path / "slides.csv"
     rows = [f"p{i:04},s{i % 4 // 2}" for i in range(20)]
     slides.write_text("\n".join(["name,slide", *rows]))
-    data = open_patches(tmp_path / "k", split=half, slides=slides)
+    data = PatchFolder(root=tmp_path / "k", slides=slides).divide(half)
     assert data.split is not None
     assert data.split.kind == "slide"
     assert not set(data.train.slides or ()) & set(data.valid.slides or ())
@@ -170,9 +162,9 @@ def test_default_splits(tmp_path: Path) -> None:
 def test_splits_that_the_data_cannot_have(tmp_path: Path) -> None:
     write_two(tmp_path / "f")
     with pytest.raises(DataError, match=r"brings no training and validation set of its own"):
-        open_patches(tmp_path / "f", split=Split(kind="official"))
+        PatchFolder(root=tmp_path / "f").divide(Split(kind="official"))
     with pytest.raises(DataError, match=r"slides of the patches in .* unknown: .*--slides FILE"):
-        open_patches(tmp_path / "f", split=Split(kind="slide"))
+        PatchFolder(root=tmp_path / "f").divide(Split(kind="slide"))
 
 
 def test_an_official_split_can_be_divided_anew_but_its_test_set_stays(tmp_path: Path) -> None:
@@ -181,7 +173,7 @@ def test_an_official_split_can_be_divided_anew_but_its_test_set_stays(tmp_path: 
     ):
         labels = [i % 2 for i in range(len(slides))]
         write_split(tmp_path, split, labels, first=300 * first, slides=list(slides))
-    data = open_patches(tmp_path, split=Split(kind="slide", fraction=0.4))
+    data = PatchFolder(root=tmp_path).divide(Split(kind="slide", fraction=0.4))
     assert data.test is not None
     assert [number for number, _ in contents(data.test)] == [600, 601]
     assert not set(data.train.slides or ()) & set(data.valid.slides or ())
@@ -192,15 +184,15 @@ def test_an_official_split_can_be_divided_anew_but_its_test_set_stays(tmp_path: 
 
 def test_missing_official_validation_files_can_be_done_without(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1] * 10)
-    data = open_patches(tmp_path, split=Split(kind="random", fraction=0.4))
+    data = PatchFolder(root=tmp_path).divide(Split(kind="random", fraction=0.4))
     assert len(data.valid) == 8
 
 
 def test_extra_patches_are_never_held_back(tmp_path: Path) -> None:
     write_two(tmp_path / "own")
     write_images(tmp_path / "more" / "b", range(200, 260))
-    data = open_patches(
-        tmp_path / "own", extra=(tmp_path / "more",), split=Split(kind="random", fraction=0.4)
+    data = PatchFolder(root=tmp_path / "own", extra=(tmp_path / "more",)).divide(
+        Split(kind="random", fraction=0.4)
     )
     assert len(data.valid) == 8
     assert all(number < 200 for number, _ in contents(data.valid))
@@ -215,7 +207,9 @@ def test_extra_patches_of_validation_slides_are_left_out(tmp_path: Path) -> None
     table = tmp_path / "slides.csv"
     table.write_text("\n".join(["id,wsi", *(f"{n}.PNG,{s}" for n, s in slides.items())]))
     split = Split(kind="slide", fraction=0.4)
-    data = open_patches(tmp_path / "own", extra=(tmp_path / "more",), slides=table, split=split)
+    data = PatchFolder(root=tmp_path / "own", extra=(tmp_path / "more",), slides=table).divide(
+        split
+    )
     held = set(data.valid.slides or ())
     assert not set(data.train.slides or ()) & held
     assert set(data.left_out.values()) == {"slide"}
@@ -238,7 +232,7 @@ def write_test_slides(root: Path, tested: str) -> Path:
 def test_nothing_of_a_test_slide_is_trained_on(seed: int, tmp_path: Path) -> None:
     table = write_test_slides(tmp_path, "ab")
     split = Split(kind="slide", fraction=0.2, seed=seed)
-    data = open_patches(tmp_path, extra=(tmp_path / "more",), slides=table, split=split)
+    data = PatchFolder(root=tmp_path, extra=(tmp_path / "more",), slides=table).divide(split)
     assert data.test is not None
     assert set(data.test.slides or ()) == {"a", "b"}
     parts = [set(part.slides or ()) for part in (data.train, data.valid)]
@@ -254,17 +248,17 @@ def test_nothing_of_a_test_slide_is_trained_on(seed: int, tmp_path: Path) -> Non
 def test_a_test_set_of_all_slides_leaves_nothing(tmp_path: Path) -> None:
     table = write_test_slides(tmp_path, "abcd")
     with pytest.raises(DataError, match=r"all slides of .* test set too.*: choose --split random"):
-        open_patches(tmp_path, slides=table, split=Split(kind="slide"))
+        PatchFolder(root=tmp_path, slides=table).divide(Split(kind="slide"))
 
 
 def test_slides_shared_with_the_test_set_are_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = write_test_slides(tmp_path, "ab")
-    open_patches(tmp_path, slides=table, split=Split(kind="random", fraction=0.5, seed=1))
+    PatchFolder(root=tmp_path, slides=table).divide(Split(kind="random", fraction=0.5, seed=1))
     assert "training and test set share 2 slides" in caplog.text
     caplog.clear()
-    open_patches(tmp_path, slides=table, split=Split(kind="slide", fraction=0.2))
+    PatchFolder(root=tmp_path, slides=table).divide(Split(kind="slide", fraction=0.2))
     assert "share" not in caplog.text
 
 
@@ -272,10 +266,10 @@ def test_shared_slides_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFi
     write_kaggle(tmp_path, [0, 1] * 10)
     slides = tmp_path / "slides.csv"
     slides.write_text("\n".join(["name,slide", *(f"p{i:04},s{i % 4}" for i in range(20))]))
-    open_patches(tmp_path, split=Split(kind="last", fraction=0.3), slides=slides)
+    PatchFolder(root=tmp_path, slides=slides).divide(Split(kind="last", fraction=0.3))
     assert "training and validation share 4 slides" in caplog.text
     caplog.clear()
-    open_patches(tmp_path, split=Split(kind="slide", fraction=0.3), slides=slides)
+    PatchFolder(root=tmp_path, slides=slides).divide(Split(kind="slide", fraction=0.3))
     assert "share" not in caplog.text
 
 
@@ -284,16 +278,16 @@ def test_a_slide_table_must_know_every_patch(tmp_path: Path) -> None:
     slides = tmp_path / "slides.csv"
     slides.write_text("name,slide\np0000,s\np0001.tif,s\nstranger,t\n")
     with pytest.raises(DataError, match=r"no slide for 6 of 8 patches, the first is p0002"):
-        open_patches(tmp_path, slides=slides)
+        PatchFolder(root=tmp_path, slides=slides).divide()
     slides.write_text("name,slide\np0000,s\np0000,t\n")
     with pytest.raises(DataError, match="gives p0000 both as 's' and as 't'"):
-        open_patches(tmp_path, slides=slides)
+        PatchFolder(root=tmp_path, slides=slides).divide()
     slides.write_text("name,slide\np0000,\n")
     with pytest.raises(DataError, match=r"no slide for 'p0000' \(line 2\)"):
-        open_patches(tmp_path, slides=slides)
+        PatchFolder(root=tmp_path, slides=slides).divide()
     slides.write_text("patch,slide\np0000,s\n")
     with pytest.raises(DataError, match="expected name,slide"):
-        open_patches(tmp_path, slides=slides)
+        PatchFolder(root=tmp_path, slides=slides).divide()
 
 
 # --- duplicates -----------------------------------------------------------------------------------
@@ -320,8 +314,8 @@ def test_copies_never_straddle_a_split(tmp_path: Path, caplog: pytest.LogCapture
     write_copies(tmp_path)
     split = Split(kind="random", fraction=0.3, seed=1)
     with caplog.at_level(logging.INFO):
-        data = open_patches(tmp_path, split=split)
-    kept = open_patches(tmp_path, split=split, duplicates="keep")
+        data = PatchFolder(root=tmp_path).divide(split)
+    kept = PatchFolder(root=tmp_path).divide(split, duplicates="keep")
     assert not digests_do_not_straddle(kept)
     assert digests_do_not_straddle(data)
     assert data.valid.names == kept.valid.names
@@ -338,7 +332,7 @@ def test_an_official_validation_and_test_set_stay_as_they_are(tmp_path: Path) ->
     write_split(tmp_path, "train", [0, 1, 0, 1, 0, 1])
     write_split(tmp_path, "valid", [1, 0, 0], first=5)  # 5 is in training too
     write_split(tmp_path, "test", [1, 0, 1], first=2)  # 2, 3 and 4 are in training too
-    data = open_patches(tmp_path)
+    data = PatchFolder(root=tmp_path).divide()
     assert [number for number, _ in contents(data.train)] == [0, 1]
     assert [number for number, _ in contents(data.valid)] == [5, 6, 7]
     assert data.test is not None
@@ -351,7 +345,7 @@ def test_equal_patches_with_different_labels_are_reported(
 ) -> None:
     write_two(tmp_path)
     Image.fromarray(pixels_of(4)).save(tmp_path / "b" / "again.png")
-    open_patches(tmp_path, split=Split(fraction=0.5))
+    PatchFolder(root=tmp_path).divide(Split(fraction=0.5))
     assert "1 groups of equal patches have different labels" in caplog.text
     assert "p0004 = again" in caplog.text or "again = p0004" in caplog.text
 
@@ -369,7 +363,7 @@ def test_kaggle_ids_stand_for_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise AssertionError("pixels are read although the ids tell")
 
     monkeypatch.setattr("histoslide.datasets.patches.ImageFiles.read", read)
-    data = open_patches(tmp_path, split=Split(fraction=0.5))
+    data = PatchFolder(root=tmp_path).divide(Split(fraction=0.5))
     assert len(data.train) == 4
 
 
@@ -384,18 +378,18 @@ def test_what_was_read_is_remembered_until_a_file_changes(
         seen.append((done, total))
 
     split = Split(fraction=0.5)
-    open_patches(root, split=split, cache=cache, on_patches=on_patches)
+    PatchFolder(root=root, cache=cache).divide(split, on_patches=on_patches)
     assert seen[-1] == (20, 20)
     seen.clear()
-    open_patches(root, split=split, cache=cache, on_patches=on_patches)
+    PatchFolder(root=root, cache=cache).divide(split, on_patches=on_patches)
     assert seen == []
     Image.fromarray(pixels_of(500, 9)).save(root / "a" / "p0003.png")
-    open_patches(root, split=split, cache=cache, on_patches=on_patches)
+    PatchFolder(root=root, cache=cache).divide(split, on_patches=on_patches)
     assert seen[-1] == (20, 20)
     for kept in cache.rglob("*.npz"):
         kept.write_bytes(b"damaged")
     seen.clear()
-    open_patches(root, split=split, cache=cache, on_patches=on_patches)
+    PatchFolder(root=root, cache=cache).divide(split, on_patches=on_patches)
     assert seen[-1] == (20, 20)
 
 
@@ -411,13 +405,13 @@ def test_digests_that_end_in_zeros_are_told_apart() -> None:
 
 def test_a_saved_split_gives_the_same_parts(tmp_path: Path) -> None:
     write_copies(tmp_path / "data")
-    data = open_patches(tmp_path / "data", split=Split(kind="random", fraction=0.5, seed=1))
+    data = PatchFolder(root=tmp_path / "data").divide(Split(kind="random", fraction=0.5, seed=1))
     save_split(data, tmp_path / "split.csv")
     with (tmp_path / "split.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40
     assert {row["part"] for row in rows} == {"train", "valid", "duplicate"}
-    again = open_patches(tmp_path / "data", split=Split.parse(str(tmp_path / "split.csv")))
+    again = PatchFolder(root=tmp_path / "data").divide(Split.parse(str(tmp_path / "split.csv")))
     assert names_of(again) == names_of(data)
     assert contents(again.valid) == contents(data.valid)
     assert again.left_out == data.left_out
@@ -430,7 +424,7 @@ def test_a_saved_split_tells_slides_and_the_test_set(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1], slides=["s", "t"])
     write_split(tmp_path, "valid", [0, 1], first=300, slides=["u", "v"])
     write_split(tmp_path, "test", [1], first=600, slides=["w"])
-    save_split(open_patches(tmp_path), tmp_path / "split.csv")
+    save_split(PatchFolder(root=tmp_path).divide(), tmp_path / "split.csv")
     assert (tmp_path / "split.csv").read_text().splitlines() == [
         "name,part,slide",
         *("train-0,train,s", "train-1,train,t", "valid-0,valid,u", "valid-1,valid,v"),
@@ -443,10 +437,10 @@ def test_a_split_by_hand_may_make_a_test_set(tmp_path: Path) -> None:
     parts = ["train", "train", "valid", "valid", "test", "test"]
     table = tmp_path / "split.csv"
     table.write_text("\n".join(["id,part", *(f"p{i:04},{part}" for i, part in enumerate(parts))]))
-    data = open_patches(tmp_path, split=Split.parse(str(table)))
+    data = PatchFolder(root=tmp_path).divide(Split.parse(str(table)))
     assert data.test is not None
     assert [number for number, _ in contents(data.test)] == [4, 5]
-    found, classes = open_part(tmp_path, "test", split=Split.parse(str(table)))
+    found, classes = PatchFolder(root=tmp_path).part("test", split=Split.parse(str(table)))
     assert contents(found) == [(4, 0), (5, 1)]
     assert classes == ("normal", "tumour")
 
@@ -465,7 +459,7 @@ def test_a_split_of_other_patches_is_refused(tmp_path: Path, rows: list[str], me
     table = tmp_path / "split.csv"
     table.write_text("\n".join(["name,part", *rows]))
     with pytest.raises(DataError, match=message):
-        open_patches(tmp_path, split=Split.parse(str(table)))
+        PatchFolder(root=tmp_path).divide(Split.parse(str(table)))
 
 
 # --- parts to judge on, and patches to predict ----------------------------------------------------
@@ -475,21 +469,28 @@ def test_parts_of_official_files(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [0, 1, 1])
     write_split(tmp_path, "valid", [1, 0], first=300)
     write_split(tmp_path, "test", [1], first=600)
-    found = {part: contents(open_part(tmp_path, part)[0]) for part in ("train", "valid", "test")}
+    found = {
+        part: contents(PatchFolder(root=tmp_path).part(part)[0])
+        for part in ("train", "valid", "test")
+    }
     assert found == {
         "train": [(0, 0), (1, 1), (2, 1)],
         "valid": [(300, 1), (301, 0)],
         "test": [(600, 1)],
     }
-    assert contents(open_part(tmp_path)[0]) == found["valid"]
-    assert contents(open_part(tmp_path, "all")[0]) == [*found["train"], *found["valid"], (600, 1)]
+    assert contents(PatchFolder(root=tmp_path).part()[0]) == found["valid"]
+    assert contents(PatchFolder(root=tmp_path).part("all")[0]) == [
+        *found["train"],
+        *found["valid"],
+        (600, 1),
+    ]
 
 
 def test_only_the_wanted_official_files_are_needed(tmp_path: Path) -> None:
     write_split(tmp_path, "test", [1, 0], first=600)
-    assert contents(open_part(tmp_path, "test")[0]) == [(600, 1), (601, 0)]
+    assert contents(PatchFolder(root=tmp_path).part("test")[0]) == [(600, 1), (601, 0)]
     with pytest.raises(DataError, match=r"valid_x\.h5 is missing"):
-        open_part(tmp_path, "valid")
+        PatchFolder(root=tmp_path).part("valid")
 
 
 def test_parts_of_folders(tmp_path: Path) -> None:
@@ -498,27 +499,27 @@ def test_parts_of_folders(tmp_path: Path) -> None:
         write_images(tmp_path / part / "b", range(first * 20 + 10, first * 20 + 12))
     (tmp_path / ".git").mkdir()
     Image.fromarray(pixels_of(1)).save(tmp_path / ".git" / "x.png")
-    data = open_patches(tmp_path)
+    data = PatchFolder(root=tmp_path).divide()
     assert data.test is not None
     assert contents(data.test) == [(40, 0), (41, 0), (50, 1), (51, 1)]
-    assert contents(open_part(tmp_path, "test")[0]) == contents(data.test)
-    assert contents(open_part(tmp_path)[0]) == contents(data.valid)
-    assert open_part(tmp_path)[1] == ("a", "b")
+    assert contents(PatchFolder(root=tmp_path).part("test")[0]) == contents(data.test)
+    assert contents(PatchFolder(root=tmp_path).part()[0]) == contents(data.valid)
+    assert PatchFolder(root=tmp_path).part()[1] == ("a", "b")
     with pytest.raises(DataError, match="no part 'exam'"):
-        open_part(tmp_path, "exam")  # type: ignore[arg-type]
+        PatchFolder(root=tmp_path).part("exam")  # type: ignore[arg-type]
 
 
 def test_a_plain_folder_is_one_part(tmp_path: Path) -> None:
     write_two(tmp_path, 3)
-    found, classes = open_part(tmp_path)
-    assert contents(found) == contents(open_part(tmp_path, "all")[0])
+    found, classes = PatchFolder(root=tmp_path).part()
+    assert contents(found) == contents(PatchFolder(root=tmp_path).part("all")[0])
     assert contents(found) == [(0, 0), (1, 0), (2, 0), (100, 1), (101, 1), (102, 1)]
     assert classes == ("a", "b")
     with pytest.raises(DataError, match=r"no labelled part 'valid': take --part all"):
-        open_part(tmp_path, "valid")
+        PatchFolder(root=tmp_path).part("valid")
     split = Split(kind="random", fraction=0.5)
-    assert contents(open_part(tmp_path, "valid", split=split)[0]) == contents(
-        open_patches(tmp_path, split=split).valid
+    assert contents(PatchFolder(root=tmp_path).part("valid", split=split)[0]) == contents(
+        PatchFolder(root=tmp_path).divide(split).valid
     )
 
 
@@ -526,18 +527,18 @@ def test_the_split_of_a_run_with_extra_folders_is_judged_with_them(tmp_path: Pat
     own, more = tmp_path / "own", tmp_path / "more"
     write_two(own)
     write_images(more / "b", range(200, 204))
-    data = open_patches(own, extra=(more,), split=Split(kind="random", fraction=0.3))
+    data = PatchFolder(root=own, extra=(more,)).divide(Split(kind="random", fraction=0.3))
     save_split(data, tmp_path / "split.csv")
     split = Split.parse(str(tmp_path / "split.csv"))
     with pytest.raises(DataError, match="give the data, --extra and"):
-        open_part(own, "valid", split=split)
+        PatchFolder(root=own).part("valid", split=split)
     for part, patches in (("valid", data.valid), ("train", data.train)):
-        found, _ = open_part(own, part, extra=(more,), split=split)  # type: ignore[arg-type]
+        found, _ = PatchFolder(root=own, extra=(more,)).part(part, split=split)  # type: ignore[arg-type]
         assert contents(found) == contents(patches)
-    everything = contents(open_part(own, extra=(more,))[0])
+    everything = contents(PatchFolder(root=own, extra=(more,)).part()[0])
     assert sorted(everything) == sorted(contents(data.train) + contents(data.valid))
     with pytest.raises(DataError, match="no labelled part 'train'"):
-        open_part(own, "train", extra=(more,))
+        PatchFolder(root=own, extra=(more,)).part("train")
 
 
 def test_extra_folders_are_of_the_part_to_train_on(tmp_path: Path) -> None:
@@ -546,15 +547,15 @@ def test_extra_folders_are_of_the_part_to_train_on(tmp_path: Path) -> None:
     write_images(tmp_path / "more" / "b", range(200, 202))
     extra = (tmp_path / "more",)
     train = [(0, 0), (1, 0), (100, 1), (101, 1)]
-    assert contents(open_part(tmp_path / "own", "train")[0]) == train
+    assert contents(PatchFolder(root=tmp_path / "own").part("train")[0]) == train
     joined = [*train, (200, 1), (201, 1)]
-    assert contents(open_part(tmp_path / "own", "train", extra=extra)[0]) == joined
-    assert contents(open_part(tmp_path / "own", extra=extra)[0]) == [(50, 0), (51, 0)]
+    assert contents(PatchFolder(root=tmp_path / "own", extra=extra).part("train")[0]) == joined
+    assert contents(PatchFolder(root=tmp_path / "own", extra=extra).part()[0]) == [(50, 0), (51, 0)]
 
 
 def test_one_class_is_enough_to_judge_on(tmp_path: Path) -> None:
     write_images(tmp_path / "tumour", range(3))
-    assert len(open_part(tmp_path)[0]) == 3
+    assert len(PatchFolder(root=tmp_path).part()[0]) == 3
 
 
 def test_patches_to_predict(tmp_path: Path) -> None:
@@ -566,7 +567,7 @@ def test_patches_to_predict(tmp_path: Path) -> None:
     assert list(open_unlabelled(tmp_path / "flat" / "p0001.TIFF").names) == ["p0001"]
     write_kaggle(tmp_path / "kaggle", [0, 1] * 3)
     with pytest.raises(DataError, match="no labelled part 'test': unlabelled patches"):
-        open_part(tmp_path / "kaggle", "test")
+        PatchFolder(root=tmp_path / "kaggle").part("test")
     write_images(tmp_path / "kaggle" / "test", range(50, 52), ".tif")
     assert list(open_unlabelled(tmp_path / "kaggle").names) == ["p0050", "p0051"]
     x, y = write_split(tmp_path / "h", "test", [0, 1], first=600)
@@ -609,34 +610,34 @@ def test_a_layout_can_be_forced(tmp_path: Path) -> None:
     write_kaggle(tmp_path, [0, 1] * 5)
     for name in ("a", "b"):
         write_images(tmp_path / "train" / name, range(ord(name), ord(name) + 5))
-    assert open_patches(tmp_path, split=Split(fraction=0.4)).layout == "kaggle"
-    forced = open_patches(tmp_path, layout="folders", split=Split(fraction=0.4), skip_bad=True)
+    assert PatchFolder(root=tmp_path).divide(Split(fraction=0.4)).layout == "kaggle"
+    forced = PatchFolder(root=tmp_path, layout="folders", skip_bad=True).divide(Split(fraction=0.4))
     assert forced.layout == "folders"
     assert forced.classes == ("a", "b")
     with pytest.raises(DataError, match=r"_x\.h5 is missing"):
-        open_patches(tmp_path, layout="pcam-hdf5")
+        PatchFolder(root=tmp_path, layout="pcam-hdf5").divide()
     with pytest.raises(DataError, match="no layout 'zip'"):
-        open_patches(tmp_path, layout="zip")  # type: ignore[arg-type]
+        PatchFolder(root=tmp_path, layout="zip").divide()  # type: ignore[arg-type]
     write_two(tmp_path / "f")
     with pytest.raises(DataError, match="has no Kaggle layout"):
-        open_patches(tmp_path / "f", layout="kaggle")
+        PatchFolder(root=tmp_path / "f", layout="kaggle").divide()
 
 
 def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
     write_images(tmp_path / "train" / "a", range(2))
     write_images(tmp_path / "train" / "b", range(2, 4))
-    data = open_patches(tmp_path, split=Split(kind="random", fraction=0.5, seed=1))
+    data = PatchFolder(root=tmp_path).divide(Split(kind="random", fraction=0.5, seed=1))
     assert {*data.train.names, *data.valid.names} == {"p0000", "p0001", "p0002", "p0003"}
     for name in ("p0000", "p0001"):
         Image.fromarray(pixels_of(ord(name[-1]))).save(tmp_path / "train" / "b" / f"{name}.png")
-    found, _ = open_part(tmp_path, "all")
+    found, _ = PatchFolder(root=tmp_path).part("all")
     assert found.names[1:4] == ("a/p0001", "b/p0000", "b/p0001")
     write_images(tmp_path / "valid" / "a", range(2))
-    found, _ = open_part(tmp_path, "all")
+    found, _ = PatchFolder(root=tmp_path).part("all")
     assert found.names[1:4] == ("train/a/p0001", "train/b/p0000", "train/b/p0001")
     assert found.names[-1] == "valid/a/p0001"
     write_images(tmp_path / "valid" / "a", range(2), ".bmp")
-    found, _ = open_part(tmp_path, "all")
+    found, _ = PatchFolder(root=tmp_path).part("all")
     assert found.names[-1] == "valid/a/p0001.png"
     assert len(set(found.names)) == len(found)
 
@@ -647,9 +648,9 @@ def test_kaggle_labels_and_files_that_do_not_match(
     write_kaggle(tmp_path, [0, 1] * 5)
     write_images(tmp_path / "train", range(70, 72), ".tif")
     with pytest.raises(DataError, match=r"2 of 12 images in .* no label .*p0070\.tif; pass --skip"):
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
     (tmp_path / "train" / "p0001.tif").unlink()
-    data = open_patches(tmp_path, skip_bad=True, split=Split(fraction=0.4))
+    data = PatchFolder(root=tmp_path, skip_bad=True).divide(Split(fraction=0.4))
     assert len(data.train) + len(data.valid) == 9
     assert "1 of 10 images that" in caplog.text
     assert "2 of 11 images in" in caplog.text
@@ -659,8 +660,8 @@ def test_images_in_no_class_folder(tmp_path: Path, caplog: pytest.LogCaptureFixt
     write_two(tmp_path)
     write_images(tmp_path, range(70, 72))
     with pytest.raises(DataError, match=r"2 images in .* no class folder.*p0070\.png; pass --skip"):
-        open_patches(tmp_path, split=Split(fraction=0.5))
-    data = open_patches(tmp_path, split=Split(fraction=0.5), skip_bad=True)
+        PatchFolder(root=tmp_path).divide(Split(fraction=0.5))
+    data = PatchFolder(root=tmp_path, skip_bad=True).divide(Split(fraction=0.5))
     assert len(data.train) + len(data.valid) == 20
     assert "2 images in" in caplog.text
 
@@ -670,7 +671,7 @@ def test_an_id_listed_twice_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "train_labels.csv").open("a") as file:
         file.write("p0003,1\n")
     with pytest.raises(DataError, match="lists p0003 twice"):
-        open_patches(tmp_path)
+        PatchFolder(root=tmp_path).divide()
 
 
 def test_bad_patches_are_errors_or_left_out(
@@ -681,18 +682,18 @@ def test_bad_patches_are_errors_or_left_out(
     Image.fromarray(pixels_of(7, 9)).save(tmp_path / "a" / "p0007.png")
     split = Split(fraction=0.4)
     with pytest.raises(DataError, match=r"p0004\.png cannot be read.*--skip-bad"):
-        open_patches(tmp_path, split=split)
+        PatchFolder(root=tmp_path).divide(split)
     with pytest.raises(DataError, match=r"first of 2 such patches"):
-        open_patches(tmp_path, split=split, patch_px=8)
-    data = open_patches(tmp_path, split=split, patch_px=8, skip_bad=True)
+        PatchFolder(root=tmp_path, patch_px=8).divide(split)
+    data = PatchFolder(root=tmp_path, patch_px=8, skip_bad=True).divide(split)
     assert data.left_out == {"p0004": "unreadable", "p0007": "unreadable"}
     assert len(data.train) + len(data.valid) == 18
     assert "p0007 is 9×9 px, not 8×8" in caplog.text
     assert "2 of 20 patches left out" in caplog.text
-    assert len(open_part(tmp_path, skip_bad=True, patch_px=8)[0]) == 18
+    assert len(PatchFolder(root=tmp_path, skip_bad=True, patch_px=8).part()[0]) == 18
     # A split that was saved with them left out does not meet them again.
     save_split(data, tmp_path / "split.csv")
-    again = open_patches(tmp_path, patch_px=8, split=Split.parse(str(tmp_path / "split.csv")))
+    again = PatchFolder(root=tmp_path, patch_px=8).divide(Split.parse(str(tmp_path / "split.csv")))
     assert names_of(again) == names_of(data)
 
 
@@ -701,12 +702,12 @@ def test_the_wrong_size_is_said_at_once(tmp_path: Path, duplicates: str) -> None
     write_two(tmp_path)
     split = Split(fraction=0.5)
     with pytest.raises(DataError, match=r"is 8×8 px, not 96×96.*--patch-size"):
-        open_patches(tmp_path, split=split, patch_px=96, duplicates=duplicates)  # type: ignore[arg-type]
+        PatchFolder(root=tmp_path, patch_px=96).divide(split, duplicates=duplicates)  # type: ignore[arg-type]
 
 
 def test_renamed_classes_keep_the_rest(tmp_path: Path) -> None:
     write_copies(tmp_path)
-    data = open_patches(tmp_path, split=Split(kind="random", fraction=0.5, seed=1))
+    data = PatchFolder(root=tmp_path).divide(Split(kind="random", fraction=0.5, seed=1))
     renamed = dataclasses.replace(data, classes=("normal", "tumour"))
     assert renamed.left_out == data.left_out
     assert renamed.split == data.split

@@ -106,7 +106,7 @@ def test_a_linear_ramp_is_read_at_its_exact_position(
     assert np.abs(found[..., 0] - wanted_x).max() <= 1.5
     assert np.abs(found[..., 1] - wanted_y[:, None]).max() <= 1.5
     assert np.abs(found[..., 2] - 99).max() <= 0
-    assert slide.read[0][0] == best_level(slide, scale)
+    assert slide.reads[0].level == best_level(slide, scale)
 
 
 @settings(max_examples=60, deadline=None)
@@ -242,7 +242,7 @@ def test_what_lies_beyond_the_slide_is_white() -> None:
     slide = FakeSlide([np.zeros((100, 100, 3), dtype=np.uint8)])
     for box in (Box(500, 500, 60, 60), Box(-90, 10, 60, 60), Box(10, 130.5, 66, 66)):
         assert (read_box(slide, box, Size(30, 30)) == WHITE).all()
-    assert slide.read == []
+    assert slide.reads == []
     half = read_box(slide, Box(80, 20, 40, 40), Size(20, 20))
     assert (half[:, :8] == 0).all()
     assert (half[:, 12:] == WHITE).all()
@@ -262,7 +262,7 @@ def test_the_coarsest_level_that_is_fine_enough_is_read(wanted: float, level: in
     )
     assert best_level(slide, wanted) == level
     read_box(slide, Box(8, 8, 2 * wanted, 2 * wanted), Size(2, 2))
-    assert {at for at, _, _ in slide.read} == {level}
+    assert {region.level for region in slide.reads} == {level}
 
 
 def test_a_level_out_of_order_is_still_found() -> None:
@@ -293,7 +293,7 @@ def test_an_overview_in_pieces_equals_one_read(width: int, height: int, pieces: 
     size = Size(width, height)
     whole = read_box(slide, Box(0, 0, 487, 311), size).astype(int)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("histoslide.grid.windows._OVERVIEW_READ_PX", pieces)
+        patch.setattr("histoslide.slide.resampling._OVERVIEW_READ_PX", pieces)
         found, readable = read_overview(slide, size)
     assert readable.all()
     assert found.shape == (height, width, 3)
@@ -303,14 +303,14 @@ def test_an_overview_in_pieces_equals_one_read(width: int, height: int, pieces: 
 def test_an_overview_never_reads_more_than_a_piece_and_its_margin() -> None:
     slide = FakeSlide([np.zeros((300, 9000, 3), np.uint8)])
     read_overview(slide, Size(900, 30))
-    assert len(slide.read) > 4
-    assert max(width for _, width, _ in slide.read) <= 2048 + 4 * 10 + 4
+    assert len(slide.reads) > 4
+    assert max(region.width for region in slide.reads) <= 2048 + 4 * 10 + 4
 
 
 def test_unreadable_pieces_are_white_and_marked(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("histoslide.grid.windows._OVERVIEW_READ_PX", 100)
+    monkeypatch.setattr("histoslide.slide.resampling._OVERVIEW_READ_PX", 100)
     pixels = np.full((400, 600, 3), 50, dtype=np.uint8)
     slide = FakeSlide([pixels], rotten=Box(240, 130, 10, 10))
     with caplog.at_level(logging.WARNING):

@@ -12,7 +12,7 @@ from torch import nn
 from histoslide.geometry import Mpp
 from histoslide.model import Model, ModelSpec, load_model, save_bundle
 from histoslide.model.architectures import build_network
-from histoslide.model.backend import Precision
+from histoslide.model.engine import Precision
 from histoslide.scoring.lazy import make_heatmap
 from histoslide.scoring.mode import ScoreMode
 from histoslide.slide import open_slide

@@ -20,13 +20,14 @@ from histoslide.errors import BundleError, HistoslideError, SettingsDifferError
 from histoslide.geometry import Mpp
 from histoslide.model import Model, default_bundle, load_model, save_bundle
 from histoslide.model.architectures import build_network
-from histoslide.model.backend import Backend, BackendName, Precision
+from histoslide.model.backend import Backend
 from histoslide.model.bundle import file_sha256
 from histoslide.model.choosing import make_backend, supported
+from histoslide.model.engine import FULL_PRECISION, BackendName, Engine, Precision
 from histoslide.model.fast_paths import (
     FastPaths,
     Gate,
-    choose_path,
+    choose_engine,
     fast_paths_file,
     read_fast_paths,
     write_fast_paths,
@@ -38,6 +39,7 @@ from histoslide.model.openvino_backend import OpenVinoBackend
 from histoslide.model.openvino_extra import has_openvino
 from histoslide.model.spec import ModelSpec
 from histoslide.model.torch_backend import TorchBackend
+from histoslide.model.work import Areas
 from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
 from histoslide.store import store_heatmap
 
@@ -51,6 +53,10 @@ SPEC = ModelSpec(
     network_px=64,
 )
 needs_openvino = pytest.mark.skipif(not has_openvino(), reason="the extra openvino is missing")
+
+
+def engine(backend: BackendName, precision: Precision) -> Engine:
+    return Engine(backend=backend, precision=precision)
 
 
 def gate(auc: float) -> Gate:
@@ -139,7 +145,7 @@ def test_openvino_computes_what_torch_does(
     reference = Model(SPEC, twin, device=CPU, sha256="0")
     backend = OpenVinoBackend(precision=precision)
     model = Model(SPEC, network, device=CPU, sha256="0", backend=backend, ranges=ranges)
-    assert model.engine == f"openvino {precision}"
+    assert str(model.engine) == f"openvino {precision}"
     expected, found = reference.probabilities(tiles), model.probabilities(tiles)  # 40: 32 and 8
     tolerance = 1e-4 if precision == "fp32" else 0.02
     assert found.shape == expected.shape
@@ -164,11 +170,12 @@ def test_openvino_resizes_as_torch_does(tiles: Tensor) -> None:
 def test_openvino_scores_areas_as_torch_does(tiles: Tensor, network: nn.Sequential) -> None:
     reference = Model(SPEC, network, device=CPU, sha256="0")
     model = Model(SPEC, network, device=CPU, sha256="0", backend=OpenVinoBackend())
-    side = (model.area_cells(32) - 1) * 32 + 64
+    work = Areas(stride_px=32)
+    side = (work.across - 1) * 32 + 64
     area = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
     results = []
     for one in (reference, model):
-        batches = one.area_batches(32)
+        batches = one.batches(work)
         with batches.reader():
             request = batches.put(one.memory.hold(area).__getitem__, 1)
             batches.wait([request])
@@ -243,28 +250,27 @@ def test_the_fastest_path_that_passed_is_chosen(
     asked: dict[str, Any],
     expected: tuple[BackendName, Precision],
 ) -> None:
-    fast: list[tuple[BackendName, Precision]] = [("openvino", "int8"), ("openvino", "bf16")]
-    offered = [path for path in fast if path[1] in have]
+    fast = [Engine(backend="openvino", precision=precision) for precision in ("int8", "bf16")]
+    offered = [engine for engine in fast if engine.precision in have]
     module = "histoslide.model.fast_paths"
-    monkeypatch.setattr(f"{module}.supported", lambda _: [*offered, ("torch", "fp32")])
-    monkeypatch.setattr(f"{module}.refuse_backend", lambda *_: None)
-    assert choose_path(CPU, paths, **asked) == expected
+    monkeypatch.setattr(f"{module}.supported", lambda _: [*offered, FULL_PRECISION])
+    monkeypatch.setattr(f"{module}.refuse_engine", lambda *_: None)
+    assert choose_engine(CPU, paths, **asked) == engine(*expected)
 
 
 def test_what_cannot_run_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HistoslideError, match="--precision int8 needs --backend openvino"):
-        make_backend("torch", "int8", CPU)
+        make_backend(engine("torch", "int8"), CPU)
     with pytest.raises(HistoslideError, match="on the CPU, not on cuda"):
-        make_backend("openvino", "fp32", "cuda")
+        make_backend(engine("openvino", "fp32"), "cuda")
     with pytest.raises(HistoslideError, match="cannot compute in fp16"):
-        make_backend("openvino", "fp16", CPU)
+        make_backend(engine("openvino", "fp16"), CPU)
     monkeypatch.setattr("histoslide.model.openvino_extra.find_spec", lambda _: None)
     with pytest.raises(HistoslideError, match=r"pip install 'histoslide\[openvino\]'"):
-        make_backend("openvino", "int8", CPU)
-    assert supported(CPU) == [("torch", "fp32")]
+        make_backend(engine("openvino", "int8"), CPU)
+    assert supported(CPU) == [FULL_PRECISION]
 
 
-@needs_openvino
 @needs_openvino
 def test_a_heatmap_is_not_gone_on_with_after_other_ranges_were_measured(
     tmp_path: Path, ranges: dict[str, float], network: nn.Sequential
@@ -286,7 +292,7 @@ def test_a_heatmap_is_not_gone_on_with_after_other_ranges_were_measured(
     assert lazy(1.0, "fp32").fingerprint == lazy(2.0, "fp32").fingerprint
     out = tmp_path / "h.zarr"
     heat = store_heatmap(lazy(1.0), out)
-    assert heat.metadata["model"]["ranges_sha256"] == lazy(1.0).fingerprint["model.ranges_sha256"]
+    assert heat.record.model.ranges_sha256 == lazy(1.0).fingerprint["model.ranges_sha256"]
     with pytest.raises(SettingsDifferError, match=r"model\.ranges_sha256 differs"):
         store_heatmap(lazy(2.0), out)
 
@@ -304,7 +310,18 @@ def test_a_record_is_read_back_and_belongs_to_its_weights(tmp_path: Path) -> Non
         read_fast_paths(bundle, sha256="1")
     assert read_fast_paths(tmp_path / "other.safetensors", sha256="0") is None
     path = fast_paths_file(bundle)
-    for damage in ("{", "[]", '{"version": 1}', '{"version": 9}', "null"):
+    whole = json.loads(path.read_text())
+    odd = [
+        whole | {"gates": {"int8": 3}},
+        whole | {"gates": {"fp8": whole["gates"]["int8"]}},
+        whole | {"gates": {"int8": whole["gates"]["int8"] | {"auc": "high"}}},
+        whole | {"ranges": {"conv1": "1"}},
+        whole | {"colour": 1},
+        whole | {"version": [1]},
+        whole | {"data": "a" * 5 + "\0", "weights_sha256": None},
+    ]
+    damaged = ["{", "[]", '{"version": 1}', '{"version": 9}', "null", "\0", "[" * 100_000]
+    for damage in [*damaged, *map(json.dumps, odd)]:
         path.write_text(damage)
         with pytest.raises(BundleError, match="run histoslide model calibrate again"):
             read_fast_paths(bundle, sha256="0")
@@ -343,9 +360,9 @@ def test_calibrate_measures_a_bundle_and_score_uses_it(
     assert int8.patches == 16
     assert 0 < int8.largest_difference < 0.2
     assert printed["gates"]["int8"]["auc"] == int8.auc
-    assert load_model(bundle, device=CPU, precision="int8").engine == "openvino int8"
-    expected = "openvino int8" if int8.passed else "torch fp32"
-    assert load_model(bundle, device=CPU).engine in {expected, "openvino bf16"}
+    assert load_model(bundle, device=CPU, precision="int8").engine == engine("openvino", "int8")
+    expected = engine("openvino", "int8") if int8.passed else FULL_PRECISION
+    assert load_model(bundle, device=CPU).engine in {expected, engine("openvino", "bf16")}
     assert main(command) == 2  # there is a record already
     assert "--overwrite" in capsys.readouterr().err
 
@@ -357,12 +374,12 @@ def test_the_shipped_weights_have_a_record_and_it_passed() -> None:
     assert found is not None
     assert found.gates["int8"].passed
     assert found.gates["int8"].patches > 2000
-    assert load_model(device=CPU).engine == "openvino int8"
+    assert load_model(device=CPU).engine == engine("openvino", "int8")
 
 
 def test_int8_without_a_record_names_the_way_out(tmp_path: Path) -> None:
     """A model that is no file has no record either."""
     bundle = shutil.copy(default_bundle(), tmp_path / "alone.safetensors")
     model = load_model(Path(bundle), device=CPU)
-    assert model.engine == "torch fp32"
-    assert colour_model().engine == "torch fp32"
+    assert model.engine == FULL_PRECISION
+    assert colour_model().engine == FULL_PRECISION

@@ -129,7 +129,7 @@ def test_nothing_is_read_where_nothing_is_to_be_scored() -> None:
     plan[3, 20] = Status.PENDING
     block = score_block(slide, grid, CellRange(0, 0, *grid.shape), plan, model, DENSE)
     assert (block["status"] == Status.SCORED).sum() == 1
-    assert len(slide.read) == 1
+    assert len(slide.reads) == 1
 
 
 @pytest.mark.parametrize(

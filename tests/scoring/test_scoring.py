@@ -113,15 +113,15 @@ def test_only_what_is_pending_is_read_and_scored() -> None:
     grid = make_grid(slide, model.spec)
     plan = np.full(grid.shape, Status.BACKGROUND, dtype=np.uint8)
     block = score_block(slide, grid, CellRange(0, 0, *grid.shape), plan, model)
-    assert slide.read == []
+    assert slide.reads == []
     assert np.isnan(block["probability"]).all()
     plan[3, 4], plan[5, 5] = Status.PENDING, Status.PENDING
     plan[9, 9] = Status.EXCLUDED
     block = score_block(slide, grid, CellRange(0, 0, *grid.shape), plan, model)
     assert (block["status"] == Status.SCORED).sum() == 2
     assert block["status"][9, 9] == Status.EXCLUDED
-    (read,) = slide.read  # one read, of the cells between and a margin, not of the block
-    assert read == (0, 96 + 32 + 4, 96 + 64 + 4)
+    (read,) = slide.reads  # one read, of the cells between and a margin, not of the block
+    assert (read.level, read.width, read.height) == (0, 96 + 32 + 4, 96 + 64 + 4)
 
 
 def test_wide_strides_are_read_in_parts() -> None:
@@ -131,7 +131,7 @@ def test_wide_strides_are_read_in_parts() -> None:
     plan = np.zeros(grid.shape, dtype=np.uint8)
     block = score_block(slide, grid, CellRange(0, 0, *grid.shape), plan, model)
     assert (block["status"] == Status.SCORED).all()
-    assert max(max(read) for read in slide.read) <= 1152 + 4
+    assert max(max(read.width, read.height) for read in slide.reads) <= 1152 + 4
 
 
 def test_real_patches_score_as_a_slide_as_they_do_alone(real_data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -44,8 +45,8 @@ def score_positions(
 
 def expected_centres(heat: Heatmap) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The slow and obvious twin: where each cell's centre is, by plain arithmetic."""
-    mpp, slide_mpp = heat.metadata["model"]["spec"]["mpp"], heat.metadata["slide"]["mpp"]
-    stride = heat.metadata["grid"]["stride_px"]
+    mpp, slide_mpp = heat.spec.mpp, heat.record.slide.mpp
+    stride = heat.grid.stride_px
     x, y = np.zeros(heat.grid.shape), np.zeros(heat.grid.shape)
     for row in range(heat.grid.rows):
         for col in range(heat.grid.cols):
@@ -139,20 +140,23 @@ def marked_slide(path: Path, *, mpp: float, box: tuple[int, int, int, int]) -> P
 
 @pytest.mark.parametrize("bounds", [None, (100, 60, 1000, 700)])
 def test_a_mark_lies_at_the_same_place_in_the_overlay_png(
-    tmp_path: Path, bounds: tuple[int, int, int, int] | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounds: tuple[int, int, int, int] | None
 ) -> None:
     """From level-0 pixels through heat.zarr into the pixels of the picture, to one cell."""
     mpp, box = 0.486, (640, 320, 256, 128)  # cells of 64 level-0 pixels: the mark is 4 by 2 cells
-    slide = OpenSlideSlide(marked_slide(tmp_path / "marked.tif", mpp=mpp, box=box))
+    path = marked_slide(tmp_path / "marked.tif", mpp=mpp, box=box)
     if bounds is not None:
+        with openslide.OpenSlide(path) as handle:
+            recorded = dict(handle.properties)
         names = ("x", "y", "width", "height")
-        recorded = {f"openslide.bounds-{n}": str(v) for n, v in zip(names, bounds, strict=True)}
-        slide._properties.update(recorded)
+        recorded |= {f"openslide.bounds-{n}": str(v) for n, v in zip(names, bounds, strict=True)}
+        monkeypatch.setattr(openslide.OpenSlide, "properties", recorded)
+    slide = OpenSlideSlide(path)
     lazy = make_heatmap(
         slide, colour_model(), tissue=find_tissue(slide, METHODS["none"]), tissue_threshold=0.0
     )
     heat = store_heatmap(lazy, tmp_path / "heat.zarr")
-    assert heat.metadata["slide"]["bounds_l0"] == (None if bounds is None else list(bounds))
+    assert heat.record.slide.bounds_l0 == bounds
     expected = np.zeros(heat.grid.shape, dtype=bool)
     expected[5:7, 10:14] = True
     assert np.array_equal(heat.probability() > 0.9, expected)
@@ -197,6 +201,6 @@ def test_mpp_override_moves_the_cells(tmp_path: Path) -> None:
     grid = make_grid(slide, colour_model().spec)
     assert grid.cell_l0 == pytest.approx(64)
     heat = store_heatmap(make_heatmap(slide, colour_model()), tmp_path / "h.zarr")
-    assert open_heatmap(heat.path).metadata["slide"]["mpp_source"] == "--mpp"
+    assert open_heatmap(heat.path).record.slide.mpp_source == "--mpp"
     assert replace(grid, stride_px=16).rows == 20
     assert set(np.unique(heat.status)) <= {Status.SCORED, Status.BACKGROUND}

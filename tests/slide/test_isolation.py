@@ -24,9 +24,9 @@ from histoslide.errors import (
     SlideReadError,
     SlideTimeoutError,
 )
-from histoslide.geometry import Mpp
+from histoslide.geometry import Mpp, Region
 from histoslide.slide import open_slide
-from histoslide.slide.access import begin_to_open, open_for_scoring
+from histoslide.slide.access import SlideAccess
 from histoslide.slide.isolated.slide import IsolatedSlide
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.synthetic import fiducial_slide
@@ -55,7 +55,7 @@ def crashing(path: Path, *, read_seconds: float = 120, workers: int | None = Non
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "isolation_worker" in " ".join(p.cmdline())]
+    return [p for p in psutil.Process().children() if "isolated.process" in " ".join(p.cmdline())]
 
 
 def test_it_is_the_slide_that_it_isolates(good: Path) -> None:
@@ -66,11 +66,11 @@ def test_it_is_the_slide_that_it_isolates(good: Path) -> None:
         ):  # fmt: skip
             assert getattr(slide, name) == getattr(direct, name)
         for level, size in enumerate(slide.level_sizes):
-            region = (level, 3, 5, size.width - 7, size.height - 11)
-            assert np.array_equal(slide.read_level(*region), direct.read_level(*region))
-        pixels = slide.read_level(0, 0, 0, 4, 4)
+            region = Region(level, 3, 5, size.width - 7, size.height - 11)
+            assert np.array_equal(slide.read(region), direct.read(region))
+        pixels = slide.read(Region(0, 0, 0, 4, 4))
         pixels[:] = 0  # ours to change
-        assert slide.read_level(0, 0, 0, 4, 4).any()
+        assert slide.read(Region(0, 0, 0, 4, 4)).any()
     assert not children()
 
 
@@ -83,7 +83,7 @@ def test_workers_import_little(good: Path) -> None:
 def test_a_process_started_ahead_reads_the_next_slide(
     good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with begin_to_open():
+    with SlideAccess().begin():
         (ahead,) = children()
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/nowhere")  # as torch does meanwhile
         with IsolatedSlide(good) as slide:
@@ -92,12 +92,12 @@ def test_a_process_started_ahead_reads_the_next_slide(
                 assert len(children()) == 2
                 assert other.quickhash == slide.quickhash
     assert not children()
-    with begin_to_open():
+    with SlideAccess().begin():
         assert children()
     assert not children()  # nobody needed it
-    with begin_to_open(isolate=False):
+    with SlideAccess(isolate=False).begin():
         assert not children()
-    with begin_to_open():
+    with SlideAccess().begin():
         (ahead,) = children()
         monkeypatch.chdir(good.parent)  # where that process is not
         with IsolatedSlide(Path(good.name)):
@@ -109,7 +109,7 @@ def test_a_slide_opens_where_the_current_folder_was_deleted(good: Path, tmp_path
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from histoslide.slide.isolated import IsolatedSlide\n"
+        "from histoslide.slide.isolated.slide import IsolatedSlide\n"
         "os.rmdir(os.getcwd())\n"
         "with IsolatedSlide(Path(sys.argv[1])) as slide: print(slide.size_l0.width)\n"
     )
@@ -163,9 +163,9 @@ def test_a_crash_is_a_failed_read(
         with pytest.raises(
             SlideReadError, match=rf"{stem}\.tif: level 0 at \(350, 250\).*{reason}"
         ):
-            slide.read_level(0, 350, 250, 100, 100)
-        elsewhere = (0, 0, 0, 200, 200)
-        assert np.array_equal(slide.read_level(*elsewhere), direct.read_level(*elsewhere))
+            slide.read(Region(0, 350, 250, 100, 100))
+        elsewhere = Region(0, 0, 0, 200, 200)
+        assert np.array_equal(slide.read(elsewhere), direct.read(elsewhere))
         ours = "histoslide.slide.isolated.slide"
         said = [r.getMessage() for r in caplog.records if r.name == ours]
         assert len(said) == 1
@@ -174,7 +174,7 @@ def test_a_crash_is_a_failed_read(
         deaths = slide._crashes
         assert deaths == 2
         with pytest.raises(SlideReadError):
-            slide.read_level(0, 390, 290, 20, 20)
+            slide.read(Region(0, 390, 290, 20, 20))
         assert slide._crashes == deaths + 1
     assert not children()
 
@@ -182,8 +182,8 @@ def test_a_crash_is_a_failed_read(
 @SAYS
 def test_a_crash_that_does_not_come_again_is_no_error(good: Path, tmp_path: Path) -> None:
     with crashing(named(good, tmp_path, "once")) as slide, open_slide(good) as direct:
-        region = (0, 350, 250, 100, 100)
-        assert np.array_equal(slide.read_level(*region), direct.read_level(*region))
+        region = Region(0, 350, 250, 100, 100)
+        assert np.array_equal(slide.read(region), direct.read(region))
 
 
 @SAYS
@@ -191,8 +191,8 @@ def test_a_crash_that_does_not_come_again_is_no_error(good: Path, tmp_path: Path
 def test_a_read_that_hangs_is_ended(good: Path, tmp_path: Path, stem: str) -> None:
     with crashing(named(good, tmp_path, stem), read_seconds=1.0) as slide:
         with pytest.raises(SlideReadError, match="no answer in"):
-            slide.read_level(0, 350, 250, 100, 100)
-        assert slide.read_level(0, 0, 0, 10, 10).shape == (10, 10, 3)
+            slide.read(Region(0, 350, 250, 100, 100))
+        assert slide.read(Region(0, 0, 0, 10, 10)).shape == (10, 10, 3)
     assert not children()
 
 
@@ -204,13 +204,13 @@ def test_crashing_again_and_again_gives_the_slide_up(
     monkeypatch.setattr(isolated_slide_module, "MAX_CRASHES_AT_FIRST", 2)
     path = named(good, tmp_path, "segv")
     with crashing(path) as slide, pytest.raises(SlideCrashError, match=r"SIGSEGV.* 2 times"):
-        slide.read_level(0, 350, 250, 100, 100)
+        slide.read(Region(0, 350, 250, 100, 100))
     with crashing(path) as slide:
-        slide.read_level(0, 0, 0, 10, 10)
+        slide.read(Region(0, 0, 0, 10, 10))
         with pytest.raises(SlideReadError):
-            slide.read_level(0, 350, 250, 100, 100)
+            slide.read(Region(0, 350, 250, 100, 100))
         with pytest.raises(SlideCrashError, match=r"SIGSEGV.* 3 times .*given up"):
-            slide.read_level(0, 380, 280, 100, 100)
+            slide.read(Region(0, 380, 280, 100, 100))
 
 
 @pytest.mark.parametrize("stem", ["open-segv", "open-hang"])
@@ -225,22 +225,22 @@ def test_a_crash_at_opening(
 
 @SAYS
 def test_errors_arrive_as_themselves(good: Path, tmp_path: Path) -> None:
-    region = (0, 350, 250, 100, 100)
+    region = Region(0, 350, 250, 100, 100)
     with crashing(named(good, tmp_path, "refuse")) as slide:
         with pytest.raises(SlideReadError, match=r"refuse\.tif: refused"):
-            slide.read_level(*region)
+            slide.read(region)
         (worker,) = slide._idle  # such an error costs no worker
-        slide.read_level(0, 0, 0, 10, 10)
+        slide.read(Region(0, 0, 0, 10, 10))
         assert slide._idle == [worker]
     with crashing(named(good, tmp_path, "bug")) as slide:
         with pytest.raises(ZeroDivisionError) as caught:
-            slide.read_level(*region)
+            slide.read(region)
         assert "crashing.py" in "".join(caught.value.__notes__)
     with (
         crashing(named(good, tmp_path, "odd")) as slide,
         pytest.raises(RuntimeError, match="OddError: cannot be pickled"),
     ):
-        slide.read_level(*region)
+        slide.read(region)
     assert not children()
 
 
@@ -253,7 +253,7 @@ def test_what_a_worker_says_is_said_once(
         crashing(path) as slide,
         pytest.raises(SlideReadError),
     ):
-        slide.read_level(0, 350, 250, 100, 100)
+        slide.read(Region(0, 350, 250, 100, 100))
     assert len(warned) == 1
     said = [r for r in caplog.records if "said by the worker" in r.getMessage()]
     assert [(r.name, r.levelno) for r in said] == [("histoslide.slide", logging.WARNING)]
@@ -266,8 +266,8 @@ def test_threads_read_at_once_within_the_bound(good: Path) -> None:
 
         def read(i: int) -> bool:
             nonlocal most
-            region = (0, i * 7, i * 5, 300, 200)
-            same = np.array_equal(slide.read_level(*region), direct.read_level(*region))
+            region = Region(0, i * 7, i * 5, 300, 200)
+            same = np.array_equal(slide.read(region), direct.read(region))
             most = max(most, len(children()))
             return same
 
@@ -275,7 +275,7 @@ def test_threads_read_at_once_within_the_bound(good: Path) -> None:
             assert all(pool.map(read, range(60)))
         assert most == 2
     assert not children()
-    assert slide.read_level(0, 0, 0, 10, 10).any()  # closed, it opens again
+    assert slide.read(Region(0, 0, 0, 10, 10)).any()  # closed, it opens again
     slide.close()
 
 
@@ -286,7 +286,7 @@ def test_closing_while_another_thread_reads(good: Path, tmp_path: Path) -> None:
     def read() -> int:
         count = 0
         while not stop.is_set():
-            assert slide.read_level(0, 0, 0, 300, 300).shape == (300, 300, 3)
+            assert slide.read(Region(0, 0, 0, 300, 300)).shape == (300, 300, 3)
             count += 1
         return count
 
@@ -306,8 +306,8 @@ def test_it_can_be_pickled(good: Path) -> None:
         copy = pickle.loads(pickle.dumps(slide))
         assert copy.size_l0 == slide.size_l0
         assert len(children()) == 1  # nothing is opened before it is read
-        region = (0, 10, 20, 30, 40)
-        assert np.array_equal(copy.read_level(*region), slide.read_level(*region))
+        region = Region(0, 10, 20, 30, 40)
+        assert np.array_equal(copy.read(region), slide.read(region))
         copy.close()
     assert not children()
 
@@ -322,11 +322,12 @@ def test_a_forgotten_slide_leaves_no_process(good: Path) -> None:
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from histoslide.slide.isolated import IsolatedSlide
+from histoslide.geometry import Region
+from histoslide.slide.isolated.slide import IsolatedSlide
 slide = IsolatedSlide(Path(sys.argv[1]), opener="crashing:open_crashing")
-slide.read_level(0, 0, 0, 10, 10)
+slide.read(Region(0, 0, 0, 10, 10))
 print(slide._idle[0]._started.process.pid, flush=True)
-slide.read_level(0, 350, 250, 100, 100)
+slide.read(Region(0, 350, 250, 100, 100))
 """
 
 
@@ -352,7 +353,7 @@ def test_workers_die_with_their_parent_also_in_a_hung_read(
         _, errors = parent.communicate(timeout=20)
     _, alive = psutil.wait_procs([worker], timeout=10)
     assert not alive
-    assert "isolation_worker" not in errors  # no traceback of the worker
+    assert "isolated/process" not in errors  # no traceback of the worker
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hang.tif"]
 
 
@@ -363,9 +364,9 @@ def test_the_time_of_a_slide_ends_a_hung_read(good: Path, tmp_path: Path) -> Non
     with IsolatedSlide(path, opener=CRASHING, limit=limit) as slide, limit.running():
         limit._spent = 999.5
         with pytest.raises(SlideTimeoutError, match=r"hang\.tif: timed out after 1000 s"):
-            slide.read_level(0, 350, 250, 100, 100)
+            slide.read(Region(0, 350, 250, 100, 100))
         with pytest.raises(SlideTimeoutError):
-            slide.read_level(0, 0, 0, 10, 10)
+            slide.read(Region(0, 0, 0, 10, 10))
     assert not children()
 
 
@@ -390,8 +391,8 @@ def test_a_clock_runs_only_while_the_slide_is_in_work() -> None:
 
 
 def test_isolation_can_be_switched_off(good: Path) -> None:
-    with open_for_scoring(good, isolate=False) as slide:
-        assert slide.read_level(0, 0, 0, 10, 10).shape == (10, 10, 3)
+    with SlideAccess(isolate=False).open(good) as slide:
+        assert slide.read(Region(0, 0, 0, 10, 10)).shape == (10, 10, 3)
         assert not children()
-    with open_for_scoring(good) as slide:
+    with SlideAccess().open(good) as slide:
         assert len(children()) == 1

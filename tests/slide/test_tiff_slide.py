@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from tiffs import APERIO, KINDS, position_pixels, tissue_pixels, whole, write_kind
 
 from histoslide.errors import SlideOpenError, SlideReadError
+from histoslide.geometry import Region
 from histoslide.slide import OpenSlideSlide, TiffSlide, open_slide
 from histoslide.slide.tiff import reader as tile_reader
 from histoslide.slide.tiff.levels import direct_levels
-from histoslide.slide.tiff.reader import TileReader
-from histoslide.slide.tiff.tiles import TiffTiles
+from histoslide.slide.tiff.reader import SegmentReader
+from histoslide.slide.tiff.segments import TiffSegments
 
 LOSSLESS = KINDS["LZW, predicted"]
 JPEG = KINDS["4:2:0"]
@@ -43,12 +44,12 @@ def tiff_slide(path: Path) -> TiffSlide:
     return slide
 
 
-def reader_of(path: Path, *, cache_bytes: int = 2**20) -> TileReader:
+def reader_of(path: Path, *, cache_bytes: int = 2**20) -> SegmentReader:
     with OpenSlideSlide(path) as slide:
         vendor = slide.properties["openslide.vendor"]
         levels = direct_levels(path, vendor, slide.level_sizes)
     assert all(levels)
-    return TileReader(path, levels, cache_bytes=cache_bytes)
+    return SegmentReader(path, levels, cache_bytes=cache_bytes)
 
 
 # ---------------------------------------------------------------------------- regions
@@ -70,7 +71,7 @@ def test_any_region_equals_that_part_of_the_whole(tmp_path: Path, data: st.DataO
     for _ in range(4):
         x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
         w, h = data.draw(st.integers(1, width - x)), data.draw(st.integers(1, height - y))
-        found = reader.read(0, x, y, w, h)
+        found = reader.read(Region(0, x, y, w, h))
         assert found.dtype == np.uint8
         assert found.flags.writeable
         np.testing.assert_array_equal(found, pixels[y : y + h, x : x + w])
@@ -97,7 +98,9 @@ def test_levels_of_any_downsample_are_read_exactly(
     for _ in range(40):
         x, y = (int(rng.integers(0, side - 8)) for side in size)
         w, h = (int(rng.integers(8, side - at + 1)) for side, at in zip(size, (x, y), strict=True))
-        np.testing.assert_array_equal(slide.read_level(1, x, y, w, h), level[y : y + h, x : x + w])
+        np.testing.assert_array_equal(
+            slide.read(Region(1, x, y, w, h)), level[y : y + h, x : x + w]
+        )
 
 
 def test_openslide_can_be_asked_for(path: Path) -> None:
@@ -113,11 +116,11 @@ def test_the_cache_keeps_within_its_bound(path: Path) -> None:
     tile_bytes = 64 * 48 * 3
     reader = reader_of(path, cache_bytes=10 * tile_bytes + 5)
     for _ in range(2):
-        reader.read(0, 0, 0, *SIZE)
-        reader.read(0, 0, 0, 100, 100)
+        reader.read(Region(0, 0, 0, *SIZE))
+        reader.read(Region(0, 0, 0, 100, 100))
     assert len(reader._cache) == 10
     kept = sum(tile.nbytes for tile in reader._cache.values())
-    assert reader._cached_bytes == kept == 10 * tile_bytes
+    assert reader._cache.currsize == kept == 10 * tile_bytes
 
 
 def test_tiles_at_the_rim_of_a_region_are_decoded_once(
@@ -125,19 +128,19 @@ def test_tiles_at_the_rim_of_a_region_are_decoded_once(
 ) -> None:
     """Windows of neighbouring blocks overlap there; tiles further in are not kept."""
     decoded: list[int] = []
-    decode = TiffTiles.decode
+    decode = TiffSegments.decode
 
     def counted(
-        self: TiffTiles, data: bytes, *, out: NDArray[np.uint8] | None, shrink: int
+        self: TiffSegments, data: bytes, *, out: NDArray[np.uint8] | None, shrink: int
     ) -> NDArray[np.uint8]:
         decoded.append(1)
         return decode(self, data, out=out, shrink=shrink)
 
-    monkeypatch.setattr(TiffTiles, "decode", counted)
+    monkeypatch.setattr(TiffSegments, "decode", counted)
     reader = reader_of(path)
-    reader.read(0, 0, 0, 64 * 7, 48 * 7)
+    reader.read(Region(0, 0, 0, 64 * 7, 48 * 7))
     assert len(decoded) == 49
-    reader.read(0, 64 * 5, 0, 64 * 4, 48 * 7)  # two columns again, two others
+    reader.read(Region(0, 64 * 5, 0, 64 * 4, 48 * 7))  # two columns again, two others
     assert len(decoded) == 49 + 14
     assert all(not (2 <= row <= 4 and 2 <= col <= 4) for _, row, col, _ in reader._cache)
 
@@ -175,7 +178,7 @@ def test_threads_share_one_descriptor(path: Path, monkeypatch: pytest.MonkeyPatc
 
     def read(corner: tuple[int, int]) -> bool:
         x, y = corner
-        found = slide.read_level(0, x, y, 100, 100)
+        found = slide.read(Region(0, x, y, 100, 100))
         return bool((found == wanted[y : y + 100, x : x + 100]).all())
 
     with ThreadPoolExecutor(4) as pool:
@@ -193,30 +196,30 @@ def test_closing_under_a_reader_does_no_harm(path: Path, cache_bytes: int) -> No
     wanted = position_pixels(*SIZE)
 
     def read(_: int) -> bool:
-        return bool((reader.read(0, 0, 0, *SIZE) == wanted).all())
+        return bool((reader.read(Region(0, 0, 0, *SIZE)) == wanted).all())
 
     with ThreadPoolExecutor(3) as pool:
         found = pool.map(read, range(30))
         for _ in range(300):
             reader.close()
         assert all(found)
-    assert reader._cached_bytes == sum(tile.nbytes for tile in reader._cache.values())
+    assert reader._cache.currsize == sum(tile.nbytes for tile in reader._cache.values())
 
 
 def test_what_was_read_before_a_close_is_not_kept_after_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = reader_of(path)
-    decode = TiffTiles.decode
+    decode = TiffSegments.decode
 
     def closed_under(
-        self: TiffTiles, data: bytes, *, out: NDArray[np.uint8] | None, shrink: int
+        self: TiffSegments, data: bytes, *, out: NDArray[np.uint8] | None, shrink: int
     ) -> NDArray[np.uint8]:
         reader.close()
         return decode(self, data, out=out, shrink=shrink)
 
-    monkeypatch.setattr(TiffTiles, "decode", closed_under)
-    reader.read(0, 0, 0, 100, 100)
+    monkeypatch.setattr(TiffSegments, "decode", closed_under)
+    reader.read(Region(0, 0, 0, 100, 100))
     assert not reader._cache
 
 
@@ -231,7 +234,7 @@ def test_no_descriptor_is_left_open(path: Path) -> None:
         )
 
     reader = reader_of(path)
-    reader.read(0, 0, 0, 10, 10)
+    reader.read(Region(0, 0, 0, 10, 10))
     assert held() == 1
     reader.close()
     assert held() == 0
@@ -239,12 +242,12 @@ def test_no_descriptor_is_left_open(path: Path) -> None:
 
 def test_a_pickled_slide_is_small_and_reads_the_same(path: Path) -> None:
     slide = tiff_slide(path)
-    before = slide.read_level(1, 10, 20, 100, 90)
+    before = slide.read(Region(1, 10, 20, 100, 90))
     data = pickle.dumps(slide)
     assert len(data) < 10_000, "neither tiles nor their places travel"
     copy = pickle.loads(data)
     assert type(copy) is TiffSlide
-    np.testing.assert_array_equal(copy.read_level(1, 10, 20, 100, 90), before)
+    np.testing.assert_array_equal(copy.read(Region(1, 10, 20, 100, 90)), before)
     assert copy.readers == slide.readers
 
 
@@ -253,9 +256,9 @@ _inherited: list[TiffSlide] = []
 
 def _read_inherited(_: int) -> tuple[NDArray[np.uint8], bool]:
     slide = _inherited[0]
-    parents = slide._tile_reader
-    pixels = slide.read_level(0, 200, 100, 300, 200)
-    return pixels, slide._tile_reader is parents
+    parents = slide._segment_reader
+    pixels = slide.read(Region(0, 200, 100, 300, 200))
+    return pixels, slide._segment_reader is parents
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -263,9 +266,9 @@ def test_a_forked_child_never_waits_for_its_parents_lock(path: Path) -> None:
     if "fork" not in multiprocessing.get_all_start_methods():
         pytest.skip("this system cannot fork")
     slide = tiff_slide(path)
-    before = slide.read_level(0, 200, 100, 300, 200)
+    before = slide.read(Region(0, 200, 100, 300, 200))
     _inherited[:] = [slide]
-    reader = slide._tile_reader
+    reader = slide._segment_reader
     assert reader is not None
     try:
         with (
@@ -286,7 +289,7 @@ def test_a_forked_child_never_waits_for_its_parents_lock(path: Path) -> None:
 def damage(path: Path, row: int, col: int, data: bytes = b"\xa5" * 40) -> None:
     """Overwrite the middle of a tile of level 0."""
     with tifffile.TiffFile(path) as tiff:
-        tiles = TiffTiles.of_page(tiff.pages.first)
+        tiles = TiffSegments.of_page(tiff.pages.first)
     offset, count = int(tiles.offsets[row, col]), int(tiles.byte_counts[row, col])
     with path.open("r+b") as file:
         file.seek(offset + count // 2)
@@ -314,7 +317,7 @@ def test_a_failed_read_is_tried_again_with_a_fresh_descriptor(
     opened = count_opens(monkeypatch)
     fail_reads(monkeypatch, times=1)
     np.testing.assert_array_equal(
-        reader.read(0, 40, 30, 60, 50), position_pixels(*SIZE)[30:80, 40:100]
+        reader.read(Region(0, 40, 30, 60, 50)), position_pixels(*SIZE)[30:80, 40:100]
     )
     assert len(opened) == 2
 
@@ -326,7 +329,7 @@ def test_a_read_that_keeps_failing_is_left_to_openslide(
     assert slide.readers == ("tiff tiles", "tiff tiles")
     fail_reads(monkeypatch, times=1000)
     caplog.set_level(logging.DEBUG)
-    found = slide.read_level(0, 340, 230, 60, 50)
+    found = slide.read(Region(0, 340, 230, 60, 50))
     np.testing.assert_array_equal(found, position_pixels(*SIZE)[230:280, 340:400])
     assert "tile (4, 5) of level 0 cannot be read: [Errno 5]" in caplog.text
     assert all(record.levelno <= logging.DEBUG for record in caplog.records)
@@ -337,16 +340,16 @@ def test_a_damaged_tile_is_an_error_and_its_neighbours_are_none_the_worse(tmp_pa
     path = write_kind(tmp_path / "slide.tif", [tissue_pixels(*SIZE)], JPEG)
     good = whole(OpenSlideSlide(path), 0)
     damage(path, 5, 6)
-    damaged = OpenSlideSlide(path).read_level(0, 6 * 64, 5 * 48, 64, 48)
+    damaged = OpenSlideSlide(path).read(Region(0, 6 * 64, 5 * 48, 64, 48))
     assert (damaged != good[5 * 48 : 6 * 48, 6 * 64 : 7 * 64]).any()
     slide = tiff_slide(path)
     assert slide.readers == ("tiff tiles",)
     for _ in range(2):
         with pytest.raises(SlideReadError, match=r"slide\.tif: tile \(5, 6\) of level 0 cannot"):
-            slide.read_level(0, 6 * 64 - 10, 5 * 48 - 10, 100, 100)
+            slide.read(Region(0, 6 * 64 - 10, 5 * 48 - 10, 100, 100))
         with pytest.raises(SlideReadError, match=r"slide\.tif: tile \(5, 6\) of level 0 cannot"):
-            slide.read_level(0, 6 * 64 - 16, 5 * 48 - 16, 96, 96, 8)
-        np.testing.assert_array_equal(slide.read_level(0, 0, 0, 384, 240), good[:240, :384])
+            slide.read(Region(0, 6 * 64 - 16, 5 * 48 - 16, 96, 96), 8)
+        np.testing.assert_array_equal(slide.read(Region(0, 0, 0, 384, 240)), good[:240, :384])
 
 
 @pytest.mark.parametrize("damaged", [[3], [3, 8]])
@@ -363,7 +366,7 @@ def test_a_damaged_tile_that_is_compared_condemns_no_other(
     slide = tiff_slide(path)
     assert slide.readers == ("tiff tiles",)
     with pytest.raises(SlideReadError):
-        slide.read_level(0, 200, 0, 50, 40)
+        slide.read(Region(0, 200, 0, 50, 40))
 
 
 def test_a_level_that_only_openslide_reads_is_openslides(tmp_path: Path) -> None:
@@ -380,9 +383,9 @@ def test_a_truncated_file_gives_what_lies_before_the_break(tmp_path: Path) -> No
     path = write_kind(tmp_path / "slide.tif", [tissue_pixels(*SIZE)], JPEG)
     reader, good = reader_of(path), whole(OpenSlideSlide(path), 0)
     os.truncate(path, path.stat().st_size // 2)
-    np.testing.assert_array_equal(reader.read(0, 0, 0, 300, 100), good[:100, :300])
+    np.testing.assert_array_equal(reader.read(Region(0, 0, 0, 300, 100)), good[:100, :300])
     with pytest.raises(SlideReadError, match="the file ends before it"):
-        reader.read(0, 400, 400, 100, 100)
+        reader.read(Region(0, 400, 400, 100, 100))
 
 
 def test_nonsense_places_of_tiles_take_no_memory(path: Path) -> None:
@@ -396,16 +399,16 @@ def test_nonsense_places_of_tiles_take_no_memory(path: Path) -> None:
             byte_counts=np.full_like(tiles.byte_counts, count),
         )
         with pytest.raises(SlideReadError, match=r"tile \(0, 0\) of level 0"):
-            TileReader(path, [wrong], cache_bytes=0).read(0, 0, 0, 5, 5)
+            SegmentReader(path, [wrong], cache_bytes=0).read(Region(0, 0, 0, 5, 5))
 
 
 def test_a_file_that_is_gone_is_no_unreadable_region(path: Path) -> None:
     slide = tiff_slide(path)
     path.unlink()
     with pytest.raises(SlideOpenError, match=r"slide\.tif"):
-        slide.read_level(0, 0, 0, 10, 10)
+        slide.read(Region(0, 0, 0, 10, 10))
     with pytest.raises(SlideOpenError, match=r"slide\.tif"):
-        TileReader(path, [None], cache_bytes=0)._opened(None)
+        SegmentReader(path, [None], cache_bytes=0)._opened(None)
 
 
 # ---------------------------------------------------------------------------- fallback
@@ -414,10 +417,10 @@ def test_a_file_that_is_gone_is_no_unreadable_region(path: Path) -> None:
 def test_levels_that_decode_otherwise_than_in_openslide_are_openslides(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    decode = TiffTiles.decode
+    decode = TiffSegments.decode
     wrong = [2]
     monkeypatch.setattr(
-        TiffTiles, "decode", lambda self, data, **_: decode(self, data) ^ np.uint8(wrong[0])
+        TiffSegments, "decode", lambda self, data, **_: decode(self, data) ^ np.uint8(wrong[0])
     )
     caplog.set_level(logging.DEBUG)
     slide = tiff_slide(path)
@@ -445,9 +448,9 @@ def test_missing_tiles_of_philips_are_openslides_background(tmp_path: Path) -> N
     slide, through = tiff_slide(path), OpenSlideSlide(path)
     assert slide.readers == ("tiff tiles", "tiff tiles")
     np.testing.assert_array_equal(whole(slide, 0), whole(through, 0))
-    assert (slide.read_level(0, 0, 0, 128, 48) == 255).all()
+    assert (slide.read(Region(0, 0, 0, 128, 48)) == 255).all()
     for shrink in (2, 8, 16):
-        assert (slide.read_level(0, 0, 0, 128, 48, shrink) == 255).all()
+        assert (slide.read(Region(0, 0, 0, 128, 48), shrink) == 255).all()
 
 
 def test_aperio_slides_with_missing_tiles_are_openslides(tmp_path: Path) -> None:
@@ -465,16 +468,16 @@ def test_missing_tiles_of_other_formats_are_never_painted_over(tmp_path: Path) -
     slide, through = tiff_slide(path), OpenSlideSlide(path)
     assert slide.readers == ("tiff tiles",)
     for x, y, shrink in ((0, 0, 1), (70, 50, 1), (128, 96, 1), (72, 56, 8)):
-        region = (0, x, y, 40, 40, shrink)
+        region = Region(0, x, y, 40, 40)
         try:
-            wanted = through.read_level(*region)
+            wanted = through.read(region, shrink)
         except SlideReadError:
             with pytest.raises(SlideReadError):
-                slide.read_level(*region)
+                slide.read(region, shrink)
         else:
-            np.testing.assert_array_equal(slide.read_level(*region), wanted)
+            np.testing.assert_array_equal(slide.read(region, shrink), wanted)
     with pytest.raises(SlideReadError, match=r"tile \(1, 1\) of level 0 .*missing"):
-        reader_of(path).read(0, 0, 0, 100, 100)
+        reader_of(path).read(Region(0, 0, 0, 100, 100))
 
 
 def test_formats_that_are_not_known_are_not_looked_into(path: Path) -> None:
@@ -510,7 +513,7 @@ def test_real_slides_have_openslides_pixels(real_data: Path, name: str, readers:
         for level, size in enumerate(slide.level_sizes):
             width, height = min(size.width, 4000), min(size.height, 2000)
             wanted = np.asarray(handle.read_region((0, 0), level, (width, height)).convert("RGB"))
-            found = slide.read_level(level, 0, 0, width, height)
+            found = slide.read(Region(level, 0, 0, width, height))
             np.testing.assert_array_equal(found, wanted)
 
 
@@ -518,9 +521,9 @@ def test_real_slides_have_openslides_pixels(real_data: Path, name: str, readers:
 def test_real_slides_shrink_to_the_means_of_openslides_pixels(real_data: Path, name: str) -> None:
     path = real_data / "slides" / name
     for shrink in (2, 4, 8, 16):
-        region = (0, 480, 960, 1280, 1280, shrink)
-        found = open_slide(path).read_level(*region).astype(int)
-        difference = np.abs(found - OpenSlideSlide(path).read_level(*region))
+        region = Region(0, 480, 960, 1280, 1280)
+        found = open_slide(path).read(region, shrink).astype(int)
+        difference = np.abs(found - OpenSlideSlide(path).read(region, shrink))
         assert difference.mean() < 0.7
         assert np.percentile(difference, 99.9) <= 8  # where overshoot is cut off, at sharp edges
 

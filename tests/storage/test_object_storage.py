@@ -1,5 +1,7 @@
 """Stores and slides in object storage: a real client and a real server, over TCP."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import logging
@@ -9,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -25,11 +27,14 @@ from histoslide.errors import (
     SettingsDifferError,
     StoreError,
 )
-from histoslide.storage.location import file_system, is_remote, object_key, place
+from histoslide.storage.location import file_system, is_remote, object_key, parse_location
 from histoslide.storage.lock import Holder, hold, lock_path
 from histoslide.storage.writing import new_file
 from histoslide.store import BlockTarget, NgffVersion, convert_heatmap, open_heatmap, store_heatmap
 from histoslide.viewer.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 def probabilities(seed: int = 2) -> NDArray[Any]:
@@ -45,10 +50,12 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture
-def folder(server: str, request: pytest.FixtureRequest) -> Path:
+def folder(server: str, request: pytest.FixtureRequest) -> UPath:
     """A prefix of its own for each test."""
     name = request.node.name.replace("[", "-").replace("]", "")
-    return place(f"s3://{BUCKET}/{name}")
+    there = parse_location(f"s3://{BUCKET}/{name}")
+    assert is_remote(there)
+    return there
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +66,15 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def keys(folder: Path) -> list[str]:
+def keys(folder: UPath) -> list[str]:
     start = f"{object_key(folder)}/"
     return sorted(key.removeprefix(start) for key in file_system(folder).find(object_key(folder)))
 
 
 @pytest.mark.parametrize("ngff", ["0.5", "0.4"])
-def test_a_store_is_the_same_there_as_here(folder: Path, tmp_path: Path, ngff: NgffVersion) -> None:
+def test_a_store_is_the_same_there_as_here(
+    folder: UPath, tmp_path: Path, ngff: NgffVersion
+) -> None:
     here = store_heatmap(lazy_of(probabilities()), tmp_path / "heat.zarr", ngff=ngff)
     there = store_heatmap(lazy_of(probabilities()), folder / "heat.zarr", ngff=ngff)
     assert contents(there.path) == contents(here.path)
@@ -87,7 +96,7 @@ import os, signal, sys
 import pytest
 from heatmaps import lazy_of
 from objects import intercept
-from histoslide.storage.location import place
+from histoslide.storage.location import parse_location
 from histoslide.store import store_heatmap
 from test_object_storage import probabilities
 path, overwrite, points = sys.argv[1], sys.argv[2] == "overwrite", sys.argv[3].split()
@@ -107,7 +116,7 @@ for point in points:  # copies of a process that has imported everything
                 os.kill(os.getpid(), signal.SIGKILL)
     intercept(pytest.MonkeyPatch(), count)
     try:
-        store_heatmap(lazy_of(probabilities()), place(path), overwrite=overwrite)
+        store_heatmap(lazy_of(probabilities()), parse_location(path), overwrite=overwrite)
     finally:
         os._exit(1)
 """
@@ -119,7 +128,7 @@ for point in points:  # copies of a process that has imported everything
     ids=["new", "overwrite"],
 )
 def test_killed_again_and_again_it_ends_whole(
-    folder: Path, local: Path, mode: str, points: str
+    folder: UPath, local: Path, mode: str, points: str
 ) -> None:
     """Each run dies at its n-th write or deletion, while laying out, scoring, completing."""
     path = folder / "heat.zarr"
@@ -138,7 +147,7 @@ def test_killed_again_and_again_it_ends_whole(
 
 @pytest.mark.parametrize("number", [9, 24, 36, 38, 44])
 def test_an_old_store_is_whole_until_the_new_one_is(
-    folder: Path, local: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    folder: UPath, local: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = folder / "heat.zarr"
     store_heatmap(lazy_of(probabilities(1), quickhash="older"), path)
@@ -170,7 +179,7 @@ def test_an_old_store_is_whole_until_the_new_one_is(
     assert all(key.startswith("heat.zarr/") for key in keys(folder))
 
 
-def test_something_else_is_never_overwritten(folder: Path) -> None:
+def test_something_else_is_never_overwritten(folder: UPath) -> None:
     path = folder / "heat.zarr"
     (path / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):
@@ -179,7 +188,7 @@ def test_something_else_is_never_overwritten(folder: Path) -> None:
     assert keys(folder) == ["heat.zarr/thesis.txt"]
 
 
-def test_the_lock_is_an_object(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_lock_is_an_object(folder: UPath, caplog: pytest.LogCaptureFixture) -> None:
     path = folder / "heat.zarr"
     with hold(path) as lock:
         lock.check()
@@ -194,7 +203,7 @@ def test_the_lock_is_an_object(folder: Path, caplog: pytest.LogCaptureFixture) -
     assert keys(folder) == []
 
 
-def test_a_lock_elsewhere_that_is_silent_is_replaced_and_found_out(folder: Path) -> None:
+def test_a_lock_elsewhere_that_is_silent_is_replaced_and_found_out(folder: UPath) -> None:
     path = folder / "heat.zarr"
     other = dataclasses.replace(
         Holder.here(beat_s=0.3), machine="elsewhere", host="elsewhere", token="1" * 32
@@ -213,7 +222,7 @@ def test_a_lock_elsewhere_that_is_silent_is_replaced_and_found_out(folder: Path)
 
 
 def test_storage_without_conditions_leaves_an_advisory_lock(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folder: UPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("histoslide.storage.lock.lock_object._SETTLE_S", 0.05)
     path = folder / "heat.zarr"
@@ -230,7 +239,7 @@ def test_storage_without_conditions_leaves_an_advisory_lock(
     assert keys(folder) == []
 
 
-def test_exports_and_conversions_go_there_too(folder: Path, local: Path, tmp_path: Path) -> None:
+def test_exports_and_conversions_go_there_too(folder: UPath, local: Path, tmp_path: Path) -> None:
     heat = open_heatmap(local)
     for overwrite in (False, True):
         other = convert_heatmap(heat, folder / "other.zarr", ngff="0.4", overwrite=overwrite)
@@ -249,7 +258,7 @@ def test_exports_and_conversions_go_there_too(folder: Path, local: Path, tmp_pat
         pytest.fail("it exists")
 
 
-def test_a_target_of_blocks_travels_to_workers(folder: Path) -> None:
+def test_a_target_of_blocks_travels_to_workers(folder: UPath) -> None:
     store_heatmap(lazy_of(probabilities()), folder / "heat.zarr")
     with hold(folder / "heat.zarr") as lock:
         target = BlockTarget(folder / "heat.zarr", 1, lock.guard)
@@ -263,7 +272,7 @@ def test_a_target_of_blocks_travels_to_workers(folder: Path) -> None:
     )
 
 
-def test_a_catalogue_finds_stores_there(folder: Path) -> None:
+def test_a_catalogue_finds_stores_there(folder: UPath) -> None:
     for name in ("a", "b"):
         store_heatmap(lazy_of(probabilities()), folder / f"{name}.zarr")
     catalogue = Catalogue([folder])
@@ -277,10 +286,10 @@ def test_a_catalogue_finds_stores_there(folder: Path) -> None:
         Catalogue([folder / "none"])
 
 
-def test_what_cannot_be_reached_is_one_line(folder: Path) -> None:
+def test_what_cannot_be_reached_is_one_line(folder: UPath) -> None:
     with pytest.raises(StoreError, match=r"^s3://.*none\.zarr does not exist$"):
         open_heatmap(folder / "none.zarr")
-    absent = place("s3://no-such-bucket/heat.zarr")
+    absent = parse_location("s3://no-such-bucket/heat.zarr")
     with pytest.raises(StoreError, match=r"^s3://no-such-bucket/.* bucket") as caught:
         store_heatmap(lazy_of(probabilities()), absent)
     assert "\n" not in str(caught.value)
@@ -297,12 +306,12 @@ def test_what_cannot_be_reached_is_one_line(folder: Path) -> None:
 )
 def test_urls_that_are_refused(url: str, said: str) -> None:
     with pytest.raises(HistoslideError, match=said) as caught:
-        place(url)
+        parse_location(url)
     assert "secret" not in str(caught.value)
 
 
 def test_without_the_extra_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(HistoslideError, match=r"pip install 'histoslide\[s3\]'"):
-        place("s3://bucket/heat.zarr")
-    assert not is_remote(place("heat.zarr"))
+        parse_location("s3://bucket/heat.zarr")
+    assert not is_remote(parse_location("heat.zarr"))

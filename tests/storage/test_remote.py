@@ -1,5 +1,7 @@
 """Slides from object storage, through the cache, and the commands that read and write there."""
 
+from __future__ import annotations
+
 import csv
 import fcntl
 import json
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,12 +21,15 @@ from objects import BUCKET, contents, intercept, s3_server
 
 import histoslide.storage.slide_copies as remote_module
 from histoslide.errors import SlideOpenError
+from histoslide.geometry import Region
 from histoslide.slide import open_slide
-from histoslide.slide.facts import SlideFacts
-from histoslide.slide.fetched import open_anywhere
-from histoslide.storage.location import file_system, object_key, place
+from histoslide.slide.access import SlideAccess
+from histoslide.storage.location import file_system, is_remote, object_key, parse_location
 from histoslide.storage.slide_copies import SlideCache, local_copy
 from histoslide.synthetic import fiducial_slide
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +39,17 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture
-def folder(server: str, request: pytest.FixtureRequest) -> Path:
-    return place(f"s3://{BUCKET}/{request.node.name}")
+def folder(server: str, request: pytest.FixtureRequest) -> UPath:
+    there = parse_location(f"s3://{BUCKET}/{request.node.name}")
+    assert is_remote(there)
+    return there
 
 
 def copies(cache: Path) -> list[str]:
     return sorted(path.name for path in (cache / "slides").glob("*/*"))
 
 
-def test_a_slide_is_fetched_once_and_again_when_it_changes(folder: Path, tmp_path: Path) -> None:
+def test_a_slide_is_fetched_once_and_again_when_it_changes(folder: UPath, tmp_path: Path) -> None:
     cache = SlideCache(folder=tmp_path)
     slide = folder / "CMU-1.svs"
     fetched: list[str] = []
@@ -62,7 +70,7 @@ def test_a_slide_is_fetched_once_and_again_when_it_changes(folder: Path, tmp_pat
         assert path == Path("here.svs")
 
 
-def test_the_least_recently_used_goes_but_never_one_in_use(folder: Path, tmp_path: Path) -> None:
+def test_the_least_recently_used_goes_but_never_one_in_use(folder: UPath, tmp_path: Path) -> None:
     cache = SlideCache(folder=tmp_path, limit_gb=2.5e-6)  # two of a thousand bytes
     for name in "abcd":
         (folder / f"{name}.svs").write_bytes(name.encode() * 1000)
@@ -95,17 +103,17 @@ def test_a_download_in_progress_is_not_removed_to_make_room(tmp_path: Path) -> N
     assert sorted(path.name for path in slides.iterdir() if path.is_dir()) == [".busy.partial"]
 
 
-def test_half_a_download_is_never_used(folder: Path, tmp_path: Path) -> None:
+def test_half_a_download_is_never_used(folder: UPath, tmp_path: Path) -> None:
     slide = folder / "a.svs"
     slide.write_bytes(b"a" * 1000)
     run = (
         "import os, sys\nfrom pathlib import Path\nimport s3fs\n"
-        "from histoslide.storage.location import place\n"
+        "from histoslide.storage.location import parse_location\n"
         "from histoslide.storage.slide_copies import SlideCache, local_copy\n"
         "def half(self, key, file, **options):\n"
         "    Path(file).write_bytes(b'a' * 500)\n    os.kill(os.getpid(), 9)\n"
         "s3fs.S3FileSystem.get_file = half\n"
-        "with local_copy(place(sys.argv[1]), SlideCache(folder=Path(sys.argv[2]))): pass\n"
+        "with local_copy(parse_location(sys.argv[1]), SlideCache(folder=Path(sys.argv[2]))): pass\n"
     )
     subprocess.run([sys.executable, "-c", run, str(slide), str(tmp_path)], check=False)
     assert copies(tmp_path) == ["a.svs"]  # half of it, under a hidden name
@@ -115,7 +123,7 @@ def test_half_a_download_is_never_used(folder: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "slides").glob(".*.partial"))
 
 
-def test_mirax_brings_its_folder(folder: Path, tmp_path: Path) -> None:
+def test_mirax_brings_its_folder(folder: UPath, tmp_path: Path) -> None:
     (folder / "m.mrxs").write_bytes(b"head")
     (folder / "m" / "Data0000.dat").write_bytes(b"data")
     (folder / "mm" / "other.dat").write_bytes(b"not ours")
@@ -128,32 +136,32 @@ def test_mirax_brings_its_folder(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_slide_that_travels_is_fetched_where_it_arrives(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: UPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = fiducial_slide(tmp_path / "f.tif", width=700, height=500, mpp=0.5)
     remote = folder / "f.tif"
     remote.write_bytes(local.read_bytes())
     monkeypatch.setenv("HISTOSLIDE_CACHE", str(tmp_path / "first"))
-    with open_anywhere(remote, isolate=False) as slide, open_slide(local) as direct:
-        region = (0, 100, 50, 300, 200)
-        assert np.array_equal(slide.read_level(*region), direct.read_level(*region))
-        facts = SlideFacts.of(slide)
+    with SlideAccess(isolate=False).open(remote) as slide, open_slide(local) as direct:
+        region = Region(0, 100, 50, 300, 200)
+        assert np.array_equal(slide.read(region), direct.read(region))
+        facts = slide.facts
         packed = pickle.dumps(slide)
     shutil.rmtree(tmp_path / "first")
     monkeypatch.setenv("HISTOSLIDE_CACHE", str(tmp_path / "second"))
     with pickle.loads(packed) as arrived, open_slide(local) as direct:
         assert copies(tmp_path / "second") == []  # nothing until something is asked for
-        assert np.array_equal(arrived.read_level(*region), direct.read_level(*region))
-        assert SlideFacts.of(arrived) == facts
+        assert np.array_equal(arrived.read(region), direct.read(region))
+        assert arrived.facts == facts
         assert copies(tmp_path / "second") == ["f.tif"]
     other = fiducial_slide(tmp_path / "g.tif", width=600, height=500, mpp=0.5)
     remote.write_bytes(other.read_bytes())
     with pytest.raises(SlideOpenError, match="was replaced while it was read"):
-        pickle.loads(packed).read_level(*region)
+        pickle.loads(packed).read(region)
 
 
 def test_the_commands_read_and_write_there(
-    folder: Path, tmp_path: Path, small_bundle: Path, capsys: pytest.CaptureFixture[str]
+    folder: UPath, tmp_path: Path, small_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     local = fiducial_slide(tmp_path / "f.tif", width=1301, height=843, mpp=0.5)
     file_system(folder).put_file(str(local), object_key(folder / "in" / "f.tif"))

@@ -161,7 +161,7 @@ def test_the_spec_tells_how_the_model_was_made(run: Run) -> None:
     assert (
         training["validation"]["loss"] <= training["validation_before_calibration"]["loss"] + 1e-6
     )
-    assert set(training["versions"]) == {"torch", "torchvision", "fastai"}
+    assert set(training["versions"]) == {"torch", "torchvision", "fastai", "timm"}
     assert "/" not in json.dumps(training["data"])
 
 
@@ -428,8 +428,8 @@ def test_validation_patches_are_prepared_as_the_model_does(name: str) -> None:
         input_px=recipe.input_px,
         label_px=recipe.label_px,
         network_px=recipe.side_px(recipe.stages[-1]),
-        mean=recipe.mean,
-        std=recipe.std,
+        mean=recipe.normalisation[0],
+        std=recipe.normalisation[1],
     )
     expected = TileGraph(spec, nn.Identity()).prepare(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     torch.testing.assert_close(images.as_subclass(Tensor), expected, rtol=0, atol=1e-5)

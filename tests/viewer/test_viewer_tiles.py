@@ -22,7 +22,7 @@ from histoslide.slide import open_slide
 from histoslide.store import halve_probability, level_shapes, open_heatmap, store_heatmap
 from histoslide.synthetic import decode_fiducial, fiducial_slide
 from histoslide.tissue.masks import METHODS, find_tissue
-from histoslide.viewer.cache import ByteCache
+from histoslide.viewer.cache import byte_cache
 from histoslide.viewer.cells import TILE_CELLS, CellSource
 from histoslide.viewer.deepzoom import DeepZoom, blank_tile, slide_tile
 from histoslide.viewer.facts import describe_foci
@@ -219,10 +219,10 @@ def test_a_store_being_written_fills_in(tmp_path: Path) -> None:
 
 
 def test_a_cache_forgets_what_was_used_longest_ago() -> None:
-    cache, made = ByteCache(10), []
+    cache, made = byte_cache(10), []
 
     def make(name: str) -> bytes:
-        return cache.get(name, lambda: made.append(name) or name.encode() * 4)  # type: ignore[func-returns-value]
+        return cache(name, lambda: made.append(name) or name.encode() * 4)  # type: ignore[func-returns-value]
 
     for name in "ababcab":
         assert make(name) == name.encode() * 4

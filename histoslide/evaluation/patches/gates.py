@@ -15,7 +15,7 @@ from histoslide.datasets.patches import PatchSet, Subset
 from histoslide.errors import DataError
 from histoslide.evaluation.patches.predictions import predict_patches, read_batches
 from histoslide.model import Model, file_sha256, load_bundle, make_model
-from histoslide.model.backend import Precision
+from histoslide.model.engine import Precision
 from histoslide.model.fast_paths import FastPaths, Gate
 from histoslide.model.graphs import TileGraph
 from histoslide.model.int8 import activation_ranges

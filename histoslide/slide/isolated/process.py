@@ -24,10 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from histoslide.geometry import Mpp
-from histoslide.slide.facts import SlideFacts
+from histoslide.geometry import Mpp, Region
+from histoslide.slide.base import Slide
 from histoslide.slide.isolated.channel import Channel
-from histoslide.slide.protocol import Slide
 
 _GRACE_S = 5.0
 """How much longer than the parent's patience a read may take before the system ends the process:
@@ -53,42 +52,13 @@ class Opening:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Region:
-    """What to read: pixels of one level."""
-
-    level: int
-    """Index, 0 is the finest."""
-    x: int
-    """Left edge in pixels of that level."""
-    y: int
-    """Upper edge likewise."""
-    width: int
-    """In pixels of that level."""
-    height: int
-    """Likewise."""
-
-    def holds(self, other: Region) -> bool:
-        """Whether the other region lies in this one."""
-        return (
-            self.level == other.level
-            and self.x <= other.x
-            and self.y <= other.y
-            and other.x + other.width <= self.x + self.width
-            and other.y + other.height <= self.y + self.height
-        )
-
-    def __str__(self) -> str:
-        return f"level {self.level} at ({self.x}, {self.y}), {self.width}×{self.height} px"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Reading:
     """A message to a worker: read a region."""
 
     region: Region
     """Which."""
     shrink: int
-    """See ``Slide.read_level``."""
+    """See ``Slide.read``."""
     seconds: float
     """How long that may take."""
 
@@ -174,13 +144,12 @@ def _answer(channel: Channel, seconds: float, work: Callable[[], Any]) -> Any:
 def _open(channel: Channel, opening: Opening) -> Slide:
     opener = find_opener(opening.opener)
     slide: Slide = opener(opening.path, mpp=opening.mpp, cache_bytes=opening.cache_bytes)
-    channel.send(SlideFacts.of(slide))
+    channel.send(slide.facts)
     return slide
 
 
 def _read(channel: Channel, slide: Slide, reading: Reading) -> None:
-    at = reading.region
-    pixels = slide.read_level(at.level, at.x, at.y, at.width, at.height, reading.shrink)
+    pixels = slide.read(reading.region, reading.shrink)
     channel.send(pixels.shape, pixels)
 
 

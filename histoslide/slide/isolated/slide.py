@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.errors import SlideCrashError, SlideReadError
-from histoslide.geometry import Mpp
+from histoslide.geometry import Mpp, Region
 from histoslide.machine.processors import usable_processors
-from histoslide.slide.facts import SlideFacts, SpokenFor
-from histoslide.slide.isolated.process import Opening, Reading, Region
+from histoslide.slide.base import Slide
+from histoslide.slide.isolated.process import Opening, Reading
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.slide.isolated.worker import Worker, WorkerDiedError
 from histoslide.slide.openslide_slide import DEFAULT_CACHE_BYTES
-from histoslide.slide.protocol import Closable
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ _LONGEST_S = 1e6
 """In place of no limit at all, for calls that want a number."""
 
 
-class IsolatedSlide(SpokenFor, Closable):
+class IsolatedSlide(Slide):
     """A slide read by worker processes; picklable, and usable from any thread or process.
 
     As many threads may read at once as there are workers; one more waits. Workers start when they
@@ -90,14 +89,13 @@ class IsolatedSlide(SpokenFor, Closable):
         self._cache_bytes = cache_bytes // self._bound
         self._read_seconds = read_seconds
         self._limit = TimeLimit(path.name) if limit is None else limit
-        self._facts: SlideFacts | None = None
         self._start()
-        self._idle.append(self._open_first())
+        first = self._open_first()
+        super().__init__(first.facts)
+        self._idle.append(first)
 
-    def read_level(
-        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
-    ) -> NDArray[np.uint8]:
-        """Read RGB pixels of one level; see ``Slide.read_level``.
+    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+        """Read RGB pixels of one level; see ``Slide.read``.
 
         Raises:
             SlideReadError: the pixels cannot be read; two workers died of it, or one of it and two
@@ -105,13 +103,12 @@ class IsolatedSlide(SpokenFor, Closable):
             SlideCrashError: too many workers died of this slide.
             SlideTimeoutError: the time of the slide is up.
         """
-        region = Region(level=level, x=x, y=y, width=width, height=height)
         with self._state:
             known_to_kill = any(dead.holds(region) for dead in self._deadly)
         reason = ""
         for _ in range(1 if known_to_kill else 2):
             try:
-                return self._read(region, shrink)
+                return self._read_once(region, shrink)
             except WorkerDiedError as death:
                 reason = str(death)
                 self._count(death, str(region))
@@ -139,11 +136,6 @@ class IsolatedSlide(SpokenFor, Closable):
         self.__dict__.update(state)
         self._start()
 
-    @property
-    def _known(self) -> SlideFacts:
-        assert self._facts is not None, "known since the slide was opened"
-        return self._facts
-
     def _start(self) -> None:
         self._state = threading.Condition()
         self._idle: list[Worker] = []
@@ -158,19 +150,17 @@ class IsolatedSlide(SpokenFor, Closable):
         reason = ""
         for _ in range(2):
             try:
-                worker = self._new_worker()
+                return self._new_worker(silent=False)
             except WorkerDiedError as death:
                 reason = str(death)
                 self._count(death, "opening it")
-            else:
-                self._facts = worker.facts
-                return worker
         raise SlideCrashError(
             f"{self._path.name}: the slide library died at opening it, twice ({reason}): the file "
             "is damaged or in a format that the library cannot cope with"
         )
 
-    def _new_worker(self) -> Worker:
+    def _new_worker(self, *, silent: bool = True) -> Worker:
+        """One more worker; what the first one said at opening need not be said again."""
         self._limit.check()
         opening = Opening(
             path=self._path,
@@ -180,12 +170,12 @@ class IsolatedSlide(SpokenFor, Closable):
             log_level=logging.getLogger("histoslide").getEffectiveLevel(),
             seconds=self._patience(_START_SECONDS),
         )
-        return Worker(opening, silent=self._facts is not None)
+        return Worker(opening, silent=silent)
 
     def _patience(self, more: float = 0.0) -> float:
         return min(self._read_seconds + more, max(0.0, self._limit.left), _LONGEST_S)
 
-    def _read(self, region: Region, shrink: int) -> NDArray[np.uint8]:
+    def _read_once(self, region: Region, shrink: int) -> NDArray[np.uint8]:
         if self._process != os.getpid():
             self._start()  # forked: the parent's workers are not ours to talk to
         self._limit.check()

@@ -57,13 +57,13 @@ class _Process:
         self.end = weakref.finalize(self, _end_process, self.channel, self.process, os.getpid())
 
 
-_Place = tuple[int, Path | None, tuple[str, ...]]
+_Surroundings = tuple[int, Path | None, tuple[str, ...]]
 
-_ready: SimpleQueue[tuple[_Process, _Place]] = SimpleQueue()
+_ready: SimpleQueue[tuple[_Process, _Surroundings]] = SimpleQueue()
 """Processes that were started ahead, and where."""
 
 
-def _place() -> _Place:
+def _surroundings() -> _Surroundings:
     """What decides what paths and names of modules mean to a process that is started here."""
     try:
         folder = Path.cwd()
@@ -78,7 +78,7 @@ def process_ahead() -> Iterator[None]:
 
     If no slide has been opened when the ``with`` block is left, it ends.
     """
-    _ready.put((_Process(), _place()))
+    _ready.put((_Process(), _surroundings()))
     try:
         yield
     finally:
@@ -90,10 +90,10 @@ def _take_process() -> _Process:
     """One that was started ahead from where we still are, or a new one."""
     while True:
         try:
-            process, place = _ready.get_nowait()
+            process, surroundings = _ready.get_nowait()
         except Empty:
             return _Process()
-        if place == _place():
+        if surroundings == _surroundings():
             return process
         process.end()
 

@@ -1,1 +1,1 @@
-"""TIFF slides read from their own tiles: which pages are levels, where tiles lie, what is left."""
+"""TIFF slides read from their own segments: the pages that are levels, and what is left."""

@@ -1,6 +1,6 @@
 """Which image of a TIFF holds which level of a slide, as OpenSlide chooses them.
 
-A level that is not matched for certain has no tiles here; it is then read through OpenSlide.
+A level that is not matched for certain has no segments here; it is then read through OpenSlide.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import tifffile
 
 from histoslide.geometry import Size
-from histoslide.slide.tiff.tiles import TiffTiles, UnsupportedTilesError
+from histoslide.slide.tiff.segments import TiffSegments, UnsupportedSegmentsError
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +20,10 @@ _REDUCED_IMAGE = 1
 """Bit of the TIFF tag NewSubfileType that marks a coarser copy of another image."""
 
 
-def direct_levels(path: Path, vendor: str, sizes: Sequence[Size]) -> tuple[TiffTiles | None, ...]:
-    """The tiles of every level whose image in the file is known and understood.
+def direct_levels(
+    path: Path, vendor: str, sizes: Sequence[Size]
+) -> tuple[TiffSegments | None, ...]:
+    """The segments of every level whose image in the file is known and understood.
 
     Args:
         path: of the slide.
@@ -29,7 +31,7 @@ def direct_levels(path: Path, vendor: str, sizes: Sequence[Size]) -> tuple[TiffT
         sizes: of the levels in their own pixels, finest first.
 
     Returns:
-        For each level its tiles, or None where they are not known for certain.
+        For each level its segments, or None where they are not known for certain.
     """
     nothing = (None,) * len(sizes)
     if vendor not in _PAGES:
@@ -42,7 +44,7 @@ def direct_levels(path: Path, vendor: str, sizes: Sequence[Size]) -> tuple[TiffT
                 return nothing
             if vendor == "aperio" and not all(all(page.databytecounts) for page in pages):
                 # OpenSlide draws them from the next finer level, in the coarser levels as well.
-                logger.debug("%s: tiles are missing", path)
+                logger.debug("%s: segments are missing", path)
                 return nothing
             found = [_described(path, page, size) for page, size in zip(pages, sizes, strict=True)]
     except Exception:  # tifffile meets files that it does not foresee, and fails in any way
@@ -51,16 +53,16 @@ def direct_levels(path: Path, vendor: str, sizes: Sequence[Size]) -> tuple[TiffT
     return tuple(found)
 
 
-def _described(path: Path, page: tifffile.TiffPage, size: Size) -> TiffTiles | None:
+def _described(path: Path, page: tifffile.TiffPage, size: Size) -> TiffSegments | None:
     try:
-        tiles = TiffTiles.of_page(page)
-    except UnsupportedTilesError as error:
+        segments = TiffSegments.of_page(page)
+    except UnsupportedSegmentsError as error:
         logger.debug("%s: page %d: %s", path, page.index, error)
         return None
-    if tiles.size != size:
-        logger.debug("%s: page %d is %s, not %s", path, page.index, tiles.size, size)
+    if segments.size != size:
+        logger.debug("%s: page %d is %s, not %s", path, page.index, segments.size, size)
         return None
-    return tiles
+    return segments
 
 
 def _tiled_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:

@@ -1,4 +1,4 @@
-"""Regions of a TIFF's images, put together from its compressed tiles.
+"""Regions of a TIFF's images, put together from its compressed segments.
 
 Threads share one descriptor, which `os.pread` reads at a place without moving it, and decoding lets
 go of the interpreter's lock, so that threads read at once without waiting for each other.
@@ -8,39 +8,40 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from histoslide.errors import SlideOpenError, SlideReadError
+from histoslide.geometry import Region
 from histoslide.slide.shrinking import average_squares
-from histoslide.slide.tiff.tiles import TiffTiles, TileDecodeError
+from histoslide.slide.tiff.segments import SegmentDecodeError, TiffSegments
 
-_RIM_TILES = 2
-"""Tiles this near to the border of a region are kept: windows of neighbouring blocks overlap by
+_RIM_SEGMENTS = 2
+"""Segments this near to the border of a region are kept: windows of neighbouring blocks overlap by
 about as much. Those further in are not asked for again, and would only push others out."""
 
 _MAX_OFFSET = 2**62
 """Places in a file that an operating system can be asked for."""
 
 _Key = tuple[int, int, int, int]
-"""Level, tile row, tile column, and by how much it is shrunk."""
+"""Level, segment row, segment column, and by how much it is shrunk."""
 
 
-class TileMissingError(SlideReadError):
-    """The bytes of a tile cannot be had: not in the file, or not read from it."""
+class SegmentMissingError(SlideReadError):
+    """The bytes of a segment cannot be had: not in the file, or not read from it."""
 
 
-class TileReader:
-    """Reads from any thread and process what `TiffTiles` describe."""
+class SegmentReader:
+    """Reads from any thread and process what `TiffSegments` describe."""
 
     def __init__(
         self,
         path: Path,
-        levels: Sequence[TiffTiles | None],
+        levels: Sequence[TiffSegments | None],
         *,
         cache_bytes: int,
         missing: NDArray[np.uint8] | None = None,
@@ -49,9 +50,9 @@ class TileReader:
 
         Args:
             path: TIFF file.
-            levels: tiles of each level, None for those that are not read here.
-            cache_bytes: bound on the decoded tiles that all threads keep together.
-            missing: colour of tiles that the file leaves out, or None where that is an error.
+            levels: segments of each level, None for those that are not read here.
+            cache_bytes: bound on the decoded segments that all threads keep together.
+            missing: colour of segments that the file leaves out, or None where that is an error.
         """
         self._path = path
         self._missing = missing
@@ -60,40 +61,44 @@ class TileReader:
         self._start()
 
     @property
-    def levels(self) -> tuple[TiffTiles | None, ...]:
-        """Tiles of each level, None for those that are not read here."""
+    def levels(self) -> tuple[TiffSegments | None, ...]:
+        """Segments of each level, None for those that are not read here."""
         return self._levels
 
-    def read(
-        self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1
-    ) -> NDArray[np.uint8]:
-        """Read RGB pixels of a level; see ``histoslide.slide.Slide.read_level``.
+    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+        """Read RGB pixels of a level; see ``histoslide.slide.Slide.read``.
 
         Raises:
-            TileMissingError: the file holds no such tile, or it cannot be read from it.
-            SlideReadError: a tile is damaged.
+            SegmentMissingError: the file holds no such segment, or it cannot be read from it.
+            SlideReadError: a segment is damaged.
             SlideOpenError: the file is gone.
         """
-        tiles = self._levels[level]
-        if tiles is None:
-            raise SlideReadError(f"{self._path.name}: level {level} is not read by its tiles")
+        level, segments = region.level, self._levels[region.level]
+        if segments is None:
+            raise SlideReadError(f"{self._path.name}: level {level} is not read by its segments")
         if self._process != os.getpid():
             self._start()  # forked: another thread of the parent may have held the lock
-        rows = range(y // tiles.tile.height, (y + height - 1) // tiles.tile.height + 1)
-        cols = range(x // tiles.tile.width, (x + width - 1) // tiles.tile.width + 1)
-        counts = tiles.byte_counts[rows.start : rows.stop, cols.start : cols.stop]
+        rows = range(
+            region.y // segments.each.height, (region.bottom - 1) // segments.each.height + 1
+        )
+        cols = range(region.x // segments.each.width, (region.right - 1) // segments.each.width + 1)
+        counts = segments.byte_counts[rows.start : rows.stop, cols.start : cols.stop]
         if self._missing is None and not counts.all():
             row, col = (int(i[0]) for i in np.nonzero(counts == 0))
-            raise TileMissingError(self._place((level, rows[row], cols[col], 1), "it is missing"))
-        by = tiles.shrunk_by_decoding(shrink)
-        x, y, width, height = x // by, y // by, width // by, height // by
-        tile_width, tile_height = tiles.tile.width // by, tiles.tile.height // by
+            raise SegmentMissingError(
+                self._failure((level, rows[row], cols[col], 1), "it is missing")
+            )
+        by = segments.shrunk_by_decoding(shrink)
+        x, y, width, height = (
+            length // by for length in (region.x, region.y, region.width, region.height)
+        )
+        segment_width, segment_height = segments.each.width // by, segments.each.height // by
         canvas = np.empty((height, width, 3), dtype=np.uint8)
-        scratch = tiles.canvas(by)
+        scratch = segments.canvas(by)
         for row, col, keep in _each(rows, cols):
-            pixels = self._tile(tiles, (level, row, col, by), out=None if keep else scratch)
-            top, left = row * tile_height - y, col * tile_width - x
-            bottom, right = top + tile_height, left + tile_width
+            pixels = self._segment(segments, (level, row, col, by), out=None if keep else scratch)
+            top, left = row * segment_height - y, col * segment_width - x
+            bottom, right = top + segment_height, left + segment_width
             part = pixels[max(-top, 0) : height - top, max(-left, 0) : width - left]
             canvas[max(top, 0) : bottom, max(left, 0) : right] = part
         return average_squares(canvas, shrink // by)
@@ -101,8 +106,9 @@ class TileReader:
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._file: _File | None = None
-        self._cache: OrderedDict[_Key, NDArray[np.uint8]] = OrderedDict()
-        self._cached_bytes = 0
+        self._cache: LRUCache[_Key, NDArray[np.uint8]] = LRUCache(
+            self._cache_bytes, getsizeof=lambda pixels: pixels.nbytes
+        )
         self._times_closed = 0
         self._process = os.getpid()
 
@@ -115,56 +121,46 @@ class TileReader:
         with self._lock:
             self._file = None
             self._cache.clear()
-            self._cached_bytes = 0
             self._times_closed += 1
 
-    def _tile(
-        self, tiles: TiffTiles, key: _Key, *, out: NDArray[np.uint8] | None
+    def _segment(
+        self, segments: TiffSegments, key: _Key, *, out: NDArray[np.uint8] | None
     ) -> NDArray[np.uint8]:
-        """A tile in memory of its own, which is kept for later, or in ``out``, which is not."""
+        """A segment in memory of its own, which is kept for later, or in ``out``, which is not."""
         with self._lock:
             pixels = self._cache.get(key)
             if pixels is not None:
-                self._cache.move_to_end(key)
                 return pixels
             times_closed = self._times_closed
-        pixels = self._decoded(tiles, key, out)
+        pixels = self._decoded(segments, key, out)
         if out is None and pixels.nbytes <= self._cache_bytes:
-            self._keep(key, pixels, times_closed)
+            with self._lock:
+                if times_closed == self._times_closed:  # else it is of the file as it was before
+                    self._cache[key] = pixels
         return pixels
 
-    def _keep(self, key: _Key, pixels: NDArray[np.uint8], times_closed: int) -> None:
-        with self._lock:
-            if times_closed != self._times_closed:
-                return  # it is of the file as it was before
-            if key not in self._cache:
-                self._cached_bytes += pixels.nbytes
-            self._cache[key] = pixels
-            while self._cached_bytes > self._cache_bytes:
-                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
-
     def _decoded(
-        self, tiles: TiffTiles, key: _Key, out: NDArray[np.uint8] | None
+        self, segments: TiffSegments, key: _Key, out: NDArray[np.uint8] | None
     ) -> NDArray[np.uint8]:
-        """A tile from the file; a failure is tried once more with a fresh descriptor."""
+        """A segment from the file; a failure is tried once more with a fresh descriptor."""
         _, row, col, shrink = key
-        offset, count = int(tiles.offsets[row, col]), int(tiles.byte_counts[row, col])
+        offset, count = int(segments.offsets[row, col]), int(segments.byte_counts[row, col])
         if not count and self._missing is not None:
-            return np.broadcast_to(self._missing, tiles.canvas(shrink).shape)
-        if count > tiles.max_bytes or offset >= _MAX_OFFSET:
-            raise SlideReadError(self._place(key, f"it cannot have {count} bytes at {offset}"))
+            return np.broadcast_to(self._missing, segments.canvas(shrink).shape)
+        if count > segments.max_bytes or offset >= _MAX_OFFSET:
+            raise SlideReadError(self._failure(key, f"it cannot have {count} bytes at {offset}"))
         file = self._opened(None)
         try:
-            return tiles.decode(file.read(offset, count), out=out, shrink=shrink)
-        except (OSError, TileDecodeError):
+            return segments.decode(file.read(offset, count), out=out, shrink=shrink)
+        except (OSError, SegmentDecodeError):
             file = self._opened(file)
         try:
-            return tiles.decode(file.read(offset, count), out=out, shrink=shrink)
-        except TileDecodeError as error:
-            raise SlideReadError(self._place(key, str(error))) from error
+            return segments.decode(file.read(offset, count), out=out, shrink=shrink)
+        except SegmentDecodeError as error:
+            raise SlideReadError(self._failure(key, str(error))) from error
         except OSError as error:
             self._drop(file)
-            raise TileMissingError(self._place(key, str(error))) from error
+            raise SegmentMissingError(self._failure(key, str(error))) from error
 
     def _opened(self, failed: _File | None) -> _File:
         """The open file, another one than that which failed."""
@@ -182,7 +178,7 @@ class TileReader:
             if self._file is failed:
                 self._file = None
 
-    def _place(self, key: _Key, reason: str) -> str:
+    def _failure(self, key: _Key, reason: str) -> str:
         level, row, col, _ = key
         return f"{self._path.name}: tile ({row}, {col}) of level {level} cannot be read: {reason}"
 
@@ -224,9 +220,9 @@ class _File:
 
 
 def _each(rows: range, cols: range) -> Iterator[tuple[int, int, bool]]:
-    """Row and column of every tile of a region, and whether it lies at the region's rim."""
+    """Row and column of every segment of a region, and whether it lies at the region's rim."""
     for row in rows:
-        row_at_rim = row - rows.start < _RIM_TILES or rows.stop - row <= _RIM_TILES
+        row_at_rim = row - rows.start < _RIM_SEGMENTS or rows.stop - row <= _RIM_SEGMENTS
         for col in cols:
-            at_rim = col - cols.start < _RIM_TILES or cols.stop - col <= _RIM_TILES
+            at_rim = col - cols.start < _RIM_SEGMENTS or cols.stop - col <= _RIM_SEGMENTS
             yield row, col, row_at_rim or at_rim

@@ -1,4 +1,4 @@
-"""Who holds a lock, and what a lock needs of the place it lies in."""
+"""Who holds a lock, and what a lock needs of what it is written in."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ class Found:
     """Seconds since the last heartbeat, by our clock."""
 
 
-class Place(Protocol):
-    """What a lock needs of the place it lies in."""
+class LockMedium(Protocol):
+    """What a lock needs of what holds it, a file or an object of a store."""
 
     def create(self, holder: Holder) -> bool:
         """Write the lock if there is none."""

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from histoslide.errors import LockedError, LockLostError
-from histoslide.storage.location import is_remote
-from histoslide.storage.lock.holder import BEAT_S, Found, Holder, Place
+from histoslide.storage.location import Location, is_remote
+from histoslide.storage.lock.holder import BEAT_S, Found, Holder, LockMedium
 from histoslide.storage.lock.lock_file import LockFile
 from histoslide.storage.lock.lock_object import LockObject
 from histoslide.storage.lock.process import is_suspended
@@ -33,7 +34,7 @@ _TRIES = 50
 class LockGuard:
     """What a process needs that writes for the holder of a lock; picklable."""
 
-    path: Path
+    path: Location
     """Of the store."""
     token: str
     """Of the holder."""
@@ -46,7 +47,7 @@ class LockGuard:
         Raises:
             LockLostError: another run holds the lock.
         """
-        found = _place_of(lock_path(self.path)).read()
+        found = _medium_of(lock_path(self.path)).read()
         if found is not None and found.holder is not None and found.holder.token != self.token:
             raise LockLostError(
                 f"{self.path} is being written by {found.holder}: what was scored for another run "
@@ -57,7 +58,9 @@ class LockGuard:
 class StoreLock:
     """A lock that this process holds."""
 
-    def __init__(self, path: Path, where: Place, holder: Holder, *, stale_s: float) -> None:
+    def __init__(
+        self, path: Location, where: LockMedium, holder: Holder, *, stale_s: float
+    ) -> None:
         self._path, self._where, self._holder, self._stale_s = path, where, holder, stale_s
         self._lost = False
         self._stop = threading.Event()
@@ -165,7 +168,7 @@ class StoreLock:
 
 @contextmanager
 def hold(
-    path: Path, *, stale_s: float = STALE_S, holder: Holder | None = None
+    path: Location, *, stale_s: float = STALE_S, holder: Holder | None = None
 ) -> Iterator[StoreLock]:
     """Hold the lock of a store while the block runs.
 
@@ -178,7 +181,7 @@ def hold(
         LockedError: another run holds it.
         OSError: the lock cannot be written.
     """
-    where = _place_of(lock_path(path))
+    where = _medium_of(lock_path(path))
     lock = StoreLock(path, where, holder or Holder.here(), stale_s=stale_s)
     lock._take()  # noqa: SLF001 - only this function takes and lets go
     try:
@@ -187,10 +190,14 @@ def hold(
         lock._let_go()  # noqa: SLF001
 
 
-def lock_path(path: Path) -> Path:
+@overload
+def lock_path(path: Path) -> Path: ...
+@overload
+def lock_path(path: Location) -> Location: ...
+def lock_path(path: Location) -> Location:
     """Where the lock of a store lies."""
     return path.with_name(f".{path.name}.lock")
 
 
-def _place_of(file: Path) -> Place:
+def _medium_of(file: Location) -> LockMedium:
     return LockObject(file) if is_remote(file) else LockFile(file)

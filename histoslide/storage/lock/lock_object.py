@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histoslide.storage.location import file_system, object_key
 from histoslide.storage.lock.holder import Found, Holder, lock_text
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +26,7 @@ class LockObject:
     Storage that does not know conditions leaves the lock advisory, which is said once.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: UPath) -> None:
         self._path = path
         self._fs = file_system(path)
         self._bucket, _, self._key = object_key(path).partition("/")

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from histoslide.training.recipe.ranges import require
 
+LARGEST_BLUR = 5
+"""Standard deviation, in pixels, beyond which nuclei are gone at any usual resolution."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -47,6 +50,16 @@ class Augmentation:
     """Smallest part of the area that a random crop keeps; 1 crops nothing."""
     stain: float = 0.0
     """Spread of the haematoxylin and eosin concentrations (Tellez et al. 2018), 0 for none."""
+    hue: float = 0.0
+    """Largest turn of all colours about the axis of greys, in degrees, either way."""
+    saturation: float = 0.0
+    """Largest relative change of the distance from grey, either way."""
+    brightness: float = 0.0
+    """Largest relative change of all channels alike, either way."""
+    blur: float = 0.0
+    """Largest standard deviation of a Gaussian blur, in pixels."""
+    p_blur: float = 0.5
+    """Probability that a patch is blurred at all."""
     sharpness: float = 0.0
     """Largest blend with a blurred (positive) or sharpened (negative) copy, 0-1."""
     jpeg: float = 0.0
@@ -55,11 +68,13 @@ class Augmentation:
     def __post_init__(self) -> None:
         parts = (
             "p_flip", "max_warp", "max_shift", "p_affine", "max_lighting", "p_lighting",
-            "min_scale", "stain", "sharpness", "jpeg",
+            "min_scale", "stain", "saturation", "brightness", "p_blur", "sharpness", "jpeg",
         )  # fmt: skip
         for name in parts:
             require(0 <= getattr(self, name) <= 1, f"augmentation {name}", "in 0-1", self)
         require(0 <= self.max_rotate <= 180, "augmentation max_rotate", "in 0-180", self)
+        require(0 <= self.hue <= 180, "augmentation hue", "in 0-180", self)
+        require(0 <= self.blur <= LARGEST_BLUR, "augmentation blur", f"in 0-{LARGEST_BLUR}", self)
         require(self.max_lighting < 1, "augmentation max_lighting", "below 1", self)
         require(self.min_scale > 0, "augmentation min_scale", "above 0", self)
         require(0 < self.min_zoom <= 1, "augmentation min_zoom", "in 0-1 and above 0", self)

@@ -77,7 +77,6 @@ RECIPES: Mapping[str, Recipe] = {
         name="fine-tune",
         stages=fine_tune_stages(5),
         decay_norms=False,
-        precision="mixed",
         augmentation=Augmentation(
             flip=True,
             flip_vert=True,
@@ -85,6 +84,29 @@ RECIPES: Mapping[str, Recipe] = {
             max_zoom=1.1,
             max_lighting=0.2,
             stain=0.1,
+        ),
+    ),
+    "pcam-robust": Recipe(
+        name="pcam-robust",
+        architecture="timm/tf_efficientnet_lite0",
+        stages=(Stage(epochs=5, lr=1e-3, pct_start=0.2, div_final=1e3),),
+        ema_decay=0.998,
+        augmentation=Augmentation(
+            flip=True,
+            flip_vert=True,
+            p_flip=1.0,
+            max_rotate=45,
+            min_zoom=0.8,
+            max_zoom=1.25,
+            zoom_centred=True,
+            p_affine=0.8,
+            hue=18.0,
+            saturation=0.4,
+            brightness=0.2,
+            stain=0.15,
+            blur=1.2,
+            p_blur=0.3,
+            jpeg=0.3,
         ),
     ),
     "from-scratch": Recipe(
@@ -117,4 +139,5 @@ RECIPES: Mapping[str, Recipe] = {
     ),
 }
 """``pcam`` and ``colorectal`` are what their names say, from ImageNet weights; ``fine-tune`` is
-fastai's default way for patches of one's own; ``from-scratch`` needs no ImageNet weights."""
+fastai's default way for patches of one's own; ``pcam-robust`` is for slides of other laboratories
+and for light networks; ``from-scratch`` needs no ImageNet weights."""

@@ -9,20 +9,23 @@ from typing import Any
 
 from histoslide.datasets import Split
 from histoslide.errors import DataError
+from histoslide.model.architectures import normalisation
 from histoslide.model.spec import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     PCAM_INPUT_PX,
     PCAM_LABEL_PX,
     PCAM_MPP,
     TOTAL_STRIDE_PX,
 )
+from histoslide.model.timm_body import Triple
+from histoslide.storage.records import to_builtins
 from histoslide.training.recipe.augmentation import Augmentation
 from histoslide.training.recipe.ranges import require
 from histoslide.training.recipe.stage import Stage
 
-PRECISIONS = ("fp32", "fp16", "bf16", "mixed")
-"""``mixed`` is fp16 on CUDA, as fastai's ``to_fp16``, and fp32 elsewhere."""
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "mixed")
+"""``auto`` is the fastest by device, processor and network, see
+``histoslide.training.precision``; ``mixed`` is fp16 on CUDA, as fastai's ``to_fp16``, and fp32
+elsewhere."""
 
 MONITORS = ("auc", "accuracy", "valid_loss")
 """What may decide which epoch is best; the loss is best when lowest."""
@@ -45,7 +48,7 @@ class Recipe:
     name: str
     """Name under which the bundle records it."""
     architecture: str = "resnet50"
-    """A key of ``histoslide.model.architectures.ARCHITECTURES``."""
+    """A key of ``histoslide.model.architectures.ARCHITECTURES``, or ``timm/NAME``."""
     imagenet: bool = True
     """Start from ImageNet weights; False starts from random ones."""
     stages: tuple[Stage, ...]
@@ -70,9 +73,13 @@ class Recipe:
     class_weights: str | tuple[float, ...] = "none"
     """Weights of the classes in the loss: ``none``, ``balanced`` (inverse to their number of
     training patches, so that a patch weighs 1 on average; 0 without any) or one number a class."""
+    teacher_weight: float = 0.8
+    """Part of the loss that comes from the teachers, where a run has any; the rest from labels."""
+    teacher_temperature: float = 2.0
+    """What teachers' and the network's logits are divided by before they are compared."""
     ema_decay: float = 0.0
     """Decay a step of the exponential average of the weights that is validated and kept; 0: off."""
-    precision: str = "fp32"
+    precision: str = "auto"
     """One of ``PRECISIONS``."""
     keep: str = "best"
     """Weights of the ``best`` or the ``last`` epoch of the last stage."""
@@ -93,10 +100,11 @@ class Recipe:
     """Side of the centre square that the labels speak of, in model pixels."""
     mpp: float = PCAM_MPP
     """Micrometres per pixel of the patches."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Per-channel mean subtracted from RGB in 0-1 units."""
-    std: tuple[float, float, float] = IMAGENET_STD
-    """Per-channel standard deviation that RGB in 0-1 units is divided by."""
+    mean: tuple[float, float, float] | None = None
+    """Per-channel mean subtracted from RGB in 0-1 units; None as the ImageNet weights of the
+    architecture expect."""
+    std: tuple[float, float, float] | None = None
+    """Per-channel standard deviation that RGB in 0-1 units is divided by; None likewise."""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std", "stages", "class_weights"):
@@ -108,6 +116,9 @@ class Recipe:
             require(0 <= getattr(self, name) < 1, name, "in 0-1 and below 1", self)
         for name in ("weight_decay", "mixup"):
             require(0 <= getattr(self, name) < math.inf, name, "0 or more", self)
+        require(0 < self.teacher_weight <= 1, "teacher_weight", "in 0-1 and above 0", self)
+        heat = self.teacher_temperature
+        require(0 < heat < math.inf, "teacher_temperature", "above 0", self)
         require(0 < self.epsilon < math.inf, "epsilon", "above 0", self)
         require(0 < self.valid_fraction < 1, "valid_fraction", "in 0-1", self)
         require(self.batch_size >= 2, "batch_size", "at least 2", self)
@@ -191,6 +202,18 @@ class Recipe:
             )
 
     @property
+    def normalisation(self) -> tuple[Triple, Triple]:
+        """Per-channel mean and standard deviation of RGB in 0-1 units.
+
+        Raises:
+            BundleError: no such architecture.
+        """
+        if self.mean is not None and self.std is not None:
+            return self.mean, self.std
+        mean, std = normalisation(self.architecture)
+        return self.mean or mean, self.std or std
+
+    @property
     def epochs(self) -> int:
         """Passes over the training set in all stages."""
         return sum(stage.epochs for stage in self.stages)
@@ -210,7 +233,7 @@ class Recipe:
         return dataclasses.replace(self, imagenet=False, stages=(thawed, *others))
 
     def division(self, *, seed: int = 42) -> Split:
-        """How patches are held back, for ``open_patches``.
+        """How patches are held back, for ``PatchFolder.divide``.
 
         Raises:
             DataError: ``split`` is neither a kind nor a file.
@@ -219,4 +242,4 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON-ready values."""
-        return dataclasses.asdict(self)
+        return dict(to_builtins(self))

@@ -19,8 +19,13 @@ from tiffs import (
     write_kind,
 )
 
+from histoslide.geometry import Region
 from histoslide.slide import OpenSlideSlide, TiffSlide, open_slide
-from histoslide.slide.tiff.tiles import TiffTiles, TileDecodeError, UnsupportedTilesError
+from histoslide.slide.tiff.segments import (
+    SegmentDecodeError,
+    TiffSegments,
+    UnsupportedSegmentsError,
+)
 
 LOSSLESS = ("JPEG 2000 33005", "deflate, predicted", "LZW", "LZW, predicted", "uncompressed")
 
@@ -56,10 +61,10 @@ def test_every_kind_shrinks_to_the_means_of_openslides_pixels(
     levels = [smooth_pixels(301, 203), smooth_pixels(150, 101)]
     path = write_kind(tmp_path / "slide.tif", levels, kind)
     with open_slide(path) as direct, OpenSlideSlide(path) as through:
-        region = (0, 32, 16, 192, 160)
-        found = direct.read_level(*region, shrink).astype(np.int16)
+        region = Region(0, 32, 16, 192, 160)
+        found = direct.read(region, shrink).astype(np.int16)
         assert found.shape == (160 // shrink, 192 // shrink, 3)
-        squares = through.read_level(*region).reshape(160 // shrink, shrink, -1, shrink, 3)
+        squares = through.read(region).reshape(160 // shrink, shrink, -1, shrink, 3)
         assert np.abs(found - squares.mean(axis=(1, 3))).max() <= 3.5
 
 
@@ -112,9 +117,9 @@ def test_other_kinds_are_not_understood(
     path = write_other(tmp_path / "slide.tif", pixels, **options)
     with (
         tifffile.TiffFile(path) as tiff,
-        pytest.raises(UnsupportedTilesError),
+        pytest.raises(UnsupportedSegmentsError),
     ):
-        TiffTiles.of_page(tiff.pages.first)
+        TiffSegments.of_page(tiff.pages.first)
 
 
 def test_what_is_not_understood_is_read_through_openslide(tmp_path: Path) -> None:
@@ -164,10 +169,10 @@ def test_two_images_of_one_width_are_not_told_apart(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- damage
 
 
-def tiles_for(kind: Kind, path: Path) -> TiffTiles:
+def tiles_for(kind: Kind, path: Path) -> TiffSegments:
     write_kind(path, [tissue_pixels(128, 96)], kind)
     with tifffile.TiffFile(path) as tiff:
-        return TiffTiles.of_page(tiff.pages.first)
+        return TiffSegments.of_page(tiff.pages.first)
 
 
 JPEG, J2K = KINDS["4:2:0"], KINDS["JPEG 2000 33005"]
@@ -211,7 +216,7 @@ def with_j2k_size(data: bytes, width: int, height: int) -> bytes:
 def test_bytes_that_are_not_the_tile_are_an_error(tmp_path: Path, kind: Kind, data: bytes) -> None:
     tiles = tiles_for(kind, tmp_path / "slide.tif")
     np.testing.assert_equal(tiles.decode(kind.encode(TILE)).shape, (48, 64, 3))
-    with pytest.raises(TileDecodeError):
+    with pytest.raises(SegmentDecodeError):
         tiles.decode(bytes(data))
 
 
@@ -226,6 +231,6 @@ def test_a_tile_size_beyond_reason_is_not_understood(tmp_path: Path) -> None:
     path.write_bytes(data)
     with (
         tifffile.TiffFile(path) as tiff,
-        pytest.raises(UnsupportedTilesError, match="16777216×48"),
+        pytest.raises(UnsupportedSegmentsError, match="16777216×48"),
     ):
-        TiffTiles.of_page(tiff.pages.first)
+        TiffSegments.of_page(tiff.pages.first)

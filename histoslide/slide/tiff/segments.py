@@ -1,8 +1,10 @@
-"""The compressed tiles of one image in a TIFF, and how each becomes RGB pixels.
+"""The compressed segments of one image in a TIFF, and how each becomes RGB pixels.
+
+A segment is what TIFF calls a tile; here a tile is the square that a network sees.
 
 Only what is understood for certain is described: eight bits a sample, three interleaved
-samples, and the compressions of slide scanners. The pixels of a tile are those that OpenSlide makes
-of it, and what it calls damaged is an error here as well.
+samples, and the compressions of slide scanners. The pixels of a segment are those that OpenSlide
+makes of it, and what it calls damaged is an error here as well.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from numpy.typing import NDArray
 from histoslide.geometry import Size
 from histoslide.slide.shrinking import average_squares
 
-MAX_TILE_PX = 4096 * 4096
-"""Largest tile that is decoded; beyond it the directory of a file is more likely nonsense."""
+MAX_SEGMENT_PX = 4096 * 4096
+"""Largest segment that is decoded; beyond it the directory of a file is more likely nonsense."""
 
 _SAMPLES = 3
 _MOST_SHRUNK = 8
@@ -35,22 +37,22 @@ others they average chroma over twice as many pixels as was asked for."""
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
-"""The JPEG segment that says: three components, not transformed, so red, green and blue."""
+"""The part of a JPEG that says: three components, not transformed, so red, green and blue."""
 
 _J2K_START = b"\xff\x4f\xff\x51"
 """Start of a JPEG 2000 codestream and of its size segment, which always comes first."""
 
 
-class UnsupportedTilesError(Exception):
+class UnsupportedSegmentsError(Exception):
     """An image of a TIFF is of a kind that is not understood for certain; the text says why."""
 
 
-class TileDecodeError(Exception):
-    """The bytes of a tile are not the tile that the directory promises; the text says why."""
+class SegmentDecodeError(Exception):
+    """The bytes of a segment are not what the directory promises; the text says why."""
 
 
 class Coding(enum.Enum):
-    """How the pixels of a tile are written."""
+    """How the pixels of a segment are written."""
 
     NONE = "uncompressed"
     LZW = "LZW"
@@ -79,46 +81,46 @@ _PREDICTABLE = (Coding.LZW, Coding.DEFLATE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TiffTiles:
-    """Where the tiles of one image lie in the file, and what they are."""
+class TiffSegments:
+    """Where the segments of one image lie in the file, and what they are."""
 
     size: Size
-    """Of the image in pixels; tiles at its right and lower edge reach beyond it."""
-    tile: Size
-    """Of every tile in pixels."""
+    """Of the image in pixels; segments at its right and lower edge reach beyond it."""
+    each: Size
+    """Of every segment in pixels."""
     offsets: NDArray[np.uint64]
-    """First byte of each tile in the file, shape (tiles down, tiles across)."""
+    """First byte of each segment in the file, shape (segments down, segments across)."""
     byte_counts: NDArray[np.uint64]
-    """Bytes of each tile, shape (tiles down, tiles across); 0 where there is no tile."""
+    """Bytes of each segment, shape (segments down, segments across); 0 where there is none."""
     coding: Coding
     """How the pixels are written."""
     tables: bytes
-    """JPEG segments that the tiles share and leave out, without start and end markers."""
+    """What all JPEGs of the image share and leave out, without start and end markers."""
     predicted: bool
     """Whether each sample is written as its difference from the pixel to the left."""
 
     @classmethod
-    def of_page(cls, page: tifffile.TiffPage) -> TiffTiles:
+    def of_page(cls, page: tifffile.TiffPage) -> TiffSegments:
         """Describe a page of a TIFF whose file is open.
 
         Raises:
-            UnsupportedTilesError: its tiles are not understood for certain.
+            UnsupportedSegmentsError: its segments are not understood for certain.
         """
         coding = _coding(page)
-        size, tile = Size(page.imagewidth, page.imagelength), Size(page.tilewidth, page.tilelength)
-        if tile.width * tile.height > MAX_TILE_PX:
-            raise UnsupportedTilesError(f"tiles of {tile.width}×{tile.height} px")
-        shape = (-(-size.height // tile.height), -(-size.width // tile.width))
+        size, each = Size(page.imagewidth, page.imagelength), Size(page.tilewidth, page.tilelength)
+        if each.width * each.height > MAX_SEGMENT_PX:
+            raise UnsupportedSegmentsError(f"segments of {each.width}×{each.height} px")
+        shape = (-(-size.height // each.height), -(-size.width // each.width))
         offsets = np.asarray(page.dataoffsets, dtype=np.uint64)
         byte_counts = np.asarray(page.databytecounts, dtype=np.uint64)
         if not offsets.size == byte_counts.size == shape[0] * shape[1]:
-            raise UnsupportedTilesError(f"{offsets.size} tiles where {shape} are needed")
+            raise UnsupportedSegmentsError(f"{offsets.size} segments where {shape} are needed")
         tables = page.jpegtables or b""
         if tables and not (tables.startswith(_JPEG_START) and tables.endswith(_JPEG_END)):
-            raise UnsupportedTilesError("JPEG tables without start or end")
+            raise UnsupportedSegmentsError("JPEG tables without start or end")
         return cls(
             size=size,
-            tile=tile,
+            each=each,
             offsets=offsets.reshape(shape),
             byte_counts=byte_counts.reshape(shape),
             coding=coding,
@@ -128,38 +130,38 @@ class TiffTiles:
 
     @property
     def max_bytes(self) -> int:
-        """More bytes than any coding needs for a tile; a larger count is nonsense."""
-        return 2 * _SAMPLES * self.tile.width * self.tile.height + 2**16
+        """More bytes than any coding needs for a segment; a larger count is nonsense."""
+        return 2 * _SAMPLES * self.each.width * self.each.height + 2**16
 
     def shrunk_by_decoding(self, shrink: int) -> int:
         """How much of a reduction by a power of two ``decode`` does itself; 1 for nothing of it."""
         if self.coding not in {Coding.JPEG_RGB, Coding.JPEG_YCBCR}:
             return 1
-        while shrink > _MOST_SHRUNK or self.tile.width % shrink or self.tile.height % shrink:
+        while shrink > _MOST_SHRUNK or self.each.width % shrink or self.each.height % shrink:
             shrink //= 2
         return shrink
 
     def canvas(self, shrink: int = 1) -> NDArray[np.uint8]:
-        """Memory for the pixels of a tile, to decode into."""
-        shape = (self.tile.height // shrink, self.tile.width // shrink, _SAMPLES)
+        """Memory for the pixels of a segment, to decode into."""
+        shape = (self.each.height // shrink, self.each.width // shrink, _SAMPLES)
         return np.empty(shape, dtype=np.uint8)
 
     def decode(
         self, data: bytes, *, out: NDArray[np.uint8] | None = None, shrink: int = 1
     ) -> NDArray[np.uint8]:
-        """Decode the bytes of one tile.
+        """Decode the bytes of one segment.
 
         Args:
-            data: of the tile, as the file holds them.
+            data: of the segment, as the file holds them.
             out: a ``canvas`` to write over; None for a new one.
             shrink: as ``shrunk_by_decoding`` gives it: squares of so many pixels a side are
                 averaged. A JPEG decoder has their means from fewer terms of the cosine transform.
 
         Returns:
-            RGB, shape (tile.height / shrink, tile.width / shrink, 3).
+            RGB, shape (each.height / shrink, each.width / shrink, 3).
 
         Raises:
-            TileDecodeError: the bytes are damaged, or another size or colour space than promised.
+            SegmentDecodeError: the bytes are damaged, or not of the size or colours promised.
         """
         pixels = self.canvas(shrink) if out is None else out
         try:
@@ -172,25 +174,25 @@ class TiffTiles:
                     return _rgb_of_ycbcr(self._decode_jpeg_2000(data, pixels))
                 case _:
                     return self._decode_plain(data, pixels)
-        except TileDecodeError:
+        except SegmentDecodeError:
             raise
         except Exception as error:  # every codec has errors of its own
-            raise TileDecodeError(f"{self.coding.value}: {error}") from error
+            raise SegmentDecodeError(f"{self.coding.value}: {error}") from error
 
     def _decode_jpeg(
         self, data: bytes, pixels: NDArray[np.uint8], shrink: int
     ) -> NDArray[np.uint8]:
         if not data.startswith(_JPEG_START):
-            raise TileDecodeError("no JPEG")
+            raise SegmentDecodeError("no JPEG")
         rgb = self.coding is Coding.JPEG_RGB
         # The directory decides on the colours; a JPEG that says nothing is taken for luma/chroma.
         head = (_ADOBE_RGB if rgb else b"") + self.tables
         whole = _JPEG_START + head + data[2:] if head else data
         height, width, space, subsampling = simplejpeg.decode_jpeg_header(whole)
-        if (width, height) != (self.tile.width, self.tile.height):
-            raise TileDecodeError(f"a JPEG of {width}×{height} px")
+        if (width, height) != (self.each.width, self.each.height):
+            raise SegmentDecodeError(f"a JPEG of {width}×{height} px")
         if space != ("RGB" if rgb else "YCbCr"):
-            raise TileDecodeError(f"a JPEG of {space}")
+            raise SegmentDecodeError(f"a JPEG of {space}")
         if shrink > 1 and subsampling not in _SHRUNK_ALIKE:
             pixels[:] = average_squares(self._decode_jpeg(data, self.canvas(), 1), shrink)
             return pixels
@@ -205,7 +207,7 @@ class TiffTiles:
         return imagecodecs.jpeg2k_decode(data, numthreads=1, out=pixels)
 
     def _check_jpeg_2000(self, data: bytes) -> None:
-        """Refuse a codestream that is not exactly a tile, before memory is taken for it.
+        """Refuse a codestream that is not exactly a segment, before memory is taken for it.
 
         ISO/IEC 15444-1, A.5.1: after the markers and a length follow capabilities, extent and
         origin of the image, of its tiles, and depth and subsampling of each component.
@@ -213,12 +215,12 @@ class TiffTiles:
         numbers = struct.unpack_from(">4s2H8IH9B", data)
         start, (right, bottom, left, top) = numbers[0], numbers[3:7]
         if start != _J2K_START or (left, top) != (0, 0):
-            raise TileDecodeError("no JPEG 2000 codestream")
-        if (right, bottom) != (self.tile.width, self.tile.height):
-            raise TileDecodeError(f"a JPEG 2000 of {right}×{bottom} px")
+            raise SegmentDecodeError("no JPEG 2000 codestream")
+        if (right, bottom) != (self.each.width, self.each.height):
+            raise SegmentDecodeError(f"a JPEG 2000 of {right}×{bottom} px")
         components, each = numbers[11], numbers[12:]
         if components != _SAMPLES or each != (7, 1, 1) * _SAMPLES:
-            raise TileDecodeError("a JPEG 2000 that is not 3 full components of 8 bits")
+            raise SegmentDecodeError("a JPEG 2000 that is not 3 full components of 8 bits")
 
     def _decode_plain(self, data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         flat = pixels.reshape(-1)
@@ -229,7 +231,7 @@ class TiffTiles:
         decode = imagecodecs.deflate_decode if deflated else imagecodecs.lzw_decode
         written = decode(data, out=flat.data)
         if len(written) < flat.size:
-            raise TileDecodeError(f"{len(written)} of {flat.size} bytes")
+            raise SegmentDecodeError(f"{len(written)} of {flat.size} bytes")
         if self.predicted:
             imagecodecs.delta_decode(pixels, axis=1, out=pixels)
         return pixels
@@ -237,22 +239,22 @@ class TiffTiles:
 
 def _coding(page: tifffile.TiffPage) -> Coding:
     if not page.is_tiled or page.imagedepth != 1 or page.tiledepth != 1:
-        raise UnsupportedTilesError("not tiled, or more than a plane")
+        raise UnsupportedSegmentsError("not tiled, or more than a plane")
     if page.samplesperpixel != _SAMPLES or page.extrasamples or page.planarconfig != 1:
-        raise UnsupportedTilesError("not three interleaved samples")
+        raise UnsupportedSegmentsError("not three interleaved samples")
     if page.dtype != np.uint8 or page.bitspersample != 8:
-        raise UnsupportedTilesError(f"samples of {page.dtype}")
+        raise UnsupportedSegmentsError(f"samples of {page.dtype}")
     for name, wanted in (("Orientation", 1), ("FillOrder", 1)):
         tag = page.tags.get(name)
         if tag is not None and tag.value != wanted:
-            raise UnsupportedTilesError(f"{name} {tag.value}")
+            raise UnsupportedSegmentsError(f"{name} {tag.value}")
     coding = _CODINGS.get((int(page.compression), int(page.photometric)))
     if coding is None:
-        raise UnsupportedTilesError(
+        raise UnsupportedSegmentsError(
             f"compression {page.compression} of photometric interpretation {page.photometric}"
         )
     if coding in _PREDICTABLE and page.predictor not in (1, 2):
-        raise UnsupportedTilesError(f"predictor {page.predictor}")
+        raise UnsupportedSegmentsError(f"predictor {page.predictor}")
     return coding
 
 

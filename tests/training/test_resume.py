@@ -55,7 +55,7 @@ def run_and_kill(
 ) -> None:
     """Train until some steps into an epoch (counted from 1), then die."""
 
-    def die(now: int, done: int, of: int, loss: float) -> None:
+    def die(now: int, done: int, of: int, loss: float, rate: float) -> None:
         if now == epoch and done == step:
             raise KilledError("killed")
 

@@ -1,0 +1,123 @@
+"""Bodies from timm, the library of image networks, under the names ``timm/NAME``.
+
+timm is imported only where such a network is built: it takes as long to import as torch, and a
+network that is converted already (``histoslide.model.converted``) is never built.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from histoslide.errors import BundleError, WeightsUnavailableError
+from histoslide.model.spec import TOTAL_STRIDE_PX
+
+PREFIX = "timm/"
+"""What the names of these architectures begin with."""
+
+Triple = tuple[float, float, float]
+
+
+class TimmBody(nn.Module):
+    """A timm network without its classifier, whose features come out as (n, c, rows, columns)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Wrap a network that was built with ``num_classes=0``."""
+        super().__init__()
+        self.network = network
+
+    @property
+    def features(self) -> int:
+        """Channels that come out."""
+        return int(self.network.num_features)  # type: ignore[arg-type]
+
+    @property
+    def smallest_px(self) -> tuple[int, int]:
+        """Height and width of images that are as small as it surely takes."""
+        config: dict[str, Any] = getattr(self.network, "pretrained_cfg", None) or {}
+        if not config.get("fixed_input_size"):
+            return 2 * TOTAL_STRIDE_PX, 2 * TOTAL_STRIDE_PX
+        _, height, width = config["input_size"]
+        return int(height), int(width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised (n, 3, h, w) images to features."""
+        features: Tensor = self.network.forward_features(images)  # type: ignore[operator]
+        if features.ndim == 3:  # the tokens of a transformer: those of the image, row by row
+            features = features[:, getattr(self.network, "num_prefix_tokens", 0) :]
+            rows = math.isqrt(features.shape[1])
+            return features.unflatten(1, (rows, -1)).permute(0, 3, 1, 2)
+        if getattr(self.network, "output_fmt", None) == "NHWC":
+            return features.permute(0, 3, 1, 2)
+        return features
+
+
+def is_timm(architecture: str) -> bool:
+    """Whether an architecture is one of timm's."""
+    return architecture.startswith(PREFIX)
+
+
+def timm_body(architecture: str, *, imagenet: bool = False) -> TimmBody:
+    """Build a body.
+
+    Args:
+        architecture: ``timm/NAME``.
+        imagenet: start from the weights that timm calls pretrained (fetched on first use).
+
+    Raises:
+        BundleError: timm has no such network, or it has no features to pool.
+        WeightsUnavailableError: its weights can neither be found nor fetched.
+    """
+    timm = _timm(architecture)
+    name = architecture.removeprefix(PREFIX)
+    try:
+        network = timm.create_model(name, pretrained=imagenet, num_classes=0, global_pool="")
+    except (OSError, RuntimeError, ValueError) as error:
+        if not imagenet:
+            raise BundleError(f"{architecture} cannot be built ({_line(error)})") from error
+        raise WeightsUnavailableError(
+            f"pretrained weights of {architecture} could not be fetched ({_line(error)}): connect "
+            "to the network once, pass a file of weights to --pretrained, or use --pretrained none"
+        ) from error
+    except TypeError as error:  # a network that takes none of the two settings
+        raise BundleError(f"{architecture} cannot serve as a body ({_line(error)})") from error
+    if not hasattr(network, "forward_features"):
+        raise BundleError(f"{architecture} cannot serve as a body: it gives no features to pool")
+    return TimmBody(network)
+
+
+def timm_normalisation(architecture: str) -> tuple[Triple, Triple]:
+    """Mean and standard deviation that the pretrained weights of a network expect.
+
+    Raises:
+        BundleError: timm has no such network.
+    """
+    config = _timm(architecture).get_pretrained_cfg(architecture.removeprefix(PREFIX))
+    mean, std = (tuple(map(float, values)) for values in (config.mean, config.std))
+    if len(mean) != 3 or len(std) != 3:
+        raise BundleError(f"{architecture} is not for RGB images")
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def _timm(architecture: str) -> Any:
+    """The models of timm, of which this is one.
+
+    Raises:
+        BundleError: it is not.
+    """
+    import timm.models  # noqa: PLC0415 - see the top
+
+    name = architecture.removeprefix(PREFIX)
+    if not timm.models.is_model(name.partition(".")[0]):
+        near = timm.models.list_models(f"*{name[:8]}*")[:3] or timm.models.list_models()[:3]
+        raise BundleError(
+            f"timm has no network {name!r}: it has, for example, {', '.join(near)}; "
+            "timm.list_models() lists them all"
+        )
+    return timm.models
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
