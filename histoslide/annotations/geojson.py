@@ -32,11 +32,13 @@ def read_geojson(path: Path) -> list[Polygon]:
     except OSError as error:
         raise MaskError(f"{path} cannot be read: {error.strerror or error}") from error
     except RecursionError:
-        raise MaskError(f"{path} cannot be read as GeoJSON: it is nested too deeply") from None
+        raise MaskError(f"{path} is not valid GeoJSON: it is nested too deeply") from None
     except ValueError as error:  # of encoding, of JSON, or a number of thousands of digits
         raise MaskError(f"{path} cannot be read as GeoJSON: {error}") from error
     try:
         outlines = [_rings(rings) for rings in _polygons(document)]
+    except RecursionError:
+        raise MaskError(f"{path} is not valid GeoJSON: it is nested too deeply") from None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise MaskError(f"{path} is not valid GeoJSON: {error!r}") from error
     polygons = [
@@ -60,7 +62,7 @@ def read_geojson(path: Path) -> list[Polygon]:
 def _polygons(node: Any, depth: int = 0) -> Iterator[Any]:
     """The coordinates of all polygons."""
     if depth > _DEEPEST:
-        raise ValueError(f"collections within each other, more than {_DEEPEST} deep")
+        raise RecursionError
     if isinstance(node, list):  # older QuPath exports are a bare list of features
         parts = node
     elif (kind := node["type"]) == "FeatureCollection":
