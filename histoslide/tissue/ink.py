@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,10 +134,11 @@ class _Candidates:
                 for s, p in zip((rows, cols), padded, strict=True)
             )
             change[rows, cols] = _calmest_change(rgb[padded])[inner]
-        pieces, count = label(mask & (change < _CANDIDATE), _EIGHT)
+        found, count = label(mask & (change < _CANDIDATE), _EIGHT)
+        pieces: NDArray[np.int32] = np.asarray(found, dtype=np.int32)
         sizes = np.bincount(pieces.ravel(), minlength=count + 1)
         large = [int(i) for i in np.flatnonzero(sizes >= _CANDIDATE_PX) if i > 0]
-        places = minimum_position(change, pieces, large) if large else []
+        places: Any = minimum_position(change, pieces, large) if large else []
         calmest = {i: (int(y), int(x)) for i, (y, x) in zip(large, places, strict=True)}
         order = sorted(large, key=lambda i: float(change[calmest[i]]))
         return cls(pieces=pieces, order=tuple(order), calmest=calmest)
@@ -246,8 +248,8 @@ def _calmest_change(rgb: NDArray[np.uint8]) -> Plane:
     yy, xx, xy = (gaussian_filter(a, 1.5) for a in (down * down, across * across, down * across))
     smaller = (yy + xx) / 2 - np.sqrt(((yy - xx) / 2) ** 2 + xy**2)
     amount = np.maximum(gaussian_filter(density, 1.5), _FAINTEST / 2)
-    change: Plane = np.sqrt(np.maximum(smaller, 0)) / amount
-    return change
+    change = np.sqrt(np.maximum(smaller, 0)) / amount
+    return change.astype(np.float32, copy=False)
 
 
 def _density(rgb: NDArray[np.uint8]) -> Plane:

@@ -1,6 +1,7 @@
 """Patches of every sample type become the picture that a person sees, or are refused by name."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ def test_transparent_is_white(tmp_path: Path, ending: str) -> None:
     pixels[:, :4] = (*PINK, 255)
     pixels[:, 4:8] = (0, 0, 0, 51)
     path = tmp_path / f"patch.{ending}"
-    Image.fromarray(pixels).save(path, **({"lossless": True} if ending == "webp" else {}))
+    options: dict[str, Any] = {"lossless": True} if ending == "webp" else {}
+    Image.fromarray(pixels).save(path, **options)
     found = read_image(path)
     assert found.shape == (8, 12, 3)
     assert (found[:, :4] == PINK).all()

@@ -53,8 +53,7 @@ def add(density: NDArray[np.float64], where: NDArray[np.bool_], colour: str) -> 
 
 def overview(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Pixels of the overview that lie wholly there."""
-    inside: NDArray[np.bool_] = where.reshape(128, 8, 128, 8).all(axis=(1, 3))
-    return inside
+    return np.asarray(where.reshape(128, 8, 128, 8).all(axis=(1, 3)), dtype=np.bool_)
 
 
 def find(slide: FakeSlide, method: str = "otsu") -> TissueMask:
