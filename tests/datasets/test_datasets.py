@@ -144,7 +144,7 @@ def test_extra_patches_are_shown_as_often_as_asked(
     numbers = [number for number, _ in contents(data.train)]
     shown = [numbers[index] for index in data.shown]
     once, twice = expected
-    of = {number: once for number in (20, 21)} | {30: twice}
+    of = dict.fromkeys((20, 21), once) | {30: twice}
     assert {n: shown.count(n) for n in (1, 2, 3, 20, 21, 30)} == {1: 1, 2: 1, 3: 1} | of
     assert shown.count(0) == 1 + twice
     assert 10 not in shown
