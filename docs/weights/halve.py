@@ -11,7 +11,8 @@ from pathlib import Path
 
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 for patch in sorted(source.glob("[01]/*")):
-    digest = int(hashlib.sha1(patch.name.encode()).hexdigest(), 16)
+    name_hash = hashlib.sha1(patch.name.encode(), usedforsecurity=False)
+    digest = int(name_hash.hexdigest(), 16)
     target = out / ("report" if digest % 2 else "choose") / patch.parent.name / patch.name
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
