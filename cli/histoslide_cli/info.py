@@ -60,14 +60,14 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Show every slide that opens; the exit code tells whether all did."""
     from histoslide.errors import HistoslideError
-    from histoslide.slide import find_slides, refuse_misnamed
+    from histoslide.slide import find_slides, match_names
     from histoslide.slide.access import SlideAccess
 
     if arguments.mask_png is not None:
         refuse_other_picture("--mask-png", arguments.mask_png)
     mpp, by_name = read_resolutions(arguments)
     paths = find_slides(arguments.slides)
-    refuse_misnamed(by_name, [path.name for path in paths])
+    by_name = match_names(by_name, [path.name for path in paths])
     access = SlideAccess(cache=slide_cache(arguments))
     found: list[dict[str, Any]] = []
     outcomes: list[Outcome] = []
