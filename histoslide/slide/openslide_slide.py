@@ -11,6 +11,7 @@ import math
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ import openslide
 from numpy.typing import NDArray
 
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, SlideReadError
-from histoslide.geometry import Box, Mpp, Region, Size, true_downsample
+from histoslide.geometry import Box, Mpp, Region, Size
 from histoslide.slide.alignment import aligned_start
 from histoslide.slide.base import Slide
+from histoslide.slide.downsamples import StoredLevel, find_downsamples, stated_by
 from histoslide.slide.facts import SlideFacts
 from histoslide.slide.file_hash import file_hash
 from histoslide.slide.shrinking import average_squares
@@ -58,27 +60,53 @@ class OpenSlideSlide(Slide):
         self._reported_downsamples = tuple(float(d) for d in handle.level_downsamples)
         colour = recorded.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self._background = np.frombuffer(bytes.fromhex(colour), dtype=np.uint8)
-        sizes = tuple(Size(*size) for size in handle.level_dimensions)
+        self._stored_sizes = tuple(Size(*size) for size in handle.level_dimensions)
+        self._stored = tuple(range(len(self._stored_sizes)))
         name = readable_name(path)
         super().__init__(
             SlideFacts(
                 name=name,
-                level_sizes=sizes,
-                level_downsamples=tuple(true_downsample(sizes[0], size) for size in sizes),
+                level_sizes=self._stored_sizes,
+                level_downsamples=self._reported_downsamples,
                 mpp=mpp if mpp is not None else _recorded_mpp(name, recorded),
                 quickhash=recorded.get(openslide.PROPERTY_NAME_QUICKHASH1) or file_hash(path),
                 bounds_l0=_recorded_bounds(recorded),
                 properties=recorded,
             )
         )
+        self._know_levels()
 
     @property
     def readers(self) -> tuple[str, ...]:
         """What reads each level, for people to see."""
         return ("openslide",) * len(self.level_sizes)
 
+    def _know_levels(self) -> None:
+        """Find the levels' true downsamples, and leave out images that are no levels."""
+        reported = zip(self._stored_sizes, self._reported_downsamples, strict=True)
+        levels = [
+            StoredLevel(
+                size=size,
+                tile=_recorded_tile(self.properties, index),
+                stated=stated_by(downsample, self._stored_sizes[0], size) if index else None,
+            )
+            for index, (size, downsample) in enumerate(reported)
+        ]
+        found = find_downsamples(self.name, levels, self._read_stored)
+        known = [(index, downsample) for index, downsample in enumerate(found) if downsample]
+        self._stored = tuple(index for index, _ in known)
+        self._facts = replace(
+            self.facts,
+            level_sizes=tuple(self._stored_sizes[index] for index in self._stored),
+            level_downsamples=tuple(downsample for _, downsample in known),
+        )
+
     def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``Slide.read``."""
+        return self._read_stored(replace(region, level=self._stored[region.level]), shrink)
+
+    def _read_stored(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+        """Read pixels of a level counted as OpenSlide does, which knows more than there are."""
         downsample = self._reported_downsamples[region.level]
         left, x_l0 = aligned_start(region.x, downsample)
         top, y_l0 = aligned_start(region.y, downsample)
@@ -104,7 +132,8 @@ class OpenSlideSlide(Slide):
 
     def __getstate__(self) -> dict[str, object]:
         mine = ("_path", "_cache_bytes", "_facts", "_reported_downsamples", "_background")
-        return {name: self.__dict__[name] for name in mine}
+        more = ("_stored", "_stored_sizes")
+        return {name: self.__dict__[name] for name in (*mine, *more)}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -165,6 +194,14 @@ def _recorded_mpp(name: str, properties: Mapping[str, str]) -> Mpp | None:
             "square, pass --mpp if the record is wrong"
         )
     return Mpp(value=math.sqrt(x * y), source="slide metadata")
+
+
+def _recorded_tile(properties: Mapping[str, str], level: int) -> Size | None:
+    try:
+        names = (f"openslide.level[{level}].tile-{side}" for side in ("width", "height"))
+        return Size(*(int(properties[name]) for name in names))
+    except (KeyError, ValueError):
+        return None
 
 
 def _recorded_bounds(properties: Mapping[str, str]) -> Box | None:
