@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
 
-.PHONY: demo test check format docs weights clean
+.PHONY: demo test check test-lowest rooms format docs weights clean
 
 demo: $(READY)
 	$(BIN)/histoslide demo --out demo
@@ -19,9 +20,25 @@ check: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/pytest -n 2 --dist worksteal
 
+# Are the lower bounds in pyproject.toml true? In an environment of its own, where warnings are no
+# errors: old versions warn of what newer ones mended. HELD takes the place of bounds, where releases
+# that old are not to be had: make test-lowest HELD="torch==2.14.1 torchvision==0.29.1"
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/pytest -n 2 --dist worksteal -W default --ignore=tests/viewer/test_viewer_page.py
+
+$(LOWEST)/.ready: pyproject.toml tests/lowest_versions.py
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(PYTHON) tests/lowest_versions.py $(HELD) > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/pip install --disable-pip-version-check --quiet -c $(LOWEST)/constraints.txt -e ".[dev]"
+	@touch $@
+
+rooms:
+	@$(PYTHON) docs/make_rooms.py --print
+
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python docs/make_rooms.py
 
 docs: $(READY)
 	$(BIN)/mkdocs serve
@@ -42,4 +59,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) $(LOWEST) demo site

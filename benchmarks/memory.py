@@ -42,7 +42,7 @@ def score(side: int, folder: str, queue: "multiprocessing.Queue[tuple[int, int]]
     # VmHWM and not getrusage: the latter still remembers the parent, which drew the slides.
     status = Path("/proc/self/status").read_text()
     (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-    queue.put((heat.metadata["counts"]["scored"], int(peak)))
+    queue.put((heat.counts.scored, int(peak)))
 
 
 def main() -> None:

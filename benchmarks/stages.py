@@ -139,7 +139,7 @@ def main() -> None:
                 started = time.perf_counter()
                 heat = store_heatmap(lazy, folder / "heat.zarr")
                 wall = time.perf_counter() - started
-    cells = heat.metadata["counts"]["scored"]
+    cells = heat.counts.scored
     print(f"{path.name}: {cells:,} cells in {wall:.1f} s, {cells / wall:,.0f} a second, on")
     print(f"{model.device}, {model.engine}, {given.mode}, stride {given.stride}")
     # A batch is cut inside the network's turn, and counted there by itself.

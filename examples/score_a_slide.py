@@ -29,7 +29,7 @@ def main(slide_path: Path, heat_path: Path) -> None:
     save_png(draw_overlay(stored, slide).image, heat_path.with_suffix(".png"), overwrite=True)
     probability = stored.probability()
     print(f"{slide.name}: {probability.shape[0]}×{probability.shape[1]} cells")
-    print(f"cells: {stored.metadata['counts']}")
+    print(f"cells scored: {stored.counts.scored:,} of {probability.size:,}")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,10 @@ class WeightsUnavailableError(HistoslideError):
     """Pretrained weights were asked for and can neither be found nor downloaded."""
 
 
+class StalledError(HistoslideError):
+    """A library that computes has hung, and what it was asked for will not come."""
+
+
 class DataError(HistoslideError):
     """Training data are missing, empty, or not what their layout promises."""
 

@@ -1,6 +1,5 @@
 """Heatmaps of known values, stored as a run would store them, without a slide or a network."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,11 @@ from histoslide.geometry import Box, Mpp, Size
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
 from histoslide.model import ModelSpec
+from histoslide.model.engine import FULL_PRECISION
 from histoslide.scoring.block import block_dtype
 from histoslide.scoring.lazy import LazyHeatmap
 from histoslide.scoring.mode import EXACT
+from histoslide.scoring.record import MaskRecord, ModelRecord, SlideRecord
 from histoslide.store import Heatmap, NgffVersion, store_heatmap
 
 
@@ -114,23 +115,22 @@ def lazy_of(
         plan=np.where(scored, Status.PENDING, status).astype(np.uint8),
         grid=grid,
         spec=spec,
-        slide={
-            "name": name,
-            "size_l0": [grid.size_l0.width, grid.size_l0.height],
-            "quickhash": quickhash,
-            "vendor": None,
-            "bounds_l0": None
+        slide=SlideRecord(
+            name=name,
+            size_l0=(grid.size_l0.width, grid.size_l0.height),
+            quickhash=quickhash,
+            vendor=None,
+            bounds_l0=None
             if bounds_l0 is None
-            else [bounds_l0.x, bounds_l0.y, bounds_l0.width, bounds_l0.height],
-            "mpp": mpp,
-            "mpp_source": "--mpp",
-        },
-        mask={
-            "method": "none", "settings": {}, "threshold": 0.1, "tissue_share": 1.0,
-            "roi": None, "warnings": [],
-        },
+            else (bounds_l0.x, bounds_l0.y, bounds_l0.width, bounds_l0.height),
+            mpp=mpp,
+            mpp_source="--mpp",
+        ),
+        mask=MaskRecord(
+            method="none", settings={}, threshold=0.1, tissue_share=1.0, roi=None, warnings=()
+        ),
         mode=EXACT,
-        engine="torch fp32",
-        model={"name": model, "sha256": "made", "spec": json.loads(spec.to_json())},
+        engine=FULL_PRECISION,
+        model=ModelRecord.of(spec, sha256="made"),
         device="cpu",
-    )  # fmt: skip
+    )

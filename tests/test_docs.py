@@ -1,10 +1,13 @@
 """The documentation says what the program does."""
 
+import ast
 import json
 import re
 import runpy
-import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -74,12 +77,59 @@ def test_options_mirror_the_library() -> None:
         parser.parse_args(["score", "a.svs", "--out", "h.zarr", "--tissue", "guess"])
 
 
-def test_the_layers_are_those_of_the_contract() -> None:
-    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    contracts = project["tool"]["importlinter"]["contracts"]
-    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+def test_the_tree_of_rooms_is_that_of_the_folders() -> None:
+    """Mended with ``python docs/make_rooms.py``."""
     page = (DOCS / "design.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (`histoslide[^|]*) \|", page, re.MULTILINE)
-    assert [re.findall(r"`([\w.]+)`", row) for row in rows] == [
-        layer.split(" | ") for layer in layers
-    ]
+    rooms = runpy.run_path(str(DOCS / "make_rooms.py"))
+    assert rooms["fill"](page) == page
+    named: set[Path] = set()
+    parents: dict[int, Path] = {}
+    for line in filter(None, rooms["tree"]().splitlines()):
+        depth = (len(line) - len(line.lstrip())) // 2
+        name = line.split()[0]
+        path = Path(parents[depth - 1] if depth else "", name)
+        parents[depth] = path
+        named.add(path if name.endswith("/") else path.with_suffix(".py"))
+    library = Path(histoslide.__file__).parent
+    commands = library.parent / "cli"
+    there = {path.relative_to(library) for path in library.rglob("*.py")}
+    there |= {path.relative_to(commands) for path in (commands / "histoslide_cli").glob("*.py")}
+    files = {path for path in there if path.name != "__init__.py"}
+    assert {path for path in named if path.suffix} == files
+    assert {path.parent for path in there} - {Path()} <= named
+
+
+def test_what_guides_and_examples_use_is_in_the_reference() -> None:
+    """What users are shown is what they may rely on."""
+    reference = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    documented: set[int] = set()
+    for path in re.findall(r"^::: (.+)$", reference, re.MULTILINE):
+        value = resolve_name(path)
+        documented |= set(
+            map(id, vars(value).values() if isinstance(value, ModuleType) else [value])
+        )
+    used = {name for code in code_for_users() for name in imported_names(code)}
+    assert {"histoslide.open_slide", "histoslide.training.fit.train"} <= used
+    assert not {name for name in used if id(resolve_name(name)) not in documented}
+    public: list[str] = vars(histoslide)["__all__"]
+    assert not {name for name in public if id(getattr(histoslide, name)) not in documented}
+
+
+def code_for_users() -> Iterator[str]:
+    """The examples, the notebook and the Python of every guide."""
+    root = DOCS.parent
+    for example in sorted((root / "examples").glob("*.py")):
+        yield example.read_text(encoding="utf-8")
+    for page in [root / "README.md", *sorted(DOCS.rglob("*.md"))]:
+        yield from re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    for notebook in sorted((DOCS / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                yield "".join(cell["source"])
+
+
+def imported_names(code: str) -> Iterator[str]:
+    """What code imports from histoslide, by its full name."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "histoslide":
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)

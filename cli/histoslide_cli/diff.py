@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from typing import TYPE_CHECKING
 
@@ -138,11 +137,11 @@ def outcome(comparison: Comparison) -> Outcome:
 
 def print_comparison(comparison: Comparison, *, as_json: bool) -> None:
     """Print a comparison as a table or as JSON."""
-    from histoslide.comparison.cells import comparison_document
+    from histoslide.comparison.record import ComparisonRecord
+    from histoslide.storage.records import to_json
 
     if as_json:
-        text = json.dumps(comparison_document(comparison), indent=2, ensure_ascii=False)
-        print(text)  # noqa: T201
+        print(to_json(ComparisonRecord.of(comparison)), end="")  # noqa: T201
     else:
         print("\n".join(comparison_lines(comparison)))  # noqa: T201
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from typing import TYPE_CHECKING
 
@@ -106,6 +105,7 @@ def lesion_settings(arguments: argparse.Namespace) -> LesionSettings:
 def run(arguments: argparse.Namespace) -> int:
     """Find the lesions, print them, write them."""
     from histoslide.lesions import find_lesions, lesion_document, write_lesions
+    from histoslide.storage.records import to_json
     from histoslide.storage.writing import refuse_existing
     from histoslide.store import open_heatmap
 
@@ -120,8 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_lesions(report, folder / "lesions.csv", folder / "lesions.json")
         logger.info("wrote lesions.csv and lesions.json in %s", folder)
     if arguments.json:
-        text = json.dumps(lesion_document(report), indent=2, ensure_ascii=False)
-        print(text)  # noqa: T201
+        print(to_json(lesion_document(report)), end="")  # noqa: T201
     else:
         print("\n".join(_lines(report)))  # noqa: T201
     return EXIT_DONE
@@ -134,7 +133,7 @@ def _lines(report: LesionReport) -> list[str]:
     summary, settings = report.summary, report.settings
     count = f"{summary.lesions} lesion{'' if summary.lesions == 1 else 's'}"
     levels = f"seeds at {settings.seed_probability:g}, extended to {settings.extend_probability:g}"
-    lines = [f"{report.source['slide']}: {count} of {settings.class_name}, {levels}"]
+    lines = [f"{report.source.slide}: {count} of {settings.class_name}, {levels}"]
     if report.lesions:
         lines.append("  no.  longest    area        peak  mean  centre (level 0)    class")
     for lesion in report.lesions:

@@ -50,6 +50,23 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         "their counterpart",
     )
     group.add_argument(
+        "--extra-repeat",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="how often an epoch shows the patches of --extra: once for all of them, or once for "
+        "each (default: 1)",
+    )
+    group.add_argument(
+        "--unlabelled",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="patches without labels, of which only --teacher says what they show; may be repeated",
+    )
+    group.add_argument(
         "--split",
         metavar="HOW",
         help="official, slide, last, random, or the split.csv of an earlier run (default: the "
@@ -138,6 +155,15 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
         "torchvision or efficientnet-pytorch (default: as the recipe says)",
     )
     group.add_argument(
+        "--teacher",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="trained models; the network learns their mean probabilities of each patch as it is "
+        "shown, beside the labels",
+    )
+    group.add_argument(
         "--epochs", type=int, metavar="N", help="epochs in which the whole network learns"
     )
     group.add_argument(
@@ -156,11 +182,13 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
         ("--batch-size", int, "patches a step"),
         ("--weight-decay", float, "decoupled weight decay"),
         ("--label-smoothing", float, "part of the target spread over all classes"),
+        ("--teacher-weight", float, "part of the loss that --teacher makes, 0-1, labels the rest"),
+        ("--teacher-temperature", float, "what logits are divided by before they are compared"),
         ("--mixup", float, "alpha of the mixing of pairs of patches, 0 for none"),
         ("--ema", float, "decay a step of the average of the weights that is kept, 0 for none"),
         ("--patience", int, "epochs without a better one after which a stage ends"),
     ):
-        group.add_argument(name, type=kind, metavar=name[2].upper(), help=text)
+        group.add_argument(name, type=kind, metavar=name.rpartition("-")[2][0].upper(), help=text)
     group.add_argument(
         "--class-weights",
         metavar="WHAT",
@@ -252,6 +280,8 @@ def choose_recipe(arguments: argparse.Namespace) -> Recipe:
         "batch_size": arguments.batch_size,
         "weight_decay": arguments.weight_decay,
         "label_smoothing": arguments.label_smoothing,
+        "teacher_weight": arguments.teacher_weight,
+        "teacher_temperature": arguments.teacher_temperature,
         "mixup": arguments.mixup,
         "ema_decay": arguments.ema,
         "patience": arguments.patience,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from histoslide_cli.console import Progress
 
 if TYPE_CHECKING:
+    from histoslide.datasets.scan import OnPatches
     from histoslide.training.recipe import Recipe
     from histoslide.training.records import EpochRecord
 
@@ -27,6 +30,12 @@ class TrainProgress:
 
     def __exit__(self, *_: object) -> None:
         self._close()
+
+    @contextmanager
+    def watch(self, label: str) -> Iterator[OnPatches]:
+        """Show how patches are gone through."""
+        with Progress(label, unit="patch", quiet=self._quiet) as progress:
+            yield progress.update
 
     def step(self, epoch: int, done: int, total: int, loss: float, rate: float) -> None:
         """A training step is done."""

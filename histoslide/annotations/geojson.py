@@ -19,13 +19,13 @@ def read_geojson(path: Path) -> list[Polygon]:
         MaskError: unreadable, not GeoJSON, or without any polygon.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        polygons = _polygons(json.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise MaskError(f"{path} cannot be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise MaskError(f"{path} cannot be read as GeoJSON: {error}") from error
-    try:
-        polygons = _polygons(document)
+    except RecursionError:
+        raise MaskError(f"{path} is not valid GeoJSON: it is nested too deeply") from None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise MaskError(f"{path} is not valid GeoJSON: {error!r}") from error
     if not polygons:

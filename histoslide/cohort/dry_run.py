@@ -138,12 +138,7 @@ def tiles_per_second(
 
 def _work(model: Model, options: ScoreOptions) -> tuple[int, Batches, Pixels]:
     """Cells a batch, the queue that the mode uses, and a batch of noise for it."""
-    side, stride_px = model.spec.input_px, options.stride_px or model.spec.label_px
-    if options.mode.mode == "exact":
-        batches = model.view_batches() if options.mode.tta else model.tile_batches()
-        cells = 1
-    else:
-        batches, across = model.area_batches(stride_px), model.area_cells(stride_px)
-        side, cells = side + (across - 1) * stride_px, across**2
+    work = options.mode.works(options.stride_px or model.spec.label_px)[0]
+    batches, side = model.batches(work), work.side_px(model.spec)
     noise = np.random.default_rng(0).integers(0, 256, (batches.size, 3, side, side), dtype=np.uint8)
-    return cells * batches.size, batches, model.memory.hold(noise)
+    return work.across**2 * batches.size, batches, model.memory.hold(noise)

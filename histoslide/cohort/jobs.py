@@ -131,6 +131,8 @@ def _job(path: Location, line: int, row: Mapping[str, str | None]) -> SlideJob:
     slide, mpp, output = ((row.get(name) or "").strip() for name in _COLUMNS)
     if not slide:
         raise SlideOpenError(f"{path}, line {line}: names no slide")
+    if "\0" in slide + output:
+        raise SlideOpenError(f"{path}, line {line}: has a NUL byte, which no name of a file has")
     if output and (Path(output).name != output or output.startswith(".")):
         raise SlideOpenError(
             f"{path}, line {line}: the output {output!r} must be a plain name, which is written "

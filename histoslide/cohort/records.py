@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-import json
 import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from histoslide.errors import HistoslideError, OutputExistsError, StoreError
 from histoslide.grid.status import Status
 from histoslide.pipeline.result import SlideResult, utc_now
 from histoslide.storage.location import Location, storage_errors
+from histoslide.storage.records import from_json, to_builtins, to_json
 from histoslide.storage.writing import whole_file
 
 _RUN, _SUMMARY = "run.json", "summary.csv"
-_COUNTS = tuple(status.name.lower() for status in Status if status != Status.PENDING)
+_COUNTS = tuple(status.label for status in Status if status != Status.PENDING)
 
 _COLUMNS = (
     "slide", "state", "output", *_COUNTS, "shown_class", "threshold", "positive", "highest",
@@ -37,6 +37,22 @@ _WRITE_INTERVAL_S = 1.0
 
 _WRITE_SHARE = 0.05
 """Largest part of the time that may go into writing records of a very long list."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortRecord:
+    """What ``run.json`` holds."""
+
+    model: str
+    """Name of the model."""
+    started: str | None
+    """When the last run began: ISO 8601, UTC."""
+    ended: str | None
+    """When it ended; None while it goes on, or where it was killed."""
+    slides_of_last_run: int
+    """Slides that it was to take, done or not."""
+    slides: tuple[SlideResult, ...]
+    """Of all runs into the folder."""
 
 
 def output_names(paths: Sequence[Location]) -> dict[Location, str]:
@@ -68,9 +84,8 @@ def read_run(out: Location) -> list[SlideResult]:
             raise OutputExistsError(f"{summary} exists without a {_RUN}: choose another --out")
         return []
     try:
-        slides = json.loads(run.read_text(encoding="utf-8"))["slides"]
-        return [SlideResult(**slide | {"warnings": tuple(slide["warnings"])}) for slide in slides]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return list(from_json(run.read_bytes(), CohortRecord, source=run, exact=True).slides)
+    except (OSError, HistoslideError) as error:
         raise OutputExistsError(
             f"{run} was not written by histoslide: choose another --out"
         ) from error
@@ -201,17 +216,16 @@ def write_run(
     Raises:
         StoreError: the folder cannot be written.
     """
-    slides = [dataclasses.asdict(result) for result in results]
-    run = {
-        "model": model,
-        "started": started,
-        "ended": ended,
-        "slides_of_last_run": total,
-        "slides": slides,
-    }
+    run = CohortRecord(
+        model=model,
+        started=started,
+        ended=ended,
+        slides_of_last_run=total,
+        slides=tuple(results),
+    )
     try:
         with whole_file(out / _RUN) as partial:
-            partial.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+            partial.write_text(to_json(run, ascii_only=True), encoding="utf-8")
         with (
             whole_file(out / _SUMMARY) as partial,
             partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
@@ -219,7 +233,7 @@ def write_run(
             writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
             writer.writeheader()
             for result in results:
-                row: dict[str, Any] = {**dataclasses.asdict(result), **result.counts}
+                row: dict[str, Any] = {**to_builtins(result), **result.counts}
                 for name, digits in _DECIMALS.items():
                     row[name] = None if row[name] is None else f"{row[name]:.{digits}f}"
                 writer.writerow(row)

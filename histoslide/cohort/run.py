@@ -23,6 +23,7 @@ from histoslide.errors import (
     ResolutionUnknownError,
     SlideCrashError,
     SlideTimeoutError,
+    StalledError,
 )
 from histoslide.geometry import Mpp
 from histoslide.pipeline import (
@@ -179,16 +180,17 @@ class _CohortRun:
                     number, job = next(self._waiting, (0, None))
                 if job is None:
                     return
-                self._see_to(number, job)
+                self._take_through(number, job)
         except BaseException:
             self._stop.set()
             raise
 
-    def _see_to(self, number: int, job: SlideJob) -> None:
+    def _take_through(self, number: int, job: SlideJob) -> None:
+        """Score one slide, and record and say what became of it."""
         started = utc_now()
         result = self._try(job, started)
         self._note(dataclasses.replace(result, output=job.heatmap, started=started))
-        self._tally.through(job)
+        self._tally.finished(job)
         if result.state != "pending":
             _say(number, len(self._results), result)
         if result.state == "failed" and self._fail_fast:
@@ -213,6 +215,8 @@ class _CohortRun:
                     )
                 result = finish_slide(prepared, heat, self._options, scoring_seconds=seconds)
             return dataclasses.replace(result, ended=utc_now())
+        except StalledError:
+            raise  # no slide after this one would fare better
         except _StoppedError:
             return dataclasses.replace(self._results[job.heatmap], state="pending")
         except HistoslideError as error:
@@ -276,25 +280,26 @@ class _Tally:
             self._planned[job.heatmap] = prepared.tiles_left
             self._seen_tiles += prepared.tiles
             self._seen_bytes += self._bytes[job.heatmap]
-            self._tell()
+            self._report_progress()
 
     def scored(self, job: SlideJob, tiles: int) -> None:
         """Some tiles of a slide are scored, so many in all in this run."""
         with self._lock:
             self._scoring[job.heatmap] = job.path.name
             self._done[job.heatmap] = min(tiles, self._planned[job.heatmap])
-            self._tell()
+            self._report_progress()
 
-    def through(self, job: SlideJob) -> None:
+    def finished(self, job: SlideJob) -> None:
         """A slide is done, or has failed: nothing more is expected of it."""
         with self._lock:
             self._unopened.pop(job.heatmap, None)
             self._scoring.pop(job.heatmap, None)
             self._planned[job.heatmap] = self._done.get(job.heatmap, 0)
             self._slides_done += 1
-            self._tell()
+            self._report_progress()
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
+        """To be called with the lock held."""
         if self._on_progress is None:
             return
         tiles_a_byte = self._seen_tiles / self._seen_bytes if self._seen_bytes else 0.0

@@ -161,13 +161,13 @@ def read_cells(heat: Heatmap) -> ScoredCells:
     return ScoredCells(
         name=heat.path.name,
         grid=heat.grid,
-        quickhash=heat.metadata["slide"]["quickhash"],
-        slide=heat.metadata["slide"]["name"],
+        quickhash=heat.record.slide.quickhash,
+        slide=heat.record.slide.name,
         tumour_class=heat.tumour_class,
         probability={name: heat.probability(name) for name in heat.shown_classes},
         status=heat.status,
-        settings=heat.metadata["fingerprint"],
-        origin={"device": heat.metadata["device"], **heat.metadata["versions"]},
+        settings=heat.record.fingerprint,
+        origin={"device": heat.record.device, **heat.record.versions},
     )
 
 
@@ -283,42 +283,6 @@ def refuse_other_grid(name_a: str, a: TileGrid, name_b: str, b: TileGrid) -> Non
     raise StoreError(f"{name_a} and {name_b} cannot be compared ({reason}): {out}")
 
 
-def comparison_document(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as ``histoslide diff --json`` prints it, JSON-ready."""
-    return {
-        "a": comparison.a.name,
-        "b": comparison.b.name,
-        "slide": comparison.a.slide,
-        "equal": comparison.equal,
-        "tolerance": comparison.tolerance,
-        "threshold": comparison.threshold,
-        "cells": int(comparison.among.sum()),
-        "only_a": comparison.only_a,
-        "only_b": comparison.only_b,
-        "statuses": [
-            {"a": a, "b": b, "cells": cells} for (a, b), cells in comparison.statuses.items()
-        ],
-        "classes": [
-            {
-                "name": entry.name,
-                "cells": entry.cells,
-                "equal": entry.equal,
-                "within_tolerance": entry.within,
-                "largest": entry.largest,
-                "largest_at": None if entry.largest_at is None else list(entry.largest_at),
-                "mean": entry.mean,
-                "quantiles": {f"{share:g}": value for share, value in entry.quantiles.items()},
-                "up": entry.up,
-                "down": entry.down,
-                "correlation": entry.correlation,
-            }
-            for entry in comparison.classes
-        ],
-        "settings": [{"name": d.name, "a": d.a, "b": d.b} for d in comparison.settings],
-        "origins": [{"name": d.name, "a": d.a, "b": d.b} for d in comparison.origins],
-    }
-
-
 def _cell(grid: TileGrid) -> str:
     return f"{grid.cell_um:g} µm ({grid.stride_px} px of {grid.model_mpp:g} µm)"
 
@@ -374,7 +338,7 @@ def _status_pairs(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> dict[tuple[str,
         for second in Status:
             count = int(((a == first) & (b == second)).sum())
             if first != second and count:
-                found[first.name.lower(), second.name.lower()] = count
+                found[first.label, second.label] = count
     return found
 
 

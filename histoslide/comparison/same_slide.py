@@ -13,11 +13,10 @@ def check_same_slide(heat: Heatmap, slide: Slide) -> None:
     Raises:
         StoreError: the size or the quickhash differs.
     """
-    recorded = heat.metadata["slide"]
-    size = [slide.size_l0.width, slide.size_l0.height]
-    if recorded["size_l0"] != size or recorded["quickhash"] != slide.quickhash:
+    recorded = heat.record.slide
+    if recorded.size != slide.size_l0 or recorded.quickhash != slide.quickhash:
         raise StoreError(
             f"{slide.name} is not the slide that {heat.path.name} was scored on "
-            f"({recorded['name']}, {recorded['size_l0'][0]}×{recorded['size_l0'][1]} px): "
+            f"({recorded.name}, {recorded.size.width}×{recorded.size.height} px): "
             "pass the right --slide"
         )

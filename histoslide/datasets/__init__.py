@@ -7,18 +7,21 @@ from histoslide.datasets.images import UnlabelledFiles
 from histoslide.datasets.layout import Layout
 from histoslide.datasets.patch_folder import Part, PatchFolder
 from histoslide.datasets.patches import (
+    UNKNOWN,
     ImageFiles,
     Joined,
     PatchData,
     PatchSet,
     Subset,
     UnlabelledPatches,
+    WithoutLabels,
 )
 from histoslide.datasets.split import Split
 from histoslide.datasets.split_file import save_split
 from histoslide.datasets.unlabelled import open_unlabelled
 
 __all__ = [
+    "UNKNOWN",
     "CheckReport",
     "ImageFiles",
     "Joined",
@@ -32,6 +35,7 @@ __all__ = [
     "Subset",
     "UnlabelledFiles",
     "UnlabelledPatches",
+    "WithoutLabels",
     "open_unlabelled",
     "save_split",
 ]

@@ -322,4 +322,16 @@ def _gather(
         test=Subset(everything, chosen["test"]) if len(chosen["test"]) else None,
         split=split,
         left_out=left_out,
+        repeats=_repeats(source, chosen["train"]),
     )
+
+
+def _repeats(source: Source, train: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """How often an epoch shows each training patch; None for once."""
+    if all(repeat == 1 for _, repeat in source.extra_repeats):
+        return None
+    parts = []
+    for name, patches in source.parts.items():
+        counts = source.extra_repeats if name == "extra" else ((len(patches), 1),)
+        parts += [np.full(count, repeat, dtype=np.int64) for count, repeat in counts]
+    return np.concatenate(parts)[train]

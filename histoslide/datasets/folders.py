@@ -37,19 +37,28 @@ def is_folders(root: Path) -> bool:
     return any(_list_classes(folder) for folder in (root, *_parts(root).values()))
 
 
-def open_folders(root: Path, *, extra: tuple[Path, ...] = (), skip_bad: bool = False) -> Source:
+def open_folders(
+    root: Path,
+    *,
+    extra: tuple[Path, ...] = (),
+    extra_repeat: tuple[int, ...] = (),
+    skip_bad: bool = False,
+) -> Source:
     """Open a folder per class.
 
     Args:
         root: holds ``train/CLASS/*``, ``valid/CLASS/*`` and ``test/CLASS/*``, or some of them, or
             ``CLASS/*`` alone, which makes the part ``all`` (``train`` beside a ``valid/``).
         extra: further folders of the same classes, the part ``extra``.
+        extra_repeat: how often an epoch shows the patches of each of them: one number for all, or
+            one for each; none means once.
         skip_bad: leave out images that lie beside the classes, in none of them.
 
     Raises:
-        DataError: no images, classes that differ between the parts, or images in no class while
-            ``skip_bad`` is false.
+        DataError: no images, classes that differ between the parts, images in no class while
+            ``skip_bad`` is false, or repeats that do not go with the extra folders.
     """
+    repeats = _repeats(extra, extra_repeat)
     parts = _parts(root)
     folders = [
         _Folder(part=part, root=folder, files=files)
@@ -90,7 +99,23 @@ def open_folders(root: Path, *, extra: tuple[Path, ...] = (), skip_bad: bool = F
         classes=classes,
         parts=_read(folders, classes),
         problems=problems,
+        extra_repeats=tuple(
+            (sum(map(len, folder.files.values())), repeat)
+            for folder, repeat in zip(folders[len(folders) - len(extra) :], repeats, strict=True)
+        ),
     )
+
+
+def _repeats(extra: tuple[Path, ...], given: tuple[int, ...]) -> tuple[int, ...]:
+    for repeat in given:
+        if repeat < 1:
+            raise DataError(f"extra patches are shown at least once an epoch, not {repeat} times")
+    if len(given) not in {0, 1, len(extra)} or (given and not extra):
+        raise DataError(
+            f"{len(given)} numbers of repeats for {len(extra)} extra folders: give one for all of "
+            "them, or one for each"
+        )
+    return given if len(given) == len(extra) else (*given, 1)[:1] * len(extra)
 
 
 def _parts(root: Path) -> dict[str, Path]:

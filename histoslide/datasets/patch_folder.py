@@ -16,7 +16,14 @@ from histoslide.datasets.division import Duplicates, divide
 from histoslide.datasets.folders import open_folders
 from histoslide.datasets.kaggle import open_kaggle
 from histoslide.datasets.layout import Layout, recognise
-from histoslide.datasets.patches import ImageFiles, Joined, PatchData, PatchSet, Subset
+from histoslide.datasets.patches import (
+    ImageFiles,
+    Joined,
+    PatchData,
+    PatchSet,
+    Subset,
+    WithoutLabels,
+)
 from histoslide.datasets.pcam_hdf5 import (
     SPLITS,
     Hdf5Patches,
@@ -25,10 +32,11 @@ from histoslide.datasets.pcam_hdf5 import (
     present,
     split_files,
 )
-from histoslide.datasets.scan import OnPatches, scan_patches
+from histoslide.datasets.scan import OnPatches, pixel_digests, scan_patches
 from histoslide.datasets.slides import read_slides
 from histoslide.datasets.source import Source
 from histoslide.datasets.split import Split
+from histoslide.datasets.unlabelled import open_unlabelled
 from histoslide.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -51,6 +59,12 @@ class PatchFolder:
     extra: tuple[Path, ...] = ()
     """Further folders per class that are only ever trained on (folder layout only): in the parts
     ``train`` and ``all``, and among the patches that a saved split names."""
+    extra_repeat: tuple[int, ...] = ()
+    """How often an epoch shows the patches of each of them: one number for all, or one for each;
+    none means once."""
+    unlabelled: tuple[Path, ...] = ()
+    """Further patches, as for ``open_unlabelled``, of which teachers will say what they show; only
+    ``divide`` opens them."""
     slides: Path | None = None
     """CSV file with the columns ``name,slide``."""
     skip_bad: bool = False
@@ -86,7 +100,7 @@ class PatchFolder:
             DataError: no layout is recognised, the data are not what it promises, the split does
                 not fit, or a part lacks a class.
         """
-        return divide(
+        data = divide(
             self.open(),
             split or Split(),
             duplicates=duplicates,
@@ -95,6 +109,9 @@ class PatchFolder:
             cache=self.cache,
             on_patches=on_patches,
         )
+        if not self.unlabelled:
+            return data
+        return dataclasses.replace(data, unlabelled=self._unlabelled(data, duplicates, on_patches))
 
     def part(
         self,
@@ -187,7 +204,12 @@ class PatchFolder:
             case "kaggle":
                 source = open_kaggle(self.root, skip_bad=self.skip_bad)
             case "folders":
-                source = open_folders(self.root, extra=self.extra, skip_bad=self.skip_bad)
+                source = open_folders(
+                    self.root,
+                    extra=self.extra,
+                    extra_repeat=self.extra_repeat,
+                    skip_bad=self.skip_bad,
+                )
         for problem in source.problems:
             logger.warning("left out: %s", problem)
         if self.slides is not None:
@@ -201,6 +223,30 @@ class PatchFolder:
             ", ".join(f"{len(patches)} {name}" for name, patches in source.parts.items()),
         )
         return source
+
+    def _unlabelled(
+        self, data: PatchData, duplicates: Duplicates, on_patches: OnPatches | None
+    ) -> PatchSet:
+        opened = (open_unlabelled(path, cache=self.cache) for path in self.unlabelled)
+        sets = tuple(WithoutLabels(patches) for patches in opened)
+        found: PatchSet = sets[0] if len(sets) == 1 else Joined(sets)
+        if self.skip_bad:
+            found = self._readable(found, on_patches)
+        return self._apart(found, data) if duplicates == "drop" else found
+
+    def _apart(self, patches: PatchSet, data: PatchData) -> PatchSet:
+        """Unlabelled patches without those whose pixels validation or test has."""
+        held = [part for part in (data.valid, data.test) if part is not None]
+        known = {row.tobytes() for part in held for row in pixel_digests(part, cache=self.cache)}
+        own = pixel_digests(patches, cache=self.cache)
+        apart = np.flatnonzero([row.tobytes() not in known for row in own])
+        if len(apart) == len(patches):
+            return patches
+        logger.info(
+            "%d unlabelled patches also occur in validation or test: left out",
+            len(patches) - len(apart),
+        )
+        return Subset(patches, apart)
 
     def _wanted_splits(self, wanted: Part | None) -> tuple[str, ...]:
         if wanted is None:

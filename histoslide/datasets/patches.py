@@ -83,6 +83,38 @@ class ImageFiles:
         return read_image(self.paths[index])
 
 
+UNKNOWN = -1
+"""In place of the class of a patch whose class nobody says."""
+
+
+@dataclass(frozen=True)
+class WithoutLabels:
+    """Unlabelled patches beside labelled ones."""
+
+    source: UnlabelledPatches
+    """The patches."""
+    slides: tuple[str, ...] | None = None
+    """Unknown."""
+
+    def __len__(self) -> int:
+        """Number of patches."""
+        return len(self.source)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """``UNKNOWN`` for every patch, shape (n,)."""
+        return np.full(len(self.source), UNKNOWN, dtype=np.int64)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of all patches."""
+        return self.source.names
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """RGB pixels of one patch, shape (height, width, 3)."""
+        return self.source.read(index)
+
+
 @dataclass(frozen=True)
 class Joined:
     """Several sets of the same classes, one after the other."""
@@ -178,6 +210,20 @@ class PatchData:
     """How training and validation came apart; None for sets put together by hand."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Names of patches in no part, with the reason: ``duplicate``, ``slide`` or ``unreadable``."""
+    repeats: NDArray[np.int64] | None = None
+    """How often an epoch shows each patch of ``train``, shape (n,); None for once."""
+    unlabelled: PatchSet | None = None
+    """Patches of which a network learns only what its teachers say, all of the class ``UNKNOWN``;
+    None where there are none."""
+
+    @property
+    def shown(self) -> NDArray[np.int64]:
+        """Indices into the training patches, followed by the unlabelled ones, of an epoch."""
+        labelled = np.arange(len(self.train))
+        if self.repeats is not None:
+            labelled = np.repeat(labelled, self.repeats)
+        more = 0 if self.unlabelled is None else len(self.unlabelled)
+        return np.concatenate([labelled, len(self.train) + np.arange(more)])
 
     def __post_init__(self) -> None:
         for name, part in (("training", self.train), ("validation", self.valid)):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.datasets.images import UnlabelledFiles
-from histoslide.datasets.patches import ImageFiles, Joined, UnlabelledPatches
+from histoslide.datasets.patches import ImageFiles, Joined, UnlabelledPatches, WithoutLabels
 from histoslide.datasets.pcam_hdf5 import Hdf5Patches, UnlabelledHdf5
 from histoslide.errors import DataError
 from histoslide.machine.cache_folder import cache_folder, key_of
@@ -165,6 +165,8 @@ def _read(
 
 def _key(patches: UnlabelledPatches) -> str | None:
     match patches:
+        case WithoutLabels():
+            return _key(patches.source)
         case ImageFiles() | UnlabelledFiles():
             paths = patches.paths
         case Hdf5Patches() | UnlabelledHdf5():

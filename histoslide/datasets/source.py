@@ -22,6 +22,9 @@ class Source:
     parts: Mapping[str, PatchSet]
     """``train``, ``valid``, ``test``, or ``all`` where the files tell no parts; and ``extra``,
     which is only ever trained on. Names are unique over all of them."""
+    extra_repeats: tuple[tuple[int, int], ...] = ()
+    """Of each folder that ``extra`` is made of, in order: its patches, and how often an epoch shows
+    them."""
     unlabelled: UnlabelledPatches | None = None
     """A test set without labels."""
     problems: tuple[str, ...] = ()

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import gzip
-import json
 import logging
 import shutil
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
-from histoslide.errors import DataError
+from histoslide.errors import DataError, HistoslideError
 from histoslide.machine.cache_folder import cache_folder, key_of
+from histoslide.storage.records import from_json, to_json
 from histoslide.storage.writing import whole_file
 
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """The gzipped file that a copy was made of."""
+
+    size: int
+    mtime_ns: int
 
 
 def unpack(zipped: Path, *, cache: Path | None = None) -> Path:
@@ -28,7 +37,7 @@ def unpack(zipped: Path, *, cache: Path | None = None) -> Path:
         DataError: too little space is free, the file is damaged, or the cache cannot be written.
     """
     stat = zipped.stat()
-    source = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    source = _Source(size=stat.st_size, mtime_ns=stat.st_mtime_ns)
     folder = cache_folder(cache) / "unpacked" / key_of(str(zipped.resolve()))
     target, note = folder / zipped.stem, folder / f"{zipped.stem}.source.json"
     if target.is_file() and _read_note(note) == source:
@@ -44,7 +53,7 @@ def unpack(zipped: Path, *, cache: Path | None = None) -> Path:
         with whole_file(target) as partial:
             _gunzip(zipped, partial)
         with whole_file(note) as partial:
-            partial.write_text(json.dumps(source), encoding="utf-8")
+            partial.write_text(to_json(source, indent=None), encoding="utf-8")
     except OSError as error:
         raise DataError(
             f"{zipped} cannot be unpacked to {folder}: {error.strerror or error}; "
@@ -94,8 +103,8 @@ def unpacked_bytes(zipped: Path) -> int:
     return modulo + wraps * 2**32
 
 
-def _read_note(path: Path) -> object:
+def _read_note(path: Path) -> _Source | None:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        return from_json(path.read_bytes(), _Source, source=path)
+    except (OSError, HistoslideError):
         return None

@@ -75,9 +75,9 @@ def _parametric_map(heatmap: Heatmap) -> Any:
         sop_instance_uid=_uid(heatmap, "map"),
         instance_number=1,
         manufacturer="histoslide",
-        manufacturer_model_name=_long(heatmap.metadata["model"]["name"]),
+        manufacturer_model_name=_long(heatmap.record.model.name),
         software_versions=version("histoslide"),
-        device_serial_number=heatmap.metadata["model"]["sha256"][:16],
+        device_serial_number=heatmap.record.model.sha256[:16],
         contains_recognizable_visual_features=False,
         content_label="PROBABILITY",
         content_description=NOTICE,
@@ -100,7 +100,7 @@ def _parametric_map(heatmap: Heatmap) -> Any:
         tile_size=(_TILE_PX, _TILE_PX),
     )
     made.FloatPixelPaddingValue = NOT_SCORED
-    made.SeriesDescription = _long(f"{heatmap.metadata['slide']['name']}: P({', '.join(channels)})")
+    made.SeriesDescription = _long(f"{heatmap.record.slide.name}: P({', '.join(channels)})")
     return made
 
 
@@ -139,7 +139,7 @@ def _slide_dataset(heatmap: Heatmap) -> Dataset:
     import highdicom as hd  # noqa: PLC0415
     from pydicom import Dataset  # noqa: PLC0415
 
-    slide = heatmap.metadata["slide"]
+    slide = heatmap.record.slide
     made = Dataset()
     made.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, also of the map: slides have any name
     made.SOPClassUID = _VL_WHOLE_SLIDE
@@ -156,24 +156,22 @@ def _slide_dataset(heatmap: Heatmap) -> Dataset:
         setattr(made, name, "")
     made.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
     made.Rows, made.Columns, made.NumberOfFrames = _TILE_PX, _TILE_PX, 1
-    made.TotalPixelMatrixColumns, made.TotalPixelMatrixRows = slide["size_l0"]
+    made.TotalPixelMatrixColumns, made.TotalPixelMatrixRows = slide.size_l0
     made.TotalPixelMatrixFocalPlanes = 1
     made.NumberOfOpticalPaths = 1
     made.DimensionOrganizationType = "TILED_FULL"
     made.ImageOrientationSlide = list(_ORIENTATION)
     origin, shared = Dataset(), Dataset()
-    origin.XOffsetInSlideCoordinateSystem = origin.YOffsetInSlideCoordinateSystem = (
-        slide["mpp"] / 2000
-    )
+    origin.XOffsetInSlideCoordinateSystem = origin.YOffsetInSlideCoordinateSystem = slide.mpp / 2000
     made.TotalPixelMatrixOriginSequence = [origin]
-    shared.PixelMeasuresSequence = _pixel_measures(slide["mpp"])
+    shared.PixelMeasuresSequence = _pixel_measures(slide.mpp)
     made.SharedFunctionalGroupsSequence = [shared]
-    made.ContainerIdentifier = slide["quickhash"][:64]
+    made.ContainerIdentifier = slide.quickhash[:64]
     made.IssuerOfTheContainerIdentifierSequence = []
     made.ContainerTypeCodeSequence = []
     made.SpecimenDescriptionSequence = [
         hd.SpecimenDescription(
-            specimen_id=slide["quickhash"][:64], specimen_uid=_uid(heatmap, "specimen")
+            specimen_id=slide.quickhash[:64], specimen_uid=_uid(heatmap, "specimen")
         )
     ]
     return made

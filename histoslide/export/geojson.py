@@ -15,6 +15,7 @@ import shapely
 
 from histoslide.lesions import LESION_COLOURS, NOTICE, Lesion, LesionReport
 from histoslide.storage.location import Location
+from histoslide.storage.records import to_builtins
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
 
@@ -50,7 +51,7 @@ def write_geojson(
     features = [_lesion_feature(report, lesion, corner) for lesion in report.lesions]
     facts = {
         "notice": NOTICE,
-        "source": dict(report.source),
+        "source": to_builtins(report.source),
         "corner_l0": list(corner),
     }
     with (
@@ -70,7 +71,7 @@ def write_geojson(
 
 def qupath_corner_l0(heatmap: Heatmap) -> tuple[float, float]:
     """The level-0 point (x, y) that is QuPath's origin: the corner of the slide's bounds."""
-    bounds = heatmap.metadata["slide"]["bounds_l0"]
+    bounds = heatmap.record.slide.bounds_l0
     return (0.0, 0.0) if bounds is None else (float(bounds[0]), float(bounds[1]))
 
 
@@ -87,7 +88,7 @@ def _lesion_feature(
     report: LesionReport, lesion: Lesion, corner: tuple[float, float]
 ) -> dict[str, Any]:
     settings = _text({key: str(value) for key, value in vars(report.settings).items()})
-    identity = f"{report.source['heatmap_id']} {settings} {lesion.number}"
+    identity = f"{report.source.heatmap_id} {settings} {lesion.number}"
     return {
         "type": "Feature",
         "id": str(uuid.uuid5(_NAMESPACE, identity)),

@@ -8,6 +8,7 @@ import numpy as np
 
 from histoslide.lesions import NOTICE
 from histoslide.storage.location import Location
+from histoslide.storage.records import to_builtins
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
 
@@ -40,5 +41,5 @@ def write_npz(heatmap: Heatmap, path: Location, *, overwrite: bool = False) -> N
             y_l0=y_l0,
             mpp=np.float64(grid.slide_mpp.value),
             cell_um=np.float64(grid.cell_um),
-            metadata=np.array(json.dumps({**heatmap.metadata, "notice": NOTICE})),
+            metadata=np.array(json.dumps({**to_builtins(heatmap.record), "notice": NOTICE})),
         )

@@ -40,8 +40,8 @@ def write_ome_tiff(heatmap: Heatmap, path: Location, *, overwrite: bool = False)
     levels = len(level_shapes(heatmap.grid.shape))
     metadata = {
         "axes": "CYX",
-        "Name": heatmap.metadata["slide"]["name"],
-        "Description": f"P({', '.join(channels)}) by {heatmap.metadata['model']['name']}. {NOTICE}",
+        "Name": heatmap.record.slide.name,
+        "Description": f"P({', '.join(channels)}) by {heatmap.record.model.name}. {NOTICE}",
         "PhysicalSizeX": um,
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": um,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import shapely
@@ -16,6 +13,7 @@ from histoslide.lesions.foci import cells_of_lesions, joined, label_foci, outlin
 from histoslide.lesions.lesion import Lesion
 from histoslide.lesions.measures import measured
 from histoslide.lesions.settings import LesionSettings
+from histoslide.lesions.source import LesionSource
 from histoslide.lesions.summary import LesionSummary, summary_of
 from histoslide.store import Heatmap
 
@@ -24,8 +22,8 @@ from histoslide.store import Heatmap
 class LesionReport:
     """The lesions of a heatmap and what they were found with."""
 
-    source: Mapping[str, Any]
-    """Slide, resolution, cell, heatmap and model, as recorded in the heatmap."""
+    source: LesionSource
+    """What they were found in."""
     settings: LesionSettings
     """With ``class_name`` filled in."""
     lesions: tuple[Lesion, ...]
@@ -69,25 +67,8 @@ def find_lesions(
     found.sort(key=lambda it: (-it["longest_diameter_um"], -it["area_mm2"], *it["cells_rc"][0]))
     lesions = tuple(Lesion(number=i, **it) for i, it in enumerate(found, start=1))
     return LesionReport(
-        source=_source(heatmap),
+        source=LesionSource.of(heatmap),
         settings=replace(settings, class_name=str(name)),
         lesions=lesions,
         summary=summary_of(heatmap, lesions, probability, status, settings),
     )
-
-
-def _source(heatmap: Heatmap) -> dict[str, Any]:
-    slide, model, grid = heatmap.metadata["slide"], heatmap.metadata["model"], heatmap.grid
-    return {
-        "slide": slide["name"],
-        "quickhash": slide["quickhash"],
-        "size_l0": list(slide["size_l0"]),
-        "mpp": slide["mpp"],
-        "mpp_source": slide["mpp_source"],
-        "cell_um": grid.cell_um,
-        "cell_l0": grid.cell_l0,
-        "heatmap_id": heatmap.id,
-        "model": model["name"],
-        "model_sha256": model["sha256"],
-        "histoslide": version("histoslide"),
-    }

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
-import json
-from dataclasses import asdict
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from histoslide.errors import StoreError
+from histoslide.errors import HistoslideError, StoreError
 from histoslide.lesions.lesion import Lesion
 from histoslide.lesions.report import LesionReport
+from histoslide.lesions.settings import LesionSettings
+from histoslide.lesions.source import LesionSource
+from histoslide.lesions.summary import LesionSummary
 from histoslide.storage.location import Location, read_bytes
+from histoslide.storage.records import from_json, to_builtins, to_json
 from histoslide.storage.writing import whole_file
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
@@ -29,9 +34,42 @@ _COLUMNS = (
 """Of ``lesion_row``, for a table without lesions."""
 
 
-def lesion_row(lesion: Lesion) -> dict[str, int | float | str | bool]:
-    """A lesion's measures as one flat row whose column names carry the units."""
-    row: dict[str, int | float | str | bool] = {
+Row = dict[str, int | float | str | bool]
+"""A lesion's measures by column; column names carry the units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LesionDocument:
+    """A report of lesions as it lies in a file."""
+
+    notice: str
+    """That it is for research only."""
+    source: LesionSource
+    """What the lesions were found in."""
+    settings: LesionSettings
+    """How."""
+    summary: LesionSummary
+    """The slide in a few numbers."""
+    lesions: tuple[Row, ...]
+    """One row a lesion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OriginSource:
+    heatmap_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Origin:
+    """As much of a document of any release as tells whose it is."""
+
+    notice: str
+    source: _OriginSource
+
+
+def lesion_row(lesion: Lesion) -> Row:
+    """A lesion's measures as one flat row."""
+    row: Row = {
         "lesion": lesion.number,
         "class": lesion.kind.value,
         "longest_diameter_um": lesion.longest_diameter_um,
@@ -59,19 +97,20 @@ def lesion_row(lesion: Lesion) -> dict[str, int | float | str | bool]:
     return {k: round(v, _DECIMALS) if isinstance(v, float) else v for k, v in row.items()}
 
 
-def lesion_document(report: LesionReport) -> dict[str, Any]:
-    """A report as plain data for JSON: notice, source, settings, summary, lesions."""
-    summary = {
-        key: round(value, _DECIMALS) if isinstance(value, float) else value
-        for key, value in asdict(report.summary).items()
+def lesion_document(report: LesionReport) -> LesionDocument:
+    """A report as it is written."""
+    rounded: dict[str, Any] = {
+        key: round(value, _DECIMALS)
+        for key, value in vars(report.summary).items()
+        if isinstance(value, float)
     }
-    return {
-        "notice": NOTICE,
-        "source": dict(report.source),
-        "settings": asdict(report.settings),
-        "summary": summary,
-        "lesions": [lesion_row(lesion) for lesion in report.lesions],
-    }
+    return LesionDocument(
+        notice=NOTICE,
+        source=report.source,
+        settings=report.settings,
+        summary=dataclasses.replace(report.summary, **rounded),
+        lesions=tuple(lesion_row(lesion) for lesion in report.lesions),
+    )
 
 
 def write_lesions(report: LesionReport, csv_path: Location, json_path: Location) -> None:
@@ -88,11 +127,10 @@ def write_lesions(report: LesionReport, csv_path: Location, json_path: Location)
     Raises:
         StoreError: a file cannot be written.
     """
-    settings = {
-        key: value for key, value in asdict(report.settings).items() if key != "score_cells"
-    }
-    before = {"slide": report.source["slide"], "heatmap_id": report.source["heatmap_id"]}
-    after = settings | {"model": report.source["model"], "notice": NOTICE}
+    settings: Mapping[str, object] = to_builtins(report.settings)
+    before = {"slide": report.source.slide, "heatmap_id": report.source.heatmap_id}
+    after = {key: value for key, value in settings.items() if key != "score_cells"}
+    after |= {"model": report.source.model, "notice": NOTICE}
     rows = [before | lesion_row(lesion) | after for lesion in report.lesions]
     try:
         with (
@@ -103,8 +141,7 @@ def write_lesions(report: LesionReport, csv_path: Location, json_path: Location)
             writer.writeheader()
             writer.writerows(rows)
         with whole_file(json_path) as partial:
-            text = json.dumps(lesion_document(report), indent=2, ensure_ascii=False)
-            partial.write_text(text + "\n", encoding="utf-8")
+            partial.write_text(to_json(lesion_document(report)), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{csv_path.parent} cannot be written: {error.strerror}") from error
 
@@ -122,7 +159,7 @@ def are_lesion_files(csv_path: Location, json_path: Location) -> bool:
 def heatmap_of_lesions(json_path: Location) -> str | None:
     """Id of the heatmap that ``write_lesions`` wrote this file of; None where it did not."""
     try:
-        document = json.loads(read_bytes(json_path) or b"")
-        return str(document["source"]["heatmap_id"]) if document["notice"] == NOTICE else None
-    except (OSError, ValueError, KeyError, TypeError):
+        origin = from_json(read_bytes(json_path) or b"", _Origin, source=json_path)
+    except (OSError, HistoslideError):
         return None
+    return origin.source.heatmap_id if origin.notice == NOTICE else None

@@ -113,7 +113,7 @@ class Batches:
             if count:
                 self._queue.append(request)
                 self._queued += count
-            self._tell()
+            self._wake_waiting()
         return request
 
     def help(self) -> None:
@@ -149,9 +149,9 @@ class Batches:
     def _count_readers(self, change: int) -> None:
         with self._changed:
             self._readers += change
-            self._tell()
+            self._wake_waiting()
 
-    def _tell(self) -> None:
+    def _wake_waiting(self) -> None:
         """Let the waiting threads look again; to be called with the lock held."""
         self._last_news = time.monotonic()
         self._changed.notify_all()
@@ -195,7 +195,7 @@ class Batches:
                 self._running -= 1
                 for piece in pieces:
                     self._fail(piece.request, error)
-                self._tell()
+                self._wake_waiting()
             if not isinstance(error, Exception):
                 raise
             return
@@ -211,7 +211,7 @@ class Batches:
                 request.result[piece.items] = scores[start : start + count]
                 request.missing -= count
                 start += count
-            self._tell()
+            self._wake_waiting()
 
     def _fill(self, pieces: Sequence[_Piece]) -> Pixels:
         parts = [piece.request.items(piece.items) for piece in pieces]

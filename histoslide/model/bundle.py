@@ -8,18 +8,19 @@ scored with.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 
 from histoslide.errors import BundleError
 from histoslide.model.spec import ModelSpec
+from histoslide.storage.records import builtins_from_json, from_builtins
 from histoslide.storage.writing import refuse_existing, whole_file
 
 if TYPE_CHECKING:
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 
 _SPEC_KEY = "histoslide"
 _HASH_KEY = "sha256"
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors itself reads no longer one."""
+
+_MOST_DIMENSIONS = 64
+"""Of a tensor; torch's have at most so many."""
+
+_Count = Annotated[int, Meta(ge=0, le=2**62)]
 
 _STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
 """Tensors of a batch norm that are counted from the data, not learned."""
@@ -116,7 +125,7 @@ def is_bundle(path: Path) -> bool:
     """
     if path.suffix.lower() != ".safetensors":
         return False
-    return _SPEC_KEY in (_header(path).get("__metadata__") or {})
+    return _SPEC_KEY in _header(path).metadata
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -125,7 +134,7 @@ def read_spec(path: Path) -> ModelSpec:
     Raises:
         BundleError: missing, not a safetensors file, or without a valid histoslide spec.
     """
-    return ModelSpec.from_json(_metadata(path)[_SPEC_KEY])
+    return _spec(path, _metadata(path))
 
 
 def measure_bundle(path: Path) -> BundleSize:
@@ -135,12 +144,15 @@ def measure_bundle(path: Path) -> BundleSize:
         BundleError: as ``read_spec``.
     """
     _metadata(path)
-    tensors = {name: entry for name, entry in _header(path).items() if name != "__metadata__"}
-    learned = {n: e for n, e in tensors.items() if n.rpartition(".")[2] not in _STATISTICS}
+    tensors = _header(path).tensors
+    learned = [t for name, t in tensors.items() if name.rpartition(".")[2] not in _STATISTICS]
+    size_bytes, numbers = path.stat().st_size, sum(tensor.numbers for tensor in learned)
+    if numbers > 2 * size_bytes:  # the smallest of its types has four bits
+        raise BundleError(f"{path} is damaged: it cannot hold all the numbers that it names")
     return BundleSize(
-        size_bytes=path.stat().st_size,
-        parameters=sum(math.prod(entry["shape"]) for entry in learned.values()),
-        number_types=tuple(sorted({entry["dtype"] for entry in learned.values()})),
+        size_bytes=size_bytes,
+        parameters=numbers,
+        number_types=tuple(sorted({tensor.dtype for tensor in learned})),
     )
 
 
@@ -151,12 +163,12 @@ def load_bundle(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
         BundleError: as ``read_spec``, or the weights differ from those it was written with.
     """
     metadata = _metadata(path)
-    spec = ModelSpec.from_json(metadata[_SPEC_KEY])
+    spec = _spec(path, metadata)
     try:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise BundleError(f"{path} cannot be read: {error}") from error
+    except (OSError, SafetensorError, ValueError) as error:  # also of types torch does not know
+        raise BundleError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if bundle_sha256(metadata[_SPEC_KEY], state) != metadata.get(_HASH_KEY):
         raise BundleError(
             f"{path}: weights or spec differ from what was written (sha256 mismatch): "
@@ -165,22 +177,75 @@ def load_bundle(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
     return spec, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    metadata = _header(path).get("__metadata__")
-    if not metadata or _SPEC_KEY not in metadata:
+def _spec(path: Path, metadata: Mapping[str, str]) -> ModelSpec:
+    return ModelSpec.from_json(metadata[_SPEC_KEY], source=f"{path}: its model spec")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tensor:
+    """What a safetensors file's header says of a tensor."""
+
+    dtype: str
+    """Of its numbers, in the words of safetensors."""
+    shape: Annotated[tuple[_Count, ...], Meta(max_length=_MOST_DIMENSIONS)]
+    """Numbers along each dimension."""
+    data_offsets: tuple[_Count, _Count]
+    """Its first byte and the one after its last, counted from the header's end."""
+
+    @property
+    def numbers(self) -> int:
+        """How many it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    """What a safetensors file says of itself."""
+
+    metadata: Mapping[str, str]
+    """Ours: spec and hash."""
+    tensors: Mapping[str, _Tensor]
+    """By name."""
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    metadata = _header(path).metadata
+    if _SPEC_KEY not in metadata:
         raise BundleError(f"{path} carries no histoslide model spec: train or convert it first")
-    return dict(metadata)
+    return metadata
 
 
-def _header(path: Path) -> dict[str, Any]:
+def _header(path: Path) -> _Header:
+    try:
+        return _parsed(_header_text(path))
+    except _NoHeaderError as error:
+        raise BundleError(f"{path} is not a safetensors file, as models are{error}") from None
+
+
+class _NoHeaderError(BundleError):
+    """The file is of another format."""
+
+
+def _parsed(text: bytes) -> _Header:
+    said, error = ": its header", _NoHeaderError
+    content = builtins_from_json(text, source=said, error=error)
+    fields = from_builtins(content, dict[str, Any], source=said, error=error)
+    metadata = fields.pop("__metadata__", {})
+    return _Header(
+        metadata=from_builtins(metadata, dict[str, str], source=said, error=error),
+        tensors=from_builtins(fields, dict[str, _Tensor], source=said, error=error),
+    )
+
+
+def _header_text(path: Path) -> bytes:
     # The header of a safetensors file is a little-endian length and that much JSON; reading it
     # ourselves keeps `read_spec` usable without mapping 50 MB of weights.
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > 100_000_000:
+            if length > _LONGEST_HEADER:
                 raise ValueError("header too long")
-            header = json.loads(file.read(length))
+            return file.read(length)
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist: pass --model FILE.safetensors") from None
     except IsADirectoryError:
@@ -188,7 +253,4 @@ def _header(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error}") from error
     except (ValueError, struct.error):
-        raise BundleError(f"{path} is not a safetensors file, as models are") from None
-    if not isinstance(header, dict):
-        raise BundleError(f"{path} is not a safetensors file, as models are")
-    return header
+        raise _NoHeaderError from None

@@ -2,7 +2,8 @@
 
 They lie in the cache folder as OpenVINO's own files. What a graph is kept under covers everything
 that shaped it: the bundle, the precision and its ranges, OpenVINO, torch, and our code that makes
-graphs; so nothing is ever out of date. Files that were damaged are not used.
+graphs; so nothing is ever out of date. Files that were damaged are not used, nor is a folder
+that others than the user can write to: what lies there is computed with, and believed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,9 +22,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from histoslide.machine.cache_folder import cache_folder, key_of
+from histoslide.errors import HistoslideError
+from histoslide.machine.cache_folder import CACHE_VARIABLE, cache_folder, key_of
 from histoslide.model.bundle import file_sha256
 from histoslide.model.openvino_extra import import_openvino
+from histoslide.storage.records import from_json, to_json
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +47,8 @@ class ConvertedGraphs:
     @classmethod
     def of(
         cls, *, weights_sha256: str, precision: str, ranges: Mapping[str, float] | None
-    ) -> ConvertedGraphs:
-        """Those of a bundle in the user's cache folder.
+    ) -> ConvertedGraphs | None:
+        """Those of a bundle in the user's cache folder; None where others can write to it.
 
         Args:
             weights_sha256: of the bundle's file.
@@ -59,7 +63,8 @@ class ConvertedGraphs:
             version("torch"),
             _source_digest(),
         )
-        return cls(folder=cache_folder() / "converted" / key)
+        folder = cache_folder() / "converted"
+        return cls(folder=folder / key) if _private(folder) else None
 
     @property
     def any_kept(self) -> bool:
@@ -78,10 +83,10 @@ class ConvertedGraphs:
         """
         folder = self.folder / name
         try:
-            digests = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
-            whole = digests == _digests(folder)
+            kept = from_json((folder / _DIGESTS).read_bytes(), dict[str, str], source=folder)
+            whole = kept == _digests(folder)
             os.utime(self.folder)  # used last
-        except (OSError, ValueError):
+        except (OSError, HistoslideError):
             whole = False
         return folder / _MODEL if whole else None
 
@@ -101,7 +106,9 @@ class ConvertedGraphs:
             partial.mkdir(parents=True, exist_ok=True)
             try:
                 write_graph(graph, partial)
-                (partial / _DIGESTS).write_text(json.dumps(_digests(partial)), encoding="utf-8")
+                (partial / _DIGESTS).write_text(
+                    to_json(_digests(partial), indent=None), encoding="utf-8"
+                )
                 shutil.rmtree(target, ignore_errors=True)  # damaged, or another run's equal one
                 partial.rename(target)
             finally:
@@ -116,6 +123,30 @@ class ConvertedGraphs:
         sets.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
         for folder in sets[KEPT_SETS:]:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _private(folder: Path) -> bool:
+    """Whether a folder, made if need be, is for nobody but this user to write to.
+
+    A checksum beside a graph finds damage, not intent: who can edit the one can edit the other.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        info = folder.lstat()
+    except OSError:  # then nothing can be kept there either
+        return True
+    if not hasattr(os, "getuid"):  # Windows, where a user's cache folder is the user's
+        return True
+    if stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o022:
+        return True
+    logger.warning(
+        "%s may be written to by others than you: converted networks there are not used, which "
+        "costs time at each start; remove it, or name another folder in %s",
+        folder,
+        CACHE_VARIABLE,
+    )
+    return False
 
 
 def write_graph(graph: Any, folder: Path) -> Path:

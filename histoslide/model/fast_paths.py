@@ -9,13 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from histoslide.errors import BundleError, HistoslideError
 from histoslide.model.choosing import refuse_engine, supported
 from histoslide.model.engine import FULL_PRECISION, BackendName, Engine, Precision
+from histoslide.storage.records import (
+    builtins_from_json,
+    from_builtins,
+    to_builtins,
+)
 from histoslide.storage.writing import whole_file
 
 MAX_AUC_LOSS = 0.002
@@ -89,22 +94,20 @@ def read_fast_paths(bundle: Path, *, sha256: str) -> FastPaths | None:
     path = fast_paths_file(bundle)
     if not path.exists():
         return None
+    again = "delete it, or run histoslide model calibrate again"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found.pop("version") != _VERSION:
-            raise BundleError(f"{path} is of another version: run histoslide model calibrate again")
-        gates = {cast("Precision", key): Gate(**gate) for key, gate in found.pop("gates").items()}
-        ranges = {str(name): float(top) for name, top in found.pop("ranges").items()}
-        paths = FastPaths(gates=gates, ranges=ranges, **found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(
-            f"{path} cannot be read ({error}): delete it, or run histoslide model calibrate again"
-        ) from error
+        raw = path.read_bytes()
+        content = builtins_from_json(raw, source=path, error=BundleError)
+        found = from_builtins(content, dict[str, Any], source=path, error=BundleError)
+        if (version := found.pop("version", None)) != _VERSION:
+            raise BundleError(f"{path} is of another version, {version!r:.40}")
+        paths = from_builtins(found, FastPaths, source=path, error=BundleError, exact=True)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error}): {again}") from error
+    except BundleError as error:
+        raise BundleError(f"{error}: {again}") from None
     if paths.weights_sha256 != sha256:
-        raise BundleError(
-            f"{path} is about other weights than {bundle.name} holds: delete it, or run histoslide "
-            "model calibrate again"
-        )
+        raise BundleError(f"{path} is about other weights than {bundle.name} holds: {again}")
     return paths
 
 
@@ -112,7 +115,7 @@ def write_fast_paths(bundle: Path, paths: FastPaths) -> Path:
     """Write the record of a bundle beside it, and return its path."""
     target = fast_paths_file(bundle)
     with whole_file(target) as partial:
-        text = json.dumps({"version": _VERSION, **asdict(paths)}, indent=1)
+        text = json.dumps({"version": _VERSION, **to_builtins(paths)}, indent=1)
         partial.write_text(text + "\n", encoding="utf-8")
     return target
 

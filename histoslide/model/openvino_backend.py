@@ -17,7 +17,7 @@ from histoslide.errors import BundleError
 from histoslide.machine.processors import network_threads
 from histoslide.model.converted import ConvertedGraphs, write_graph
 from histoslide.model.engine import Engine
-from histoslide.model.openvino_extra import has_cpu_bf16, import_openvino
+from histoslide.model.openvino_extra import alone_at_first, has_cpu_bf16, import_openvino
 from histoslide.model.pixels import HostMemory, Pixels, Results
 
 if TYPE_CHECKING:
@@ -108,13 +108,14 @@ class OpenVinoBackend:
             results = []
             requests = free.get()
             try:
-                for start in range(0, len(parts), streams):
-                    pairs = list(zip(requests, parts[start : start + streams], strict=False))
-                    for request, part in pairs:
-                        request.start_async([part])
-                    for request, _ in pairs:
-                        request.wait()
-                        results.append(request.get_output_tensor().data.copy())
+                with alone_at_first():
+                    for start in range(0, len(parts), streams):
+                        pairs = list(zip(requests, parts[start : start + streams], strict=False))
+                        for request, part in pairs:
+                            request.start_async([part])
+                        for request, _ in pairs:
+                            request.wait()
+                            results.append(request.get_output_tensor().data.copy())
             finally:
                 free.put(requests)
             return np.concatenate(results)[: len(pixels)]

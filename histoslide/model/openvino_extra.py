@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
+
+import numpy as np
+
+_first_use = threading.Lock()
+_used_before = threading.Event()
 
 
 def import_openvino() -> ModuleType:
@@ -22,9 +30,38 @@ def import_openvino() -> ModuleType:
     """
     # None makes any import of that name fail; one that was imported before is not ours to remove.
     sys.modules.setdefault("openvino_telemetry", cast("ModuleType", None))
-    import openvino  # noqa: PLC0415
+    with _first_use:
+        import openvino  # noqa: PLC0415
 
+        if not _used_before.is_set():
+            _fill_tables(openvino)
     return cast("ModuleType", openvino)
+
+
+def _fill_tables(openvino: Any) -> None:
+    """Have the binding fill its tables of number types, before threads need them at once.
+
+    Each is filled when first needed, under a lock of C++, and asks NumPy for what it holds, which
+    may let go of the interpreter's lock. A second thread then takes that one and waits for the
+    table, while the first waits for the interpreter: for ever, with no other thread of Python
+    running (``ov_type_to_dtype`` and ``dtype_num_to_ov_type`` in its ``common.cpp``, OpenVINO
+    2026.4).
+    """
+    _ = openvino.Tensor(np.zeros(1, dtype=np.uint8)).data
+
+
+@contextmanager
+def alone_at_first() -> Iterator[None]:
+    """Let nobody else of this process ask for results until someone has got some.
+
+    For whatever else the binding may do at its first use, as it fills its tables.
+    """
+    if _used_before.is_set():
+        yield
+        return
+    with _first_use:
+        yield
+        _used_before.set()
 
 
 def has_openvino() -> bool:

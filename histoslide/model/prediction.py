@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from histoslide.errors import BundleError
 from histoslide.machine.background import begin
-from histoslide.model.areas import refuse_areas
+from histoslide.machine.watched import WatchedThreads
 from histoslide.model.backend import Backend, Program
-from histoslide.model.batches import Batches, Scorer
+from histoslide.model.batches import Batches
 from histoslide.model.bundle import default_bundle, file_sha256, load_bundle, read_spec
 from histoslide.model.choosing import make_backend
 from histoslide.model.converted import ConvertedGraphs
@@ -24,31 +24,17 @@ from histoslide.model.devices import device_kind, pick_device
 from histoslide.model.engine import FULL_PRECISION, BackendName, Engine, Precision
 from histoslide.model.fast_paths import FastPaths, choose_engine, ranges_sha256, read_fast_paths
 from histoslide.model.openvino_extra import has_cpu_bf16
-from histoslide.model.pixels import PixelMemory, Pixels
+from histoslide.model.pixels import PixelMemory, Pixels, Results
 from histoslide.model.spec import ModelSpec
+from histoslide.model.work import Tiles, Views, Work
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-CPU_BATCH = 32
-"""Tiles of 96 px a batch on a CPU: larger ones leave its caches and gain nothing."""
-
-GPU_BATCH = 256
-"""The same on an accelerator: fills it with under 2 GB of activations for ResNet50."""
-
-AREA_PX = 512
-"""Longest side of what an area's cells cover, in model pixels: activations of one area then stay
-near 100 MB for ResNet50, and little is computed twice where areas meet."""
-
-_AREAS_A_BATCH = 2
-"""At least: a backend that computes parts of a batch side by side then has two."""
-
-_PIXELS_A_TILE = 96 * 96
-"""Of the tile that the batch sizes are meant for."""
-
-
 S = TypeVar("S")
+
+TILES, VIEWS = Tiles(), Views()
 
 
 @dataclass(frozen=True)
@@ -71,6 +57,7 @@ class Model:
         device: str | torch.device = "cpu",
         backend: Backend | None = None,
         ranges: Mapping[str, float] | None = None,
+        stall_s: float | None = None,
     ) -> None:
         """Wrap a network that maps normalised (n, 3, h, w) tiles to (n, classes) logits.
 
@@ -81,18 +68,23 @@ class Model:
             device: where to compute, as torch names it.
             backend: what computes; None for torch in float32.
             ranges: of ``histoslide.model.int8.activation_ranges``, for a backend of int8.
+            stall_s: seconds after which a batch, or making the network ready for it, is given up;
+                None for ``histoslide.machine.watched.STALL_S``.
         """
         self.spec = spec
         self.sha256 = sha256
         self._backend = backend or make_backend(FULL_PRECISION, str(device))
         self.device = self._backend.device
         self._ranges = ranges or {}
+        self._watched = WatchedThreads(
+            f"{self.engine} on {self.device}", way_out=_way_out(self.engine), limit_s=stall_s
+        )
         self._given = network
         self._built: nn.Module | None = None
         # Any thread may be the first to need something.
         self._lock = threading.Lock()
-        self._logits: dict[int | None, Program] = {}
-        self._batches: dict[tuple[str, int | None], Batches] = {}
+        self._programs: dict[str, Program] = {}
+        self._batches: dict[Work, Batches] = {}
 
     @property
     def engine(self) -> Engine:
@@ -106,13 +98,8 @@ class Model:
 
     @property
     def batch_size(self) -> int:
-        """How many tiles to hand over at a time: fewer of those that are large to the network."""
-        most = self._small_tiles_a_batch
-        return max(1, min(most, most * _PIXELS_A_TILE // self.spec.network_px**2))
-
-    @property
-    def _small_tiles_a_batch(self) -> int:
-        return CPU_BATCH if device_kind(self.device) == "cpu" else GPU_BATCH
+        """How many tiles to hand over at a time."""
+        return TILES.batch_items(self.spec, self.device)
 
     def here(self) -> Model:
         """The model itself; see ``histoslide.scoring.lazy.BlockModel``."""
@@ -135,81 +122,62 @@ class Model:
 
         Returns:
             Shape (n, classes).
+
+        Raises:
+            BundleError: the network cannot be built, or its outputs do not fit its spec.
+            StalledError: what computes it hangs.
         """
-        return self._logits_of(None, self.memory.hold(tiles))
+        return self._logits_of(TILES, self.memory.hold(tiles))
 
     def logits_of_views(self, tiles: Any) -> NDArray[np.float32]:
         """Raw outputs for the eight symmetries of tiles, shape (8, n, classes); see ``logits``."""
-        program = self._program(None)
-        results = [program(view) for view in self.memory.symmetries(self.memory.hold(tiles))]
-        return np.stack([self.memory.fetch(result) for result in results])  # all are under way
+        return self._logits_of(VIEWS, self.memory.hold(tiles))
 
     def probabilities(self, tiles: Any) -> NDArray[np.float32]:
         """Calibrated class probabilities of uint8 tiles; shapes as in ``logits``."""
-        return self._calibrated(self.logits(tiles))
+        return self._scores_of(TILES, self.memory.hold(tiles))
 
-    def compile(self, stride_px: int | None = None, *, only_kept: bool = False) -> None:
+    def check(self, work: Work) -> None:
+        """See ``histoslide.scoring.lazy.BlockModel``: where a spec does not tell, it is tried."""
+        if work.needs_proof:
+            self.compile(work)
+
+    def compile(self, work: Work, *, only_kept: bool = False) -> None:
         """Make the network ready, which otherwise the first batch waits for.
 
         Args:
-            stride_px: side of a cell, for areas; None for tiles.
+            work: for what.
             only_kept: leave it where it would first have to be converted.
 
         Raises:
-            BundleError: the network cannot be built or, for areas, not be used so.
+            BundleError: the network cannot be built, or cannot do this work.
+            StalledError: what makes it ready hangs.
         """
-        shape, name = self._shape(stride_px)
-        if not (only_kept and self._backend.must_convert(shape, name=name)):
-            self._program(stride_px)
+        work.check(self.spec)
+        shape = work.shape(self.spec, self.device)
+        if not (only_kept and self._backend.must_convert(shape, name=work.graph)):
+            self._watched.run(partial(self._program, work))
 
-    def tile_batches(self) -> Batches:
-        """The queue for tiles; results are probabilities of shape (n, classes)."""
-        return self._queue("tiles", None, self.probabilities, self.batch_size)
+    def batches(self, work: Work) -> Batches:
+        """The queue for a kind of work, whose results are its scores."""
+        with self._lock:
+            if work not in self._batches:
+                self._batches[work] = Batches(
+                    partial(self._scores_of, work),
+                    memory=self.memory,
+                    size=work.batch_items(self.spec, self.device),
+                    in_flight=self._backend.in_flight,
+                )
+            return self._batches[work]
 
-    def view_batches(self) -> Batches:
-        """The queue for tiles that are scored in all eight orientations.
+    def _scores_of(self, work: Work, pixels: Pixels) -> NDArray[np.float32]:
+        return work.scores(self._logits_of(work, pixels), self._calibrated)
 
-        Results have shape (n, classes + 1): the probabilities of the mean logits, and last the
-        standard deviation of the probability over the orientations, of the class where it is
-        largest.
-        """
-        return self._queue("views", None, self._score_views, max(1, self.batch_size // 4))
+    def _logits_of(self, work: Work, pixels: Pixels) -> NDArray[np.float32]:
+        def compute() -> NDArray[np.float32]:
+            return work.logits(self._program(work), self.memory, pixels)
 
-    def area_batches(self, stride_px: int) -> Batches:
-        """The queue for areas of ``area_cells`` cells a side.
-
-        Args:
-            stride_px: side of a cell.
-
-        Returns:
-            A queue for uint8 areas of ``(area_cells - 1) * stride_px + input_px`` pixels a side;
-            results are probabilities of shape (n, area_cells, area_cells, classes).
-
-        Raises:
-            BundleError: the network cannot score areas.
-        """
-        self.compile(stride_px)  # raises where the network cannot
-        score = partial(self._score_areas, stride_px)
-        return self._queue("areas", stride_px, score, self._areas_a_batch(stride_px))
-
-    def area_cells(self, stride_px: int) -> int:
-        """Cells along the side of an area: a power of two, so that areas fill a block."""
-        return 2 ** max(0, (AREA_PX // stride_px).bit_length() - 1)
-
-    def _areas_a_batch(self, stride_px: int) -> int:
-        side = self.area_cells(stride_px) * stride_px
-        return max(_AREAS_A_BATCH, self._small_tiles_a_batch * _PIXELS_A_TILE // side**2)
-
-    def _score_areas(self, stride_px: int, areas: Pixels) -> NDArray[np.float32]:
-        return self._calibrated(self._logits_of(stride_px, areas))
-
-    def _score_views(self, tiles: Pixels) -> NDArray[np.float32]:
-        logits = self.logits_of_views(tiles)
-        spread = self._calibrated(logits).std(axis=0).max(axis=1, keepdims=True)
-        return np.concatenate([self._calibrated(logits.mean(axis=0)), spread], axis=1)
-
-    def _logits_of(self, stride_px: int | None, pixels: Pixels) -> NDArray[np.float32]:
-        return self.memory.fetch(self._program(stride_px)(pixels))
+        return self._watched.run(compute, times=work.passes)
 
     def _calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Softmax over the last axis; logits that are no numbers give probabilities that are none.
@@ -222,43 +190,26 @@ class Model:
             shares: NDArray[np.float32] = odds / odds.sum(axis=-1, keepdims=True)
             return shares
 
-    def _queue(self, kind: str, stride_px: int | None, score: Scorer, size: int) -> Batches:
+    def _program(self, work: Work) -> Program:
+        """What gives the logits of a kind of work; compiled when first needed."""
         with self._lock:
-            key = kind, stride_px
-            if key not in self._batches:
-                self._batches[key] = Batches(
-                    score,
-                    memory=self.memory,
-                    size=size,
-                    in_flight=self._backend.in_flight,
-                )
-            return self._batches[key]
+            if work.graph not in self._programs:
+                graph = partial(self._graph, work)
+                shape = work.shape(self.spec, self.device)
+                program = self._backend.compile(graph, shape, name=work.graph)
+                self._programs[work.graph] = partial(self._fitting, work, program)
+            return self._programs[work.graph]
 
-    def _program(self, stride_px: int | None) -> Program:
-        """Logits of tiles, or of areas where a stride is given; compiled when first needed."""
-        with self._lock:
-            if stride_px not in self._logits:
-                shape, name = self._shape(stride_px)
-                graph = partial(self._graph, stride_px)
-                self._logits[stride_px] = self._backend.compile(graph, shape, name=name)
-            return self._logits[stride_px]
+    def _fitting(self, work: Work, program: Program, pixels: Pixels) -> Results:
+        """Run a graph; what does not fit its spec would be taken for other classes' numbers."""
+        results = program(pixels)
+        expected = (len(pixels), *work.logits_shape(self.spec))
+        if tuple(results.shape) != expected:
+            raise _unfit(self.spec, tuple(results.shape), expected)
+        return results
 
-    def _shape(self, stride_px: int | None) -> tuple[tuple[int, int, int, int], str]:
-        """Of the pixels of tiles, or of areas where a stride is given, and the graph's name."""
-        side = self.spec.input_px
-        if stride_px is None:
-            return (self.batch_size, 3, side, side), "tiles"
-        refuse_areas(self.spec, stride_px=stride_px)
-        side += (self.area_cells(stride_px) - 1) * stride_px
-        return (self._areas_a_batch(stride_px), 3, side, side), f"areas-{stride_px}"
-
-    def _graph(self, stride_px: int | None) -> nn.Module:
-        # Imported here: torch is not needed where converted graphs are kept.
-        from histoslide.model.graphs import AreaGraph, TileGraph  # noqa: PLC0415
-
-        if stride_px is None:
-            return TileGraph(self.spec, self._network())
-        return AreaGraph(self.spec, self._network(), stride_px=stride_px)
+    def _graph(self, work: Work) -> nn.Module:
+        return work.make_graph(self.spec, self._network())
 
     def _network(self) -> nn.Module:
         """What is computed, rounded where the backend wants it so."""
@@ -271,6 +222,22 @@ class Model:
                 network = quantised(network, self._ranges)
             self._built = network
         return self._built
+
+
+def _way_out(engine: Engine) -> str:
+    other = "--backend torch" if engine.backend == "openvino" else "--device cpu"
+    return f"run the same command again, and with {other} if that hangs too"
+
+
+def _unfit(spec: ModelSpec, found: tuple[int, ...], expected: tuple[int, ...]) -> BundleError:
+    if found[:-1] == expected[:-1]:
+        said = f"{found[-1]} outputs"
+    else:
+        said = f"outputs of shape {found} for {expected[0]} pictures, not {expected},"
+    return BundleError(
+        f"the network of model {spec.name} has {said} where its spec names {len(spec.classes)} "
+        f"classes ({', '.join(spec.classes)}): one of the two belongs to another model"
+    )
 
 
 def load_model(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from histoslide.errors import BundleError
+from histoslide.storage.records import builtins_from_json, from_builtins
 
 SPEC_VERSION = 1
 
@@ -31,6 +32,15 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Per-channel standard deviation of ImageNet in RGB order and 0-1 units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """What is used of the story of a training, where it is told; it may tell more."""
+
+    data: Mapping[str, Any] | None = None
+    validation: Mapping[str, Any] | None = None
+    epochs: tuple[Mapping[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,35 +108,29 @@ class ModelSpec:
 
     def to_json(self) -> str:
         """The spec as JSON text, keys sorted, so that equal specs are equal texts."""
+        # Not by way of records: NumPy's numbers among the figures of training are written, too.
         fields = dataclasses.asdict(self) | {"spec_version": SPEC_VERSION}
         return json.dumps(fields, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> ModelSpec:
+    def from_json(cls, text: str, *, source: object = "model spec") -> ModelSpec:
         """Parse what ``to_json`` wrote.
+
+        Args:
+            text: the JSON.
+            source: where it is from, for messages.
 
         Raises:
             BundleError: not JSON, an unknown version, an unknown, missing or impossible field.
         """
-        try:
-            fields = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise BundleError(f"model spec is not JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise BundleError(f"model spec must be a JSON object, not {type(fields).__name__}")
+        content = builtins_from_json(text, source=source, error=BundleError)
+        fields = from_builtins(content, dict[str, Any], source=source, error=BundleError)
         version = fields.pop("spec_version", None)
         if version != SPEC_VERSION:
             raise BundleError(
-                f"model spec has version {version}, this histoslide reads {SPEC_VERSION}: "
+                f"{source} has version {version!r:.40}, this histoslide reads {SPEC_VERSION}: "
                 "use the release that wrote it or train again"
             )
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(fields) - known):
-            raise BundleError(f"model spec has unknown fields {unknown}")
-        for name in ("classes", "mean", "std"):
-            if isinstance(fields.get(name), list):
-                fields[name] = tuple(fields[name])
-        try:
-            return cls(**fields)
-        except TypeError as error:
-            raise BundleError(f"model spec has missing or mistyped fields: {error}") from error
+        spec = from_builtins(fields, cls, source=source, error=BundleError, exact=True)
+        from_builtins(spec.training, _Training, source=f"{source}, training", error=BundleError)
+        return spec

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from histoslide.errors import BundleError
 from histoslide.model.devices import device_kind
 from histoslide.model.engine import Engine
 from histoslide.model.pixels import Pixels, Results, Squares
@@ -70,7 +71,7 @@ class TorchBackend:
 
         def run(pixels: Pixels) -> Results:
             with self._one_at_a_time, torch.inference_mode():
-                return graph(pixels.contiguous(memory_format=torch.channels_last)).float()
+                return _logits(graph(pixels.contiguous(memory_format=torch.channels_last)))
 
         return run
 
@@ -122,6 +123,14 @@ class TensorMemory:
         # Of the results' own device: the current one, at which events are recorded, may be another.
         torch.cuda.current_stream(results.device).record_event().synchronize()
         return host.numpy()
+
+
+def _logits(outputs: object) -> Tensor:
+    if not isinstance(outputs, Tensor):
+        raise BundleError(
+            f"the network puts out a {type(outputs).__name__}, not one tensor of logits"
+        )
+    return outputs.float()
 
 
 def _tensor(values: NDArray[Any]) -> Tensor:

@@ -98,7 +98,7 @@ class OutputsBeside:
         if label.startswith(_OVERLAY) and not label.endswith(_signature(heat)):
             yield self.picture
         label = read_png_label(self.mask_picture) or ""
-        if label.startswith(_MASK) and label != self.mask_label(heat.metadata["fingerprint"]):
+        if label.startswith(_MASK) and label != self.mask_label(heat.record.fingerprint):
             yield self.mask_picture
         listed = heatmap_of_lesions(self.lesions_json)
         if listed is not None and (tables or listed != heat.id):
@@ -106,4 +106,4 @@ class OutputsBeside:
 
 
 def _signature(heat: Heatmap) -> str:
-    return f", {heat.id}, {heat.metadata['seconds']} s"
+    return f", {heat.id}, {heat.record.seconds} s"

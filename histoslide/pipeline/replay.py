@@ -65,7 +65,7 @@ def find_slide(heat: Heatmap) -> Location:
     Raises:
         StoreError: there is none.
     """
-    path = heat.path.parent / str(heat.metadata["slide"]["name"])
+    path = heat.path.parent / heat.record.slide.name
     if is_remote(path):
         raise StoreError(f"{path} is not fetched unasked: pass --slide with it")
     if not path.exists():
@@ -87,37 +87,36 @@ def replay_settings(
         MaskError: a file is missing, or given where none was used.
         StoreError: it was made in a way that its metadata cannot tell.
     """
-    recorded = heat.metadata["mask"]
-    used_mask = recorded["method"] == "file"
-    _refuse_other_file(heat, "mask", mask, used=used_mask, name=recorded["settings"].get("file"))
-    region = recorded["roi"]
+    recorded = heat.record.mask
+    used_mask = recorded.method == "file"
+    _refuse_other_file(heat, "mask", mask, used=used_mask, name=recorded.settings.get("file"))
+    region = recorded.roi
     _refuse_other_file(heat, "roi", roi, used=region is not None, name=(region or {}).get("file"))
-    if not used_mask and recorded["method"] not in METHODS:
+    if not used_mask and recorded.method not in METHODS:
         raise StoreError(
-            f"{heat.path.name} was made with the tissue method {recorded['method']!r}, which this "
+            f"{heat.path.name} was made with the tissue method {recorded.method!r}, which this "
             "histoslide does not know: it cannot be replayed"
         )
-    slide = heat.metadata["slide"]
     return ReplaySettings(
         stride_px=heat.grid.stride_px,
         block_cells=heat.grid.block_cells,
-        mpp=Mpp(value=slide["mpp"], source=slide["mpp_source"]),
+        mpp=heat.record.slide.resolution,
         tissue=TissueOptions(
-            method="none" if used_mask else recorded["method"],
-            threshold=recorded["threshold"],
+            method="none" if used_mask else recorded.method,
+            threshold=recorded.threshold,
             mask=mask,
             roi=roi,
         ),
-        ngff=heat.metadata["fingerprint"].get("ngff", "0.5"),
-        model_sha256=heat.metadata["model"]["sha256"],
-        mode=ScoreMode(**heat.metadata["mode"]),
+        ngff=heat.record.fingerprint.get("ngff", "0.5"),
+        model_sha256=heat.record.model.sha256,
+        mode=heat.record.mode.value,
         engine=_engine_of(heat),
     )
 
 
 def _engine_of(heat: Heatmap) -> Engine:
     try:
-        return Engine.parse(heat.metadata["engine"])
+        return Engine.parse(heat.record.engine)
     except HistoslideError as error:
         raise StoreError(f"{heat.path.name} cannot be replayed: {error}") from None
 
@@ -133,10 +132,10 @@ def refuse_other_model(heat: Heatmap, sha256: str, given: str) -> None:
     Raises:
         BundleError: it is another; both hashes are named.
     """
-    recorded = heat.metadata["model"]
-    if sha256 != recorded["sha256"]:
+    recorded = heat.record.model
+    if sha256 != recorded.sha256:
         raise BundleError(
-            f"{heat.path.name} was scored with {recorded['name']} (sha256 {recorded['sha256']}), "
+            f"{heat.path.name} was scored with {recorded.name} (sha256 {recorded.sha256}), "
             f"but {given} has sha256 {sha256}: pass --model with the bundle it was scored with"
         )
 
@@ -250,7 +249,7 @@ def _refuse_other_plan(
     """A file that was given must choose the cells that were chosen; a method may have changed."""
     key = "mask.plan_sha256"
     given = [path.name for path in (mask, roi) if path is not None]
-    if given and lazy.fingerprint[key] != heat.metadata["fingerprint"].get(key):
+    if given and lazy.fingerprint[key] != heat.record.fingerprint.get(key):
         raise MaskError(
             f"{' and '.join(given)} would score other cells than {heat.path.name} did: pass the "
             "files it was made with"
@@ -301,7 +300,7 @@ def _shown(heat: Heatmap, probability: NDArray[np.float32]) -> dict[str, NDArray
 def _versions(heat: Heatmap) -> dict[str, str]:
     """Versions here of the packages whose versions a heatmap records."""
     found = {}
-    for name in heat.metadata["versions"]:
+    for name in heat.record.versions:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

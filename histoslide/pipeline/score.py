@@ -18,6 +18,7 @@ from histoslide.pipeline.result import SlideResult, SlideState
 from histoslide.render.png import read_png_label, save_png
 from histoslide.scoring.lazy import BlockModel
 from histoslide.storage.location import Location, readable_name
+from histoslide.storage.records import to_builtins
 from histoslide.store import Heatmap, store_heatmap
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def finish_slide(
         slide=readable_name(prepared.path),
         state="done",
         output=prepared.out.name,
-        counts=heat.metadata["counts"],
+        counts=to_builtins(heat.counts),
         shown_class=shown_class,
         threshold=options.overlay_threshold,
         positive=int((shown[scored] >= options.overlay_threshold).sum()),
@@ -143,7 +144,7 @@ def finish_slide(
         largest_lesion_um=None if lesions is None else lesions.largest_diameter_um,
         largest_lesion_class=None if lesions is None else lesions.largest_kind,
         tumour_area_mm2=None if lesions is None else lesions.tumour_area_mm2,
-        warnings=tuple(heat.metadata["mask"]["warnings"]),
+        warnings=heat.record.mask.warnings,
         seconds=prepared.limit.spent,
         tiles_per_second=prepared.tiles_left / scoring_seconds if prepared.tiles_left else None,
     )

@@ -38,15 +38,15 @@ def heatmap_html(heatmap: Heatmap) -> str:
     file = io.BytesIO()
     Image.fromarray(overlay.image).save(file, "PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode("ascii")
-    slide, grid = heatmap.metadata["slide"], heatmap.grid
+    slide, grid = heatmap.record.slide, heatmap.grid
     facts = (
-        f"{slide['name']} · {grid.rows} × {grid.cols} cells of {grid.cell_um:.1f} µm · "
-        f"{heatmap.metadata['model']['name']} · {slide['mpp']:g} µm/px ({slide['mpp_source']})"
+        f"{slide.name} · {grid.rows} × {grid.cols} cells of {grid.cell_um:.1f} µm · "
+        f"{heatmap.record.model.name} · {slide.mpp:g} µm/px ({slide.mpp_source})"
         f"{'' if heatmap.complete else ' · incomplete'}"
     )
     return (
         f"<div><p><b>{escape(heatmap.path.name)}</b> {escape(facts)}</p>"
-        f'<img alt="heatmap of {escape(slide["name"])}" style="max-width:100%" '
+        f'<img alt="heatmap of {escape(slide.name)}" style="max-width:100%" '
         f'src="data:image/png;base64,{data}">{_table(report)}'
         f"<p><small>{escape(NOTICE)}</small></p></div>"
     )

@@ -61,7 +61,7 @@ def draw_overlay(
     probability = heat.probability(class_name)
     picture = blend(thumbnail, grid, probability)
     shown = class_name or heat.main_class
-    title = f"{heat.metadata['slide']['name']}\n{heat.metadata['model']['name']} · outline: "
+    title = f"{heat.record.slide.name}\n{heat.record.model.name} · outline: "
     title += f"P({shown}) ≥ {threshold:g}"
     if lesions is not None:
         title += f", with a seed ≥ {lesions.settings.seed_probability:g}"

@@ -19,6 +19,7 @@ from histoslide.report.pictures import (
     tile_picture,
 )
 from histoslide.report.quality import measure_quality
+from histoslide.scoring.mode import ScoreMode
 from histoslide.slide import Slide
 from histoslide.store import Heatmap
 
@@ -132,14 +133,14 @@ def gather(
     picture = slide_picture(heat, slide, picture_px)
     small = slide_picture(heat, slide, THUMBNAIL_PX)
     quality = None if slide is None else measure_quality(heat, slide)
-    warnings = [*notes, *heat.metadata["mask"]["warnings"]]
+    warnings = [*notes, *heat.record.mask.warnings]
     if quality is not None:
         warnings += quality.warnings
     warnings += [f"{note[0].upper()}{note[1:]}" for note in report.summary.notes]
     return SlideReport(
         anchor=anchor,
         heatmap=heat.path.name,
-        name=heat.metadata["slide"]["name"],
+        name=heat.record.slide.name,
         class_name=class_name,
         width_l0=heat.grid.size_l0.width,
         height_l0=heat.grid.size_l0.height,
@@ -208,20 +209,19 @@ def _tiles(
 
 
 def _facts(heat: Heatmap, quality: tuple[float, float | None] | None) -> tuple[Fact, ...]:
-    metadata, grid = heat.metadata, heat.grid
-    mpp, size, counts = grid.slide_mpp, grid.size_l0, metadata["counts"]
+    record, grid, counts = heat.record, heat.grid, heat.counts
+    mpp, size = grid.slide_mpp, grid.size_l0
     mm = tuple(side * mpp.value / 1000 for side in (size.width, size.height))
     rows = {
         "Size": f"{size.width:,} × {size.height:,} px, {mm[0]:.2f} × {mm[1]:.2f} mm",
         "Resolution": f"{mpp.value:.4g} µm/px, from {mpp.source}",
-        "Format": metadata["slide"]["vendor"] or "not recorded",
-        "Fingerprint": metadata["slide"]["quickhash"][:16],
-        "Tissue": f"{metadata['mask']['tissue_share']:.1%} of the slide, found by "
-        f"{metadata['mask']['method']}",
-        "Cells scored": f"{counts['scored']:,} of {grid.cell_um:.1f} µm",
-        "Cells of background": f"{counts['background']:,}",
-        "Cells excluded": f"{counts['excluded']:,}",
-        "Cells unreadable": f"{counts['unreadable']:,}",
+        "Format": record.slide.vendor or "not recorded",
+        "Fingerprint": record.slide.quickhash[:16],
+        "Tissue": f"{record.mask.tissue_share:.1%} of the slide, found by {record.mask.method}",
+        "Cells scored": f"{counts.scored:,} of {grid.cell_um:.1f} µm",
+        "Cells of background": f"{counts.background:,}",
+        "Cells excluded": f"{counts.excluded:,}",
+        "Cells unreadable": f"{counts.unreadable:,}",
     }
     if quality is None:
         rows["Focus and pen"] = "not judged: the slide was not at hand"
@@ -233,41 +233,40 @@ def _facts(heat: Heatmap, quality: tuple[float, float | None] | None) -> tuple[F
 
 
 def _made(heat: Heatmap, report: LesionReport) -> tuple[Fact, ...]:
-    metadata = heat.metadata
-    spec = metadata["model"]["spec"]
+    record, spec = heat.record, heat.spec
     rows = {
-        "Model": f"{metadata['model']['name']} ({spec['architecture']})",
-        "Model's SHA-256": metadata["model"]["sha256"],
-        "Tile": f"{spec['input_px']} px at {spec['mpp']:g} µm/px, of which the label speaks of the "
-        f"centre {spec['label_px']} px",
-        "Classes": ", ".join(spec["classes"]),
-        "Calibration temperature": f"{spec['temperature']:.3f}",
-        "Weights' licence": spec.get("licence") or "not recorded",
+        "Model": f"{record.model.name} ({spec.architecture})",
+        "Model's SHA-256": record.model.sha256,
+        "Tile": f"{spec.input_px} px at {spec.mpp:g} µm/px, of which the label speaks of the "
+        f"centre {spec.label_px} px",
+        "Classes": ", ".join(spec.classes),
+        "Calibration temperature": f"{spec.temperature:.3f}",
+        "Weights' licence": spec.licence or "not recorded",
         "Tiles looked at": _looked_at(heat),
         "Foci": _settings(report.settings),
-        "Scored by": f"{metadata['engine']} on {metadata['device']}, {_mode(metadata['mode'])}",
-        "Time": f"{metadata['seconds']:.0f} s",
-        "Command": metadata["command"] or "not recorded",
-        "Versions": ", ".join(f"{k} {v}" for k, v in metadata["versions"].items()),
+        "Scored by": f"{record.engine} on {record.device}, {_mode(record.mode.value)}",
+        "Time": f"{record.seconds:.0f} s",
+        "Command": record.command or "not recorded",
+        "Versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
         "Heatmap": f"{heat.path.name}, {heat.id}",
     }
-    rows |= _training(spec.get("training") or {})
+    rows |= _training(spec.training)
     return tuple(Fact(name=name, value=str(value)) for name, value in rows.items())
 
 
 def _looked_at(heat: Heatmap) -> str:
-    mask, grid = heat.metadata["mask"], heat.grid
-    roi = "" if mask["roi"] is None else ", inside the region of interest"
+    mask, grid = heat.record.mask, heat.grid
+    roi = "" if mask.roi is None else ", inside the region of interest"
     return (
         f"one every {grid.stride_px} px ({grid.cell_um:.1f} µm), where tissue makes up "
-        f"{mask['threshold']:.0%} or more{roi}"
+        f"{mask.threshold:.0%} or more{roi}"
     )
 
 
-def _mode(mode: Mapping[str, Any]) -> str:
-    again = ", from {cascade_threshold:g} on again as a tile" if mode["mode"] == "cascade" else ""
-    turned = ", mean of the eight turned and mirrored" if mode["tta"] else ""
-    return f"mode {mode['mode']}{again.format(**mode)}{turned}"
+def _mode(mode: ScoreMode) -> str:
+    again = f", from {mode.cascade_threshold:g} on again as a tile"
+    turned = ", mean of the eight turned and mirrored" if mode.tta else ""
+    return f"mode {mode.mode}{again if mode.mode == 'cascade' else ''}{turned}"
 
 
 def _training(training: Mapping[str, Any]) -> dict[str, str]:

@@ -80,7 +80,7 @@ def write_report(
             result = results.get(entry.path)
             notes = [warning] if warning else []
             if result is not None:  # what the run said, but not twice
-                notes += [w for w in result.warnings if w not in heat.metadata["mask"]["warnings"]]
+                notes += [w for w in result.warnings if w not in heat.record.mask.warnings]
             slide = catalogue.slide(entry.key)
             slides.append(
                 gather(

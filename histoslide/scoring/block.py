@@ -87,15 +87,16 @@ def score_block(
     if not (plan == Status.PENDING).any():
         return block
     work = _Block(slide, grid, cells, block, model)
+    first, *then = mode.works(grid.stride_px)
     if mode.mode == "exact":
-        work.score_tiles(model.view_batches() if mode.tta else model.tile_batches())
+        work.score_tiles(model.batches(first))
     elif mode.mode == "dense":
-        work.score_areas(model.area_batches(grid.stride_px))
+        work.score_areas(model.batches(first), across=first.across)
     else:
         assert model.spec.tumour_index is not None
-        tiles = model.tile_batches()
+        tiles = model.batches(then[0])
         with tiles.reader():  # from the start: others' part-filled batches wait for our tiles
-            areas = work.score_areas(model.area_batches(grid.stride_px))
+            areas = work.score_areas(model.batches(first), across=first.across)
             threshold = mode.cascade_threshold
             work.repeat_tiles(tiles, areas, tumour=model.spec.tumour_index, threshold=threshold)
     return block
@@ -151,18 +152,19 @@ class _Block:
         for request, inside, (rows, cols) in waiting:
             self._write(inside, rows, cols, request.result)
 
-    def score_areas(self, batches: Batches) -> list[tuple[CellRange, NDArray[np.uint8]]]:
-        """Score areas in one pass each.
+    def score_areas(
+        self, batches: Batches, *, across: int
+    ) -> list[tuple[CellRange, NDArray[np.uint8]]]:
+        """Score areas of ``across`` cells a side in one pass each.
 
         Returns:
             The areas and their pixels.
         """
-        side = self._model.area_cells(self._grid.stride_px)
         requests: list[tuple[Request, CellRange, NDArray[np.uint8]]] = []
         with batches.reader():
-            for top in range(0, self._cells.rows, side):
-                for left in range(0, self._cells.cols, side):
-                    area = CellRange(self._cells.row + top, self._cells.col + left, side, side)
+            for top in range(0, self._cells.rows, across):
+                for left in range(0, self._cells.cols, across):
+                    area = CellRange(self._cells.row + top, self._cells.col + left, across, across)
                     if (self._of(area)["status"] != Status.PENDING).all():
                         continue
                     pixels = self._read_area(area)

@@ -48,6 +48,7 @@ from histoslide.model.fast_paths import (
     ranges_sha256,
     read_fast_paths,
 )
+from histoslide.model.work import Work
 from histoslide.scoring.runners import BlockIndex
 from histoslide.slide import Slide
 from histoslide.slide.facts import SlideFacts
@@ -196,6 +197,10 @@ class ClusterModel:
     """Where."""
     plugin: str
     """Name of the plugin that holds it."""
+
+    def check(self, work: Work) -> None:
+        """Nothing beyond what the spec tells: a worker that cannot do it says so."""
+        work.check(self.spec)
 
     def here(self) -> Model:
         """The model of the worker that this is called in.

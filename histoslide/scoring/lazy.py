@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.errors import ResolutionError
-from histoslide.geometry import Mpp, Size
 from histoslide.grid.cells import DEFAULT_BLOCK_CELLS, TileGrid
 from histoslide.grid.status import Status
 from histoslide.model import Model, ModelSpec
 from histoslide.model.engine import Engine
+from histoslide.model.work import Work
 from histoslide.scoring.block import block_dtype, score_block
 from histoslide.scoring.mode import EXACT, ScoreMode
+from histoslide.scoring.record import MaskRecord, ModelRecord, ModeRecord, SlideRecord
 from histoslide.slide import Slide, require_mpp
+from histoslide.storage.records import Absent, to_builtins
 from histoslide.tissue.masks import METHODS, TissueMask, find_tissue
 
 READER_VERSION = 4
@@ -64,6 +64,14 @@ class BlockModel(Protocol):
         """Where; for people to read."""
         ...
 
+    def check(self, work: Work) -> None:
+        """Make sure, as far as it can be told here, that the network can do a kind of work.
+
+        Raises:
+            HistoslideError: it cannot, and why.
+        """
+        ...
+
     def here(self) -> Model:
         """The model in the process that computes, loaded once."""
         ...
@@ -89,7 +97,13 @@ class _BlockScorer:
 
 @dataclass(frozen=True, kw_only=True)
 class LazyHeatmap:
-    """A heatmap before it is computed. Storing it is running it (``histoslide.store``)."""
+    """A heatmap before it is computed. Storing it is running it (``histoslide.store``).
+
+    What is stored is another type, ``histoslide.store.Heatmap``, and in a room above: this one has
+    a slide, a network and a graph in it and nothing to read; that one has a folder and nothing to
+    compute with, so that whoever looks at heatmaps needs neither slide nor bundle. What both know
+    (grid, spec, and the records of slide, mask, model and mode) are the same values.
+    """
 
     blocks: da.Array
     """Structured array of shape ``grid.shape``, one chunk a block; see
@@ -100,12 +114,12 @@ class LazyHeatmap:
     """Where the cells lie."""
     spec: ModelSpec
     """The model that scores them."""
-    slide: Mapping[str, Any]
-    """Facts about the slide, JSON-ready, for the metadata."""
-    mask: Mapping[str, Any]
-    """How the plan was made, JSON-ready, for the metadata."""
-    model: Mapping[str, Any]
-    """Name, hash and spec of the model, JSON-ready, for the metadata."""
+    slide: SlideRecord
+    """What will be recorded of the slide."""
+    mask: MaskRecord
+    """What will be recorded of how the plan was made."""
+    model: ModelRecord
+    """What will be recorded of the model."""
     mode: ScoreMode
     """How the cells come by their probabilities."""
     engine: Engine
@@ -120,8 +134,8 @@ class LazyHeatmap:
 
     @property
     def _ranges(self) -> dict[str, Any]:
-        found = self.model.get("ranges_sha256")
-        return {} if found is None else {"model.ranges_sha256": found}
+        found = self.model.ranges_sha256
+        return {} if isinstance(found, Absent) else {"model.ranges_sha256": found}
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -130,19 +144,19 @@ class LazyHeatmap:
         return {
             "reader": READER_VERSION,
             "slide.size_l0": [grid.size_l0.width, grid.size_l0.height],
-            "slide.quickhash": self.slide["quickhash"],
+            "slide.quickhash": self.slide.quickhash,
             "slide.mpp": grid.slide_mpp.value,
             "grid.stride_px": grid.stride_px,
             "grid.block_cells": grid.block_cells,
-            "mask.method": self.mask["method"],
-            "mask.threshold": self.mask["threshold"],
-            "mask.roi": self.mask["roi"],
+            "mask.method": self.mask.method,
+            "mask.threshold": self.mask.threshold,
+            "mask.roi": self.mask.roi,
             "mask.plan_sha256": hashlib.sha256(self.plan.tobytes()).hexdigest(),
-            "model.name": self.model["name"],
-            "model.sha256": self.model["sha256"],
+            "model.name": self.model.name,
+            "model.sha256": self.model.sha256,
             **self._ranges,
             "engine": str(self.engine),
-            **self.mode.settings,
+            **to_builtins(ModeRecord.of(self.mode)),
         }
 
 
@@ -235,8 +249,8 @@ def make_heatmap(
     """
     grid = make_grid(slide, model.spec, stride_px=stride_px, block_cells=block_cells)
     mode.check(model.spec, stride_px=grid.stride_px)
-    if mode.mode != "exact" and isinstance(model, Model):
-        model.area_batches(grid.stride_px)  # raises where the network cannot
+    for work in mode.works(grid.stride_px):
+        model.check(work)
     tissue = find_tissue(slide, METHODS["otsu"]) if tissue is None else tissue
     if plan is None:
         plan = plan_cells(grid, tissue, threshold=tissue_threshold, roi=roi)
@@ -254,36 +268,10 @@ def make_heatmap(
         plan=plan,
         grid=grid,
         spec=model.spec,
-        slide=_describe_slide(slide, grid.slide_mpp),
-        mask={
-            "method": tissue.method,
-            "settings": dict(tissue.settings),
-            "threshold": tissue_threshold,
-            "tissue_share": tissue.tissue_share,
-            "roi": None if roi is None else dict(roi.settings),
-            "warnings": list(tissue.warnings),
-        },
-        model={
-            "name": model.spec.name,
-            "sha256": model.sha256,
-            "spec": json.loads(model.spec.to_json()),
-        }
-        | ({} if model.ranges_sha256 is None else {"ranges_sha256": model.ranges_sha256}),
+        slide=SlideRecord.of(slide, grid.slide_mpp),
+        mask=MaskRecord.of(tissue, roi, threshold=tissue_threshold),
+        model=ModelRecord.of(model.spec, sha256=model.sha256, ranges_sha256=model.ranges_sha256),
         mode=mode,
         engine=model.engine,
         device=model.device,
     )
-
-
-def _describe_slide(slide: Slide, mpp: Mpp) -> dict[str, Any]:
-    size: Size = slide.size_l0
-    bounds = slide.bounds_l0
-    return {
-        "name": slide.name,
-        "size_l0": [size.width, size.height],
-        "quickhash": slide.quickhash,
-        "vendor": slide.properties.get("openslide.vendor"),
-        "bounds_l0": None if bounds is None else [bounds.x, bounds.y, bounds.width, bounds.height],
-        "mpp": mpp.value,
-        "mpp_source": mpp.source,
-    }

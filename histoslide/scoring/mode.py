@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from histoslide.errors import HistoslideError
 from histoslide.model import Model, ModelSpec
-from histoslide.model.areas import refuse_areas
+from histoslide.model.work import Areas, Tiles, Views, Work
 
 Mode = Literal["exact", "cascade", "dense"]
 
@@ -47,14 +47,26 @@ class ScoreMode:
                 f"the cascade threshold must lie in 0-1, not {self.cascade_threshold}"
             )
 
+    def works(self, stride_px: int) -> tuple[Work, ...]:
+        """What the network is given, in this order.
+
+        Args:
+            stride_px: side of a cell, in model pixels.
+        """
+        tiles = Views() if self.tta else Tiles()
+        if self.mode == "exact":
+            return (tiles,)
+        areas = Areas(stride_px=stride_px)
+        return (areas,) if self.mode == "dense" else (areas, tiles)
+
     def check(self, spec: ModelSpec, *, stride_px: int) -> None:
         """Make sure that a model can be used so, as far as its spec tells.
 
         Raises:
             HistoslideError: it cannot, and why.
         """
-        if self.mode != "exact":
-            refuse_areas(spec, stride_px=stride_px)
+        for work in self.works(stride_px):
+            work.check(spec)
         if self.mode == "cascade" and spec.tumour_class is None:
             raise HistoslideError(
                 f"--mode cascade looks for tumour, and model {spec.name} has no tumour class"
@@ -62,16 +74,8 @@ class ScoreMode:
 
     def compile(self, model: Model, *, stride_px: int, only_kept: bool = False) -> None:
         """Make ready what a model computes with in this mode; see ``Model.compile``."""
-        if self.mode != "exact":
-            model.compile(stride_px, only_kept=only_kept)
-        if self.mode != "dense":
-            model.compile(only_kept=only_kept)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the values, JSON-ready."""
-        threshold = {"cascade_threshold": self.cascade_threshold} if self.mode == "cascade" else {}
-        return {"mode": self.mode, "tta": self.tta, **threshold}
+        for work in self.works(stride_px):
+            model.compile(work, only_kept=only_kept)
 
 
 EXACT = ScoreMode()

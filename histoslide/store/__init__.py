@@ -4,22 +4,26 @@ Level 0 holds the probabilities, ``labels/status/0`` what happened to each cell.
 probabilities are written before its status, so a block whose status is there is done, whatever
 moment a run was killed at. Pyramid levels and ``complete: true`` come last.
 
-``layout`` and ``pyramid`` know the arrays, ``metadata`` what is said of them, ``stored`` reads;
-``target`` chooses where to write, ``blocks`` runs and writes, ``writing`` tells the whole story of
-it, and ``conversion`` writes once more what is stored.
+``arrays`` knows what the arrays are called, ``layout`` and ``pyramid`` make them; ``record`` is
+what is said of them and ``metadata`` where it lies; ``stored`` reads; ``target`` chooses where to
+write, ``blocks`` runs and writes, ``writing`` tells the whole story of it, and ``conversion``
+writes once more what is stored.
 """
 
 from histoslide.store.blocks import BlockTarget, reopened
 from histoslide.store.conversion import convert_heatmap
 from histoslide.store.layout import NgffVersion
 from histoslide.store.metadata import metadata_schema, refuse_other_settings
-from histoslide.store.pyramid import halve_probability, halve_status, level_shapes
+from histoslide.store.pyramid import halve_probability, halve_status, level_shapes, pyramid
+from histoslide.store.record import CellCounts, HeatmapRecord
 from histoslide.store.stored import Heatmap, PyramidLevel, open_heatmap, readable
 from histoslide.store.writing import plan_begun_with, store_heatmap
 
 __all__ = [
     "BlockTarget",
+    "CellCounts",
     "Heatmap",
+    "HeatmapRecord",
     "NgffVersion",
     "PyramidLevel",
     "convert_heatmap",
@@ -29,6 +33,7 @@ __all__ = [
     "metadata_schema",
     "open_heatmap",
     "plan_begun_with",
+    "pyramid",
     "readable",
     "refuse_other_settings",
     "reopened",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any
 
 import numpy as np
-import zarr
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
@@ -18,19 +17,19 @@ from histoslide.geometry import CellRange
 from histoslide.grid.status import Status
 from histoslide.scoring.lazy import LazyHeatmap
 from histoslide.scoring.runners import BlockIndex, Runner
-from histoslide.storage.location import Location, open_group
+from histoslide.storage.location import Location
 from histoslide.storage.lock import LockGuard
-from histoslide.store.metadata import read_metadata
+from histoslide.store.arrays import StoreArrays
+from histoslide.store.metadata import read_record, write_record
 
 
 class BlockTarget:
     """What Dask stores blocks into: probabilities first, status last."""
 
     def __init__(self, path: Location, tumour_index: int | None, guard: LockGuard) -> None:
-        group = open_group(path, "r+")
-        self._probability: Any = group["0"]
-        self._status: Any = group["labels/status/0"]
-        self._disagreement: Any = group.get("disagreement/0")
+        arrays = StoreArrays.open(path, "r+")
+        self._probability, self._status = arrays.probability(), arrays.status()
+        self._disagreement = arrays.disagreement
         # Two classes sum to one: the heatmap shows the tumour class, or else the second.
         self._shown = 1 if tumour_index is None else tumour_index
         self._guard = guard
@@ -71,9 +70,9 @@ def run_blocks(
     Raises:
         LockLostError: another run has taken the store.
     """
-    group = open_group(path, "r+")
-    status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
-    _settle_untouched(lazy, group, status)
+    arrays = StoreArrays.open(path, "r+")
+    status = np.asarray(arrays.status()[:])
+    _settle_untouched(lazy, arrays, status)
     total, done = lazy.grid.block_shape[0] * lazy.grid.block_shape[1], 0
     blocks: list[BlockIndex] = []
     for block, cells in lazy.grid.numbered_blocks():
@@ -101,22 +100,22 @@ def run_blocks(
         raise
     finally:
         if ours:
-            metadata = read_metadata(path)
-            metadata["seconds"] += time.monotonic() - started
-            group.attrs["histoslide"] = metadata
+            record = read_record(path)
+            seconds = record.seconds + (time.monotonic() - started)
+            write_record(arrays.group, dataclasses.replace(record, seconds=seconds))
 
 
-def _settle_untouched(lazy: LazyHeatmap, group: zarr.Group, status: NDArray[np.uint8]) -> None:
+def _settle_untouched(lazy: LazyHeatmap, arrays: StoreArrays, status: NDArray[np.uint8]) -> None:
     """Write the status of blocks in which nothing is to be scored, many at a time.
 
     Most of a slide is glass: a task for each of its blocks would cost more than all else.
 
     Args:
         lazy: the heatmap.
-        group: its store.
+        arrays: of its store.
         status: as stored; updated in place.
     """
-    stored: Any = group["labels/status/0"]
+    stored = arrays.status()
     side = lazy.grid.block_cells
     for top in range(0, lazy.grid.rows, side):
         band = np.s_[top : top + side]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from histoslide.errors import StoreError
@@ -9,9 +11,9 @@ from histoslide.storage.location import Location, is_remote, open_group, storage
 from histoslide.storage.lock import hold
 from histoslide.storage.writing import refuse_existing, swap_name
 from histoslide.storage.zarr_folder import is_there, put_in_place, remove
+from histoslide.store.arrays import StoreArrays
 from histoslide.store.layout import NgffVersion, lay_out, zarr_format
-from histoslide.store.metadata import read_attribute
-from histoslide.store.pyramid import halve_probability, halve_status, level_shapes
+from histoslide.store.metadata import read_attribute, write_record
 from histoslide.store.stored import Heatmap, open_heatmap
 from histoslide.store.target import restore
 
@@ -78,18 +80,15 @@ def _copy(heat: Heatmap, path: Location, ngff: NgffVersion, *, packed: bool) -> 
         root,
         heat.grid,
         channels,
-        heat.metadata["slide"]["name"],
+        heat.record.slide.name,
         ngff,
         disagreement=disagreement is not None,
         packed=packed,
     )
+    arrays = StoreArrays(root)
     if disagreement is not None:
-        root["disagreement/0"][...] = disagreement  # type: ignore[index]
-    values, status = np.asarray(heat.array), heat.status
-    for level in range(len(level_shapes(heat.grid.shape))):
-        if level:
-            values, status = halve_probability(values), halve_status(status)
-        root[str(level)][...] = values  # type: ignore[index]
-        root[f"labels/status/{level}"][...] = status  # type: ignore[index]
-    fingerprint = {**heat.metadata["fingerprint"], "ngff": ngff}
-    root.attrs["histoslide"] = {**heat.metadata, "fingerprint": fingerprint}
+        assert arrays.disagreement is not None
+        arrays.disagreement[...] = disagreement
+    arrays.fill(np.asarray(heat.array), heat.status)
+    fingerprint = {**heat.record.fingerprint, "ngff": ngff}
+    write_record(root, dataclasses.replace(heat.record, fingerprint=fingerprint))

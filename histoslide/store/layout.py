@@ -9,7 +9,16 @@ import zarr
 
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
-from histoslide.store.ngff import image_metadata, label_metadata
+from histoslide.store.arrays import (
+    DISAGREEMENT,
+    DISAGREEMENT_NAME,
+    LABEL,
+    LABELS,
+    STATUS,
+    probability_name,
+    status_name,
+)
+from histoslide.store.ngff import image_metadata, label_metadata, labels_metadata
 from histoslide.store.pyramid import level_shapes
 
 NgffVersion = Literal["0.5", "0.4"]
@@ -44,23 +53,32 @@ def lay_out(
     shapes = level_shapes(grid.shape)
     for level, shape in enumerate(shapes):
         lead = (len(channels),) if len(channels) > 1 else ()
-        _create_array(root, str(level), (*lead, *shape), grid.block_cells, math.nan, packed=packed)
-        status = f"labels/status/{level}"
-        _create_array(root, status, shape, grid.block_cells, int(Status.PENDING), packed=packed)
+        _create_array(
+            root,
+            probability_name(level),
+            (*lead, *shape),
+            grid.block_cells,
+            math.nan,
+            packed=packed,
+        )
+        _create_array(
+            root,
+            status_name(level),
+            shape,
+            grid.block_cells,
+            int(Status.PENDING),
+            packed=packed,
+        )
     root.attrs.update(image_metadata(name, grid.cell_um, len(shapes), channels, ngff))
     if disagreement:
-        _create_array(root, "disagreement/0", grid.shape, grid.block_cells, math.nan, packed=packed)
-        root["disagreement"].attrs.update(
-            image_metadata(f"{name} disagreement", grid.cell_um, 1, ("disagreement",), ngff)
+        _create_array(
+            root, DISAGREEMENT_NAME, grid.shape, grid.block_cells, math.nan, packed=packed
         )
-    labels = root["labels"]
-    labels.attrs.update(
-        {"ome": {"version": ngff, "labels": ["status"]}}
-        if ngff == "0.5"
-        else {"labels": ["status"]}
-    )
-    colours = {status.value: status.name.lower() for status in Status}
-    root["labels/status"].attrs.update(label_metadata(grid.cell_um, len(shapes), colours, ngff))
+        root[DISAGREEMENT].attrs.update(
+            image_metadata(f"{name} {DISAGREEMENT}", grid.cell_um, 1, (DISAGREEMENT,), ngff)
+        )
+    root[LABELS].attrs.update(labels_metadata((LABEL,), ngff))
+    root[STATUS].attrs.update(label_metadata(LABEL, grid.cell_um, len(shapes), ngff))
 
 
 def _create_array(

@@ -1,26 +1,28 @@
-"""``attributes.histoslide``: what a heat.zarr says of itself, and whether it can be believed."""
+"""``attributes.histoslide`` read and written, and whether what it says can be believed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
-import jsonschema
+import zarr
 import zarr.errors
 
 from histoslide.errors import SettingsDifferError, StoreError
 from histoslide.grid.cells import TileGrid
 from histoslide.scoring.lazy import LazyHeatmap
+from histoslide.scoring.record import ModeRecord
 from histoslide.storage.location import Location, is_remote, open_group
+from histoslide.storage.records import from_builtins, to_builtins
 from histoslide.storage.writing import named_difference
 from histoslide.storage.zarr_folder import is_there
 from histoslide.store.layout import NgffVersion
+from histoslide.store.record import SCHEMA_VERSION, GridRecord, HeatmapRecord
 
-SCHEMA_VERSION = 1
-"""Version of ``attributes.histoslide``; described by ``histoslide/schemas/heatmap-1.json``."""
+_ATTRIBUTE = "histoslide"
+"""Under which the record lies among the attributes of the root."""
 
 _RECORDED_PACKAGES = (
     "histoslide",
@@ -37,11 +39,11 @@ _RECORDED_PACKAGES = (
 
 def metadata_schema() -> dict[str, Any]:
     """The JSON Schema of ``attributes.histoslide``."""
-    text = files("histoslide").joinpath(f"schemas/heatmap-{SCHEMA_VERSION}.json").read_text()
+    text = files("histoslide.store").joinpath(f"heatmap-{SCHEMA_VERSION}.json").read_text()
     return dict(json.loads(text))
 
 
-def first_metadata(lazy: LazyHeatmap, ngff: NgffVersion, command: str | None) -> dict[str, Any]:
+def first_record(lazy: LazyHeatmap, ngff: NgffVersion, command: str | None) -> HeatmapRecord:
     """What a store says of itself before anything is computed.
 
     Args:
@@ -50,48 +52,48 @@ def first_metadata(lazy: LazyHeatmap, ngff: NgffVersion, command: str | None) ->
         command: command line, without absolute paths.
     """
     computing = ("openvino",) if lazy.engine.backend == "openvino" else ()
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "complete": False,
-        "fingerprint": lazy.fingerprint | {"ngff": ngff},
-        "slide": dict(lazy.slide),
-        "grid": {
-            "rows": lazy.grid.rows,
-            "cols": lazy.grid.cols,
-            "stride_px": lazy.grid.stride_px,
-            "block_cells": lazy.grid.block_cells,
-            "cell_um": lazy.grid.cell_um,
-            "cell_l0": lazy.grid.cell_l0,
-        },
-        "mask": dict(lazy.mask),
-        "model": dict(lazy.model),
-        "engine": str(lazy.engine),
-        "mode": lazy.mode.settings,
-        "device": lazy.device,
-        "command": command,
-        "versions": {name: version(name) for name in (*_RECORDED_PACKAGES, *computing)},
-        "counts": None,
-        "seconds": 0.0,
-    }
+    return HeatmapRecord(
+        schema_version=SCHEMA_VERSION,
+        complete=False,
+        fingerprint=lazy.fingerprint | {"ngff": ngff},
+        slide=lazy.slide,
+        grid=GridRecord.of(lazy.grid),
+        mask=lazy.mask,
+        model=lazy.model,
+        engine=str(lazy.engine),
+        mode=ModeRecord.of(lazy.mode),
+        device=lazy.device,
+        command=command,
+        versions={name: version(name) for name in (*_RECORDED_PACKAGES, *computing)},
+        counts=None,
+        seconds=0.0,
+    )
 
 
-def read_metadata(path: Location) -> dict[str, Any]:
-    """The attribute, checked against its schema.
+def write_record(root: zarr.Group, record: HeatmapRecord) -> None:
+    """Put the record of a heatmap into its store, in the place of one that is there."""
+    root.attrs[_ATTRIBUTE] = to_builtins(record)
+
+
+def read_record(path: Location) -> HeatmapRecord:
+    """The record of a heatmap, checked.
 
     Raises:
         StoreError: it is not a heatmap, is of another schema version, or what it says is damaged.
     """
-    metadata = read_attribute(path)
-    if metadata.get("schema_version") != SCHEMA_VERSION:
+    found = read_attribute(path)
+    if found.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(
-            f"{path} has heatmap schema {metadata.get('schema_version')}, this histoslide reads "
+            f"{path} has heatmap schema {found.get('schema_version')}, this histoslide reads "
             f"{SCHEMA_VERSION}: score the slide again or use the release that wrote it"
         )
-    try:
-        jsonschema.validate(metadata, metadata_schema())
-    except jsonschema.ValidationError as error:
-        raise StoreError(f"{path} has damaged metadata: {error.message}") from error
-    return metadata
+    return from_builtins(
+        found,
+        HeatmapRecord,
+        source=f"{path} has damaged metadata and",
+        error=StoreError,
+        exact=True,
+    )
 
 
 def read_attribute(path: Location) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def read_attribute(path: Location) -> dict[str, Any]:
     if not is_there(path):
         raise StoreError(f"{path} does not exist")
     try:
-        found = dict(open_group(path, "r").attrs)["histoslide"]
+        found = dict(open_group(path, "r").attrs)[_ATTRIBUTE]
     except FileNotFoundError:  # zarr's, where there is no group
         found = None
     except PermissionError as error:
@@ -129,15 +131,21 @@ def _way_out(path: Location) -> str:
     return f": it is a folder of heatmaps, pass {path / inside[0]}" if inside else ""
 
 
-def refuse_contradictions(path: Location, metadata: Mapping[str, Any], grid: TileGrid) -> None:
+def refuse_contradictions(path: Location, record: HeatmapRecord, grid: TileGrid) -> None:
     """Make sure that no fact was altered since: places and sizes would silently be wrong."""
-    stored = metadata["grid"]
-    facts = {f"grid.{name}": stored[name] for name in ("stride_px", "block_cells")}
-    facts |= {f"slide.{name}": metadata["slide"][name] for name in ("size_l0", "quickhash", "mpp")}
-    facts |= {f"model.{name}": metadata["model"][name] for name in ("name", "sha256")}
-    expected = {name: metadata["fingerprint"].get(name) for name in facts}
+    slide, model, stored = record.slide, record.model, record.grid
+    facts: dict[str, object] = {
+        "grid.stride_px": stored.stride_px,
+        "grid.block_cells": stored.block_cells,
+        "slide.size_l0": list(slide.size_l0),
+        "slide.quickhash": slide.quickhash,
+        "slide.mpp": slide.mpp,
+        "model.name": model.name,
+        "model.sha256": model.sha256,
+    }
+    expected = {name: record.fingerprint.get(name) for name in facts}
     for name in ("rows", "cols", "cell_um", "cell_l0"):
-        facts[f"grid.{name}"], expected[f"grid.{name}"] = stored[name], getattr(grid, name)
+        facts[f"grid.{name}"], expected[f"grid.{name}"] = getattr(stored, name), getattr(grid, name)
     for name, value in facts.items():
         if value != expected[name]:
             raise StoreError(
@@ -162,9 +170,8 @@ def refuse_other_settings(lazy: LazyHeatmap, path: Location, ngff: NgffVersion) 
 
 def difference(lazy: LazyHeatmap, path: Location, ngff: NgffVersion) -> str:
     """The settings in which a store differs from what is asked for; empty if there are none."""
-    there = read_metadata(path)["fingerprint"]
     here = lazy.fingerprint | {"ngff": ngff}
-    return named_difference(there, here)
+    return named_difference(read_record(path).fingerprint, here)
 
 
 def is_ours(lazy: LazyHeatmap, path: Location, ngff: NgffVersion) -> bool:

@@ -5,17 +5,9 @@ Source: the OME-NGFF specifications 0.4 and 0.5, sections "multiscales", "omero"
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-STATUS_COLOURS = {
-    0: [0, 0, 0, 0],
-    1: [230, 230, 230, 0],
-    2: [53, 132, 228, 60],
-    3: [224, 27, 36, 255],
-    4: [119, 118, 123, 120],
-}
-"""RGBA in which viewers show each status: background clear, unreadable loud."""
+from histoslide.grid.status import Status
 
 _TUMOUR_COLOUR = "FF0000"
 _CLASS_COLOURS = ("E69F00", "56B4E9", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7")
@@ -98,20 +90,23 @@ def _colours(channels: int) -> list[str]:
     return [_CLASS_COLOURS[index % len(_CLASS_COLOURS)] for index in range(channels)]
 
 
-def label_metadata(
-    um: float, levels: int, names: Mapping[int, str], version: str
-) -> dict[str, Any]:
+def labels_metadata(names: tuple[str, ...], version: str) -> dict[str, Any]:
+    """Group attributes of what holds the labels."""
+    return _wrap({"labels": list(names)}, version)
+
+
+def label_metadata(name: str, um: float, levels: int, version: str) -> dict[str, Any]:
     """Group attributes of the status labels, with a name and a colour for each status."""
     label: dict[str, Any] = {
-        "colors": [{"label-value": k, "rgba": v} for k, v in STATUS_COLOURS.items()],
-        "properties": [{"label-value": k, "status": v} for k, v in names.items()],
+        "colors": [{"label-value": it.value, "rgba": list(it.rgba)} for it in Status],
+        "properties": [{"label-value": it.value, "status": it.label} for it in Status],
         "source": {"image": "../../"},
     }
     if version == "0.4":
         label["version"] = version
     body = {
         "multiscales": multiscale(
-            "status",
+            name,
             um,
             levels,
             channels=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,8 @@ from histoslide.grid.status import Status
 _COARSEST_PX = 64
 """The pyramid ends at the first level whose longer side is at most this."""
 
-_STATUS_RANK = np.array([0, 1, 3, 4, 2], dtype=np.uint8)
-"""Which status a coarser level shows, by status: unreadable over scored over excluded over
-background over pending, so that zooming out never hides a failed read."""
+_RANK = np.array([status.rank for status in Status], dtype=np.uint8)
+"""By status, whose values count from 0."""
 
 
 def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
@@ -25,6 +25,22 @@ def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
         rows, cols = shapes[-1]
         shapes.append((-(-rows // 2), -(-cols // 2)))
     return shapes
+
+
+def pyramid(
+    probability: NDArray[np.float32], status: NDArray[np.uint8]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+    """Probabilities and statuses of every level, finest first.
+
+    Args:
+        probability: of level 0, shape (..., rows, cols).
+        status: of level 0, shape (rows, cols).
+    """
+    rows, cols = status.shape
+    yield probability, status
+    for _ in level_shapes((rows, cols))[1:]:
+        probability, status = halve_probability(probability), halve_status(status)
+        yield probability, status
 
 
 def halve_probability(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -42,9 +58,9 @@ def halve_probability(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def halve_status(status: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The next coarser level of a status array; see the module's ranking of statuses."""
+    """The next coarser level of a status array: the status of the highest ``Status.rank``."""
     quarters = _quarters(status, int(Status.PENDING))
-    best = _STATUS_RANK[quarters].argmax(axis=0)
+    best = _RANK[quarters].argmax(axis=0)
     return np.take_along_axis(quarters, best[None], axis=0)[0]
 
 

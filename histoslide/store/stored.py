@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -16,14 +16,17 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from histoslide.errors import HistoslideError, StoreError
-from histoslide.geometry import Mpp, Size
+from histoslide.errors import BundleError, HistoslideError, StoreError
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
-from histoslide.storage.location import Location, open_group, storage_errors
+from histoslide.model import ModelSpec
+from histoslide.storage.location import Location, storage_errors
+from histoslide.storage.records import from_builtins
+from histoslide.store.arrays import StoreArrays
 from histoslide.store.layout import stored_classes
-from histoslide.store.metadata import read_metadata, refuse_contradictions
+from histoslide.store.metadata import read_record, refuse_contradictions
 from histoslide.store.pyramid import level_shapes
+from histoslide.store.record import CellCounts, HeatmapRecord
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,25 +47,29 @@ class PyramidLevel:
 
 @dataclass(frozen=True, kw_only=True)
 class Heatmap:
-    """A stored heatmap."""
+    """A stored heatmap: nothing is left to compute, only to read.
+
+    It is not ``histoslide.scoring.lazy.LazyHeatmap`` with a path, and says there why.
+    """
 
     path: Location
     """The heat.zarr."""
     grid: TileGrid
     """Where its cells lie on the slide."""
-    metadata: Mapping[str, Any] = field(repr=False)
-    """``attributes.histoslide`` as stored."""
+    spec: ModelSpec = field(repr=False)
+    """Of the model that scored it."""
+    record: HeatmapRecord = field(repr=False)
+    """Everything that is recorded of it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names of the model, in the order of its outputs."""
-        return tuple(self.metadata["model"]["spec"]["classes"])
+        return self.spec.classes
 
     @property
     def tumour_class(self) -> str | None:
         """The class that a two-class heatmap shows."""
-        name: str | None = self.metadata["model"]["spec"]["tumour_class"]
-        return name
+        return self.spec.tumour_class
 
     @property
     def main_class(self) -> str:
@@ -77,12 +84,12 @@ class Heatmap:
     @property
     def array(self) -> da.Array:
         """Level 0 as a Dask array: (rows, cols), or (classes, rows, cols) for more than two."""
-        return da.from_zarr(self._level("0"))
+        return da.from_zarr(self._probability())
 
     @property
     def status(self) -> NDArray[np.uint8]:
         """``histoslide.grid.status.Status`` of every cell, shape ``grid.shape``."""
-        return self._read("labels/status/0", np.s_[:])
+        return self._read(self._status(), np.s_[:])
 
     @property
     def disagreement(self) -> NDArray[np.float32] | None:
@@ -91,20 +98,25 @@ class Heatmap:
         The standard deviation of the probability, NaN where nothing was scored; None for a heatmap
         that was made without test-time augmentation.
         """
-        stored = open_group(self.path, "r").get("disagreement/0")
-        with readable(self.path):
-            return None if stored is None else np.asarray(stored[:])  # type: ignore[index]
+        with storage_errors(self.path):
+            stored = StoreArrays.open(self.path).disagreement
+        return None if stored is None else self._read(stored, np.s_[:])
 
     @property
     def id(self) -> str:
         """A hash of everything that decides the values; equal heatmaps have equal ones."""
-        text = json.dumps(self.metadata["fingerprint"], sort_keys=True)
+        text = json.dumps(self.record.fingerprint, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def counts(self) -> CellCounts:
+        """Cells by status; of an incomplete heatmap as they are now."""
+        return self.record.counts or CellCounts.of(self.status)
 
     @property
     def complete(self) -> bool:
         """Whether every cell has been decided and the pyramid is whole."""
-        return bool(self.metadata["complete"])
+        return self.record.complete
 
     def to_xarray(self) -> xr.DataArray:
         """Level 0, lazy, with the middles of cells in micrometres as coordinates.
@@ -145,8 +157,8 @@ class Heatmap:
             name="probability",
             attrs={
                 "long_name": f"P({', '.join(self.shown_classes)})",
-                "slide": self.metadata["slide"]["name"],
-                "model": self.metadata["model"]["name"],
+                "slide": self.record.slide.name,
+                "model": self.record.model.name,
                 "mpp": grid.slide_mpp.value,
             },
         )
@@ -174,10 +186,11 @@ class Heatmap:
             )
         # Before the probabilities, which a run writes first: none that counts as scored is missed.
         status = self.status
+        stored = self._probability()
         if len(self.shown_classes) > 1:
-            values = self._read("0", np.s_[self.classes.index(name)])
+            values = self._read(stored, np.s_[self.classes.index(name)])
         else:
-            values = self._read("0", np.s_[:])
+            values = self._read(stored, np.s_[:])
             values = values if (name,) == self.shown_classes else 1 - values
         self._check(values, status)
         return values
@@ -197,25 +210,23 @@ class Heatmap:
 
     def levels(self) -> tuple[PyramidLevel, ...]:
         """All levels, finest first; those above level 0 are empty until the store is complete."""
-        count = len(level_shapes(self.grid.shape))
         return tuple(
-            PyramidLevel(
-                probability=self._level(str(level)), status=self._level(f"labels/status/{level}")
-            )
-            for level in range(count)
+            PyramidLevel(probability=self._probability(level), status=self._status(level))
+            for level in range(len(level_shapes(self.grid.shape)))
         )
 
-    def _read(self, name: str, where: Any) -> NDArray[Any]:
-        """A level in memory."""
-        level = self._level(name)
+    def _read(self, array: zarr.Array[Any], where: Any) -> NDArray[Any]:
+        """Part of an array in memory."""
         with readable(self.path):
-            return np.asarray(level[where])
+            return np.asarray(array[where])
 
-    def _level(self, name: str) -> zarr.Array[Any]:
+    def _probability(self, level: int = 0) -> zarr.Array[Any]:
         with storage_errors(self.path):
-            array = open_group(self.path, "r")[name]
-        assert isinstance(array, zarr.Array)
-        return array
+            return StoreArrays.open(self.path).probability(level)
+
+    def _status(self, level: int = 0) -> zarr.Array[Any]:
+        with storage_errors(self.path):
+            return StoreArrays.open(self.path).status(level)
 
 
 @contextmanager
@@ -245,18 +256,33 @@ def open_heatmap(path: Location, *, allow_incomplete: bool = False) -> Heatmap:
         StoreError: missing, not a heatmap, of an unknown schema version, or incomplete.
     """
     with storage_errors(path):
-        metadata = read_metadata(path)
-    if not metadata["complete"] and not allow_incomplete:
+        record = read_record(path)
+    if not record.complete and not allow_incomplete:
         raise StoreError(f"{path} is incomplete: run the same score command again to finish it")
-    slide, stored, spec = metadata["slide"], metadata["grid"], metadata["model"]["spec"]
+    spec = _spec_of(record, path)
     grid = TileGrid(
-        size_l0=Size(*slide["size_l0"]),
-        slide_mpp=Mpp(value=slide["mpp"], source=slide["mpp_source"]),
-        model_mpp=spec["mpp"],
-        input_px=spec["input_px"],
-        label_px=spec["label_px"],
-        stride_px=stored["stride_px"],
-        block_cells=stored["block_cells"],
+        size_l0=record.slide.size,
+        slide_mpp=record.slide.resolution,
+        model_mpp=spec.mpp,
+        input_px=spec.input_px,
+        label_px=spec.label_px,
+        stride_px=record.grid.stride_px,
+        block_cells=record.grid.block_cells,
     )
-    refuse_contradictions(path, metadata, grid)
-    return Heatmap(path=path, metadata=metadata, grid=grid)
+    refuse_contradictions(path, record, grid)
+    return Heatmap(path=path, record=record, grid=grid, spec=spec)
+
+
+def _spec_of(record: HeatmapRecord, path: Location) -> ModelSpec:
+    """The recorded spec of the model as a value; what another release knows of it is left out.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    damaged = f"{path} has damaged metadata"
+    try:
+        return from_builtins(
+            record.model.spec, ModelSpec, source=f"{damaged}: the model's spec", error=StoreError
+        )
+    except BundleError as error:
+        raise StoreError(f"{damaged}: {error}") from error

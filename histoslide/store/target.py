@@ -11,7 +11,7 @@ from histoslide.store.metadata import (
     difference,
     is_ours,
     read_attribute,
-    read_metadata,
+    read_record,
     refuse_other_settings,
 )
 
@@ -28,7 +28,7 @@ def choose_target(
     if not overwrite:
         refuse_other_settings(lazy, path, ngff)
         return path
-    if is_ours(lazy, path, ngff) and not read_metadata(path)["complete"]:
+    if is_ours(lazy, path, ngff) and not read_record(path).complete:
         return path
     new = swap_name(path, "new")
     if is_there(new) and not is_ours(lazy, new, ngff):

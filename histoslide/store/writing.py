@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 import zarr
@@ -18,14 +18,20 @@ from histoslide.errors import LockedError, StoreError
 from histoslide.grid.status import Status
 from histoslide.scoring.lazy import LazyHeatmap
 from histoslide.scoring.runners import Runner, ThreadRunner
-from histoslide.storage.location import Location, is_remote, open_group, storage_errors
+from histoslide.storage.location import Location, is_remote, storage_errors
 from histoslide.storage.lock import StoreLock, hold, lock_path
 from histoslide.storage.writing import swap_name
 from histoslide.storage.zarr_folder import is_there, put_in_place, remove, write_objects
+from histoslide.store.arrays import StoreArrays
 from histoslide.store.blocks import reopened, run_blocks
 from histoslide.store.layout import NgffVersion, lay_out, stored_classes, zarr_format
-from histoslide.store.metadata import first_metadata, read_metadata, refuse_other_settings
-from histoslide.store.pyramid import halve_probability, halve_status, level_shapes
+from histoslide.store.metadata import (
+    first_record,
+    read_record,
+    refuse_other_settings,
+    write_record,
+)
+from histoslide.store.record import CellCounts
 from histoslide.store.stored import Heatmap, open_heatmap
 from histoslide.store.target import choose_target
 from histoslide.tissue.masks import UNREADABLE_OVERVIEW
@@ -66,7 +72,8 @@ def store_heatmap(
     try:
         with storage_errors(path):
             heat = None if overwrite else _finished(lazy, path, ngff)
-        if heat is not None and not (retry_unreadable and heat.metadata["counts"]["unreadable"]):
+        counts = None if heat is None else heat.record.counts
+        if heat is not None and not (retry_unreadable and counts and counts.unreadable):
             return heat
         with storage_errors(path), hold(path) as lock:
             target = choose_target(lazy, path, ngff, overwrite=overwrite)
@@ -74,11 +81,11 @@ def store_heatmap(
                 _create(lazy, target, ngff, command)
             elif retry_unreadable:
                 _reopen(target)
-            if not read_metadata(target)["complete"]:
+            if not read_record(target).complete:
                 chosen = runner or ThreadRunner.fitted(lazy.device)
                 run_blocks(lazy, target, _checking(lock, on_block), chosen, lock.guard)
                 lock.check()
-                _complete(lazy, target)
+                _complete(target)
             if target != path:
                 lock.check()
                 put_in_place(target, path)
@@ -108,8 +115,8 @@ def plan_begun_with(lazy: LazyHeatmap, path: Location) -> NDArray[np.uint8] | No
     Raises:
         StoreError: what is there is not a heatmap.
     """
-    masks = (lazy.mask, read_metadata(path)["mask"])
-    if not any(UNREADABLE_OVERVIEW in mask["settings"] for mask in masks):
+    masks = (lazy.mask, read_record(path).mask)
+    if not any(UNREADABLE_OVERVIEW in mask.settings for mask in masks):
         return None
     status = open_heatmap(path, allow_incomplete=True).status
     if status.shape != lazy.plan.shape:
@@ -138,17 +145,17 @@ def _reopen(path: Location) -> None:
     Raises:
         StoreError: the store is packed, and blocks cannot be written one by one.
     """
-    group = open_group(path, "r+")
-    stored: Any = group["labels/status/0"]
+    arrays = StoreArrays.open(path, "r+")
+    stored = arrays.status()
     status = np.asarray(stored[:])
     if not (status == Status.UNREADABLE).any():
         return
     if stored.shards is not None:
         raise StoreError(f"{path} is packed and cannot be changed: score into another --out")
-    metadata = read_metadata(path)
+    record = read_record(path)
     # First: a run that is killed from here on has left a heatmap that is to be finished.
-    group.attrs["histoslide"] = metadata | {"complete": False, "counts": None}
-    stored[...] = reopened(status, metadata["grid"]["block_cells"])
+    write_record(arrays.group, dataclasses.replace(record, complete=False, counts=None))
+    stored[...] = reopened(status, record.grid.block_cells)
 
 
 def _checking(
@@ -183,24 +190,19 @@ def _begin(lazy: LazyHeatmap, store: Store, ngff: NgffVersion, command: str | No
         root,
         lazy.grid,
         stored_classes(lazy.spec.classes, lazy.spec.tumour_class),
-        lazy.slide["name"],
+        lazy.slide.name,
         ngff,
         disagreement=lazy.mode.tta,
     )
-    root.attrs["histoslide"] = first_metadata(lazy, ngff, command)
+    write_record(root, first_record(lazy, ngff, command))
 
 
-def _complete(lazy: LazyHeatmap, path: Location) -> None:
+def _complete(path: Location) -> None:
     if not is_remote(path):
         for partial in path.rglob("*.partial"):  # what a killed run was writing
             partial.unlink(missing_ok=True)
-    group = open_group(path, "r+")
-    values = np.asarray(group["0"][:])  # type: ignore[index]
-    status = np.asarray(group["labels/status/0"][:])  # type: ignore[index]
-    counts = {s.name.lower(): int((status == s).sum()) for s in Status}
-    for level in range(1, len(level_shapes(lazy.grid.shape))):
-        values, status = halve_probability(values), halve_status(status)
-        group[str(level)][...] = values  # type: ignore[index]
-        group[f"labels/status/{level}"][...] = status  # type: ignore[index]
-    metadata = read_metadata(path)
-    group.attrs["histoslide"] = metadata | {"counts": counts, "complete": True}
+    arrays = StoreArrays.open(path, "r+")
+    status = np.asarray(arrays.status()[:])
+    arrays.fill(np.asarray(arrays.probability()[:]), status, first=1)
+    done = dataclasses.replace(read_record(path), counts=CellCounts.of(status), complete=True)
+    write_record(arrays.group, done)

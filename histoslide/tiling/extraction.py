@@ -7,31 +7,29 @@ A folder holds ``tiles.json`` (settings, and ``complete`` once all is there), ``
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from histoslide.errors import SettingsDifferError, StoreError
+from histoslide.errors import HistoslideError, SettingsDifferError, StoreError
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.windows import read_windows
 from histoslide.render import contact_sheet
 from histoslide.slide import Slide
+from histoslide.storage.records import Absent, from_json, to_builtins, to_json
 from histoslide.storage.writing import named_difference, restore_swap, swap_folder, whole_file
-from histoslide.tiling.writers import TileFormat, TileWriter, tile_writer
+from histoslide.tiling.record import TileSettings, TilesRecord
+from histoslide.tiling.writers import TileWriter, tile_writer
 
 CONTACT_TILES = 100
 """Tiles on the contact sheet, spread evenly over the slide."""
 
-_SETTINGS = "tiles.json"
-_SCHEMA_VERSION = 1
+_RECORD = "tiles.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +51,7 @@ def extract_tiles(
     tissue_fraction: NDArray[np.float64],
     folder: Path,
     *,
-    tile_format: TileFormat = "png",
-    settings: dict[str, Any],
+    settings: TileSettings,
     overwrite: bool = False,
     on_tiles: Callable[[int, int], None] | None = None,
 ) -> TileSet:
@@ -66,10 +63,9 @@ def extract_tiles(
         wanted: shape ``grid.shape``.
         tissue_fraction: for the manifest, shape ``grid.shape``.
         folder: to create or to continue.
-        tile_format: ``png``, ``jpg``, or ``pcam-hdf5``: one file with the dataset ``x`` of shape
-            (n, input_px, input_px, 3), in the order of the manifest.
-        settings: what decides which tiles there are, JSON-ready; a folder begun with others is
-            refused.
+        settings: what decides which tiles there are; a folder begun with others is refused. Of its
+            formats, ``pcam-hdf5`` is one file with the dataset ``x`` of shape (n, input_px,
+            input_px, 3), in the order of the manifest.
         overwrite: build a new set beside the old one and replace it when it is whole.
         on_tiles: called with (tiles done, tiles in all).
 
@@ -77,40 +73,44 @@ def extract_tiles(
         SettingsDifferError: the folder was begun with other settings and ``overwrite`` is false.
         StoreError: the folder holds something else or cannot be written.
     """
-    settings = settings | {
-        "format": tile_format,
-        "schema_version": _SCHEMA_VERSION,
-        "cells_sha256": hashlib.sha256(wanted.tobytes()).hexdigest(),
-    }
     if not folder.name:  # "." has none to put another beside
         folder = folder.absolute()
     target = folder
     restore_swap(folder)
     if folder.exists() and not _is_empty(folder):
-        there = _read_settings(folder)
-        unfinished = there["settings"] == settings and not there["complete"]
+        there = _read_record(folder)
+        unfinished = there.settings == settings and not there.complete
         if overwrite and not unfinished:
             target = folder.with_name(f".{folder.name}.new")
             if target.exists() and not _is_begun(target, settings):
                 shutil.rmtree(target)
-        elif there["settings"] != settings:
+        elif there.settings != settings:
+            difference = named_difference(to_builtins(there.settings), to_builtins(settings))
             raise SettingsDifferError(
-                f"{folder} was made with other settings "
-                f"({named_difference(there['settings'], settings)}): "
+                f"{folder} was made with other settings ({difference}): "
                 "choose another --out or pass --overwrite"
             )
-        elif there["complete"]:
-            return TileSet(folder=folder, tiles=there["tiles"], unreadable=there["unreadable"])
+        elif there.complete:
+            return _tile_set(folder, there)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _write_settings(target, {"settings": settings, "complete": False})
-        writer = tile_writer(target, slide, grid, tile_format)
-        result = _write(slide, grid, wanted, tissue_fraction, target, writer, on_tiles)
+        _write_record(target, TilesRecord(settings=settings, complete=False))
+        writer = tile_writer(target, slide, grid, settings.format)
+        tiles, unreadable = _write(slide, grid, wanted, tissue_fraction, target, writer, on_tiles)
+        done = TilesRecord(settings=settings, complete=True, tiles=tiles, unreadable=unreadable)
+        _write_record(target, done)
         if target != folder:
             swap_folder(target, folder)
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror or error}") from error
-    return TileSet(folder=folder, tiles=result.tiles, unreadable=result.unreadable)
+    return _tile_set(folder, done)
+
+
+def _tile_set(folder: Path, record: TilesRecord) -> TileSet:
+    """What a record says of its folder, which is complete."""
+    assert not isinstance(record.tiles, Absent)
+    assert not isinstance(record.unreadable, Absent)
+    return TileSet(folder=folder, tiles=record.tiles, unreadable=record.unreadable)
 
 
 def _write(
@@ -121,7 +121,8 @@ def _write(
     folder: Path,
     writer: TileWriter,
     on_tiles: Callable[[int, int], None] | None,
-) -> TileSet:
+) -> tuple[int, int]:
+    """Write tiles, manifest and contact sheet; how many tiles there are, and how many are not."""
     total = int(wanted.sum())
     shown = set(np.linspace(0, total - 1, min(total, CONTACT_TILES)).round().astype(int).tolist())
     rows: list[list[object]] = []
@@ -152,9 +153,7 @@ def _write(
         with whole_file(folder / "contact-sheet.png") as partial:
             sheet = contact_sheet(samples, label_px=grid.label_px)
             Image.fromarray(sheet).save(partial, "PNG")
-    done = {"complete": True, "tiles": len(rows), "unreadable": unreadable}
-    _write_settings(folder, _read_settings(folder) | done)
-    return TileSet(folder=folder, tiles=len(rows), unreadable=unreadable)
+    return len(rows), unreadable
 
 
 def _tiles(
@@ -175,18 +174,19 @@ def _tiles(
                 yield cells.row + i, cells.col + j, tile
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
+def _read_record(folder: Path) -> TilesRecord:
     try:
-        found: dict[str, Any] = json.loads((folder / _SETTINGS).read_text())
-        if not isinstance(found["settings"], dict) or not isinstance(found["complete"], bool):
-            raise KeyError
-        if found["complete"]:
-            int(found["tiles"]), int(found["unreadable"])
-    except (OSError, ValueError, KeyError, TypeError):
+        raw = (folder / _RECORD).read_bytes()
+        record = from_json(raw, TilesRecord, source=folder / _RECORD, exact=True)
+    except (OSError, HistoslideError):
+        record = None
+    if record is None or (
+        record.complete and Absent in map(type, (record.tiles, record.unreadable))
+    ):
         raise StoreError(
             f"{folder} exists and is not a tile folder made by histoslide: choose another --out"
-        ) from None
-    return found
+        )
+    return record
 
 
 def _is_empty(folder: Path) -> bool:
@@ -196,13 +196,13 @@ def _is_empty(folder: Path) -> bool:
         raise StoreError(f"{folder} cannot be read: {error.strerror}") from error
 
 
-def _is_begun(folder: Path, settings: dict[str, Any]) -> bool:
+def _is_begun(folder: Path, settings: TileSettings) -> bool:
     try:
-        return bool(_read_settings(folder)["settings"] == settings)
+        return _read_record(folder).settings == settings
     except StoreError:
         return False  # killed before its settings were written
 
 
-def _write_settings(folder: Path, value: dict[str, Any]) -> None:
-    with whole_file(folder / _SETTINGS) as partial:
-        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def _write_record(folder: Path, record: TilesRecord) -> None:
+    with whole_file(folder / _RECORD) as partial:
+        partial.write_text(to_json(record, ascii_only=True), encoding="utf-8")

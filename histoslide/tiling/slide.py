@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from histoslide.geometry import Mpp
 from histoslide.grid.cells import TileGrid
@@ -16,6 +19,7 @@ from histoslide.slide import Slide, open_slide
 from histoslide.storage.location import Location
 from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache, local_copy
 from histoslide.tiling.extraction import TileSet, extract_tiles
+from histoslide.tiling.record import TileSettings
 from histoslide.tiling.writers import TileFormat
 
 
@@ -65,29 +69,37 @@ def tile_slide(
         grid = make_grid(slide, spec, stride_px=input_px if stride_px is None else stride_px)
         mask, roi = tissue.find(slide)
         plan = plan_cells(grid, mask, threshold=tissue.threshold, roi=roi)
+        wanted = plan == Status.PENDING
         return extract_tiles(
             slide,
             grid,
-            plan == Status.PENDING,
+            wanted,
             mask.fractions(grid, side_px=label_px),
             out,
-            tile_format=tile_format,
-            settings=_tile_settings(slide, grid, tissue),
+            settings=_settings(slide, grid, tissue, wanted, tile_format),
             overwrite=overwrite,
             on_tiles=on_tiles,
         )
 
 
-def _tile_settings(slide: Slide, grid: TileGrid, tissue: TissueOptions) -> dict[str, Any]:
-    return {
-        "slide": slide.name,
-        "quickhash": slide.quickhash,
-        "slide_mpp": grid.slide_mpp.value,
-        "target_mpp": grid.model_mpp,
-        "input_px": grid.input_px,
-        "label_px": grid.label_px,
-        "stride_px": grid.stride_px,
-        "tissue": tissue.method if tissue.mask is None else tissue.mask.name,
-        "tissue_threshold": tissue.threshold,
-        "roi": None if tissue.roi is None else tissue.roi.name,
-    }
+def _settings(
+    slide: Slide,
+    grid: TileGrid,
+    tissue: TissueOptions,
+    wanted: NDArray[np.bool_],
+    tile_format: TileFormat,
+) -> TileSettings:
+    return TileSettings(
+        slide=slide.name,
+        quickhash=slide.quickhash,
+        slide_mpp=grid.slide_mpp.value,
+        target_mpp=grid.model_mpp,
+        input_px=grid.input_px,
+        label_px=grid.label_px,
+        stride_px=grid.stride_px,
+        tissue=tissue.method if tissue.mask is None else tissue.mask.name,
+        tissue_threshold=tissue.threshold,
+        roi=None if tissue.roi is None else tissue.roi.name,
+        format=tile_format,
+        cells_sha256=hashlib.sha256(wanted.tobytes()).hexdigest(),
+    )

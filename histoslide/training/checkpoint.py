@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import pickle
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,11 @@ from torch import Tensor
 from histoslide.datasets import PatchData, PatchSet
 from histoslide.errors import HistoslideError, OutputExistsError
 from histoslide.model.bundle import bundle_sha256
+from histoslide.storage.records import from_builtins, to_builtins
 from histoslide.storage.writing import named_difference, whole_file
 from histoslide.training.recipe import Recipe
 from histoslide.training.records import EpochRecord
+from histoslide.training.teachers import Teacher
 
 FILE_NAME = "checkpoint.pt"
 """Name of the checkpoint in a run folder."""
@@ -68,7 +69,7 @@ class Checkpoint:
             HistoslideError: the disk is full or the folder cannot be written.
         """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values["records"] = [dataclasses.asdict(record) for record in self.records]
+        values["records"] = to_builtins(self.records)
         values["optimiser"] = _plain(self.optimiser)
         try:
             with whole_file(path) as partial:
@@ -103,9 +104,13 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:
     """
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-        values["records"] = [EpochRecord(**record) for record in values["records"]]
+        values["settings"] = from_builtins(values["settings"], dict[str, Any], source=path)
+        values["records"] = from_builtins(values["records"], list[EpochRecord], source=path)
         checkpoint = Checkpoint(**values)
-    except (OSError, RuntimeError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except (
+        HistoslideError, OSError, RuntimeError, TypeError, KeyError, EOFError,
+        pickle.UnpicklingError,
+    ) as error:  # fmt: skip
         raise HistoslideError(
             f"{path} cannot be read: pass --overwrite to start the run again"
         ) from error
@@ -118,9 +123,14 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:
 
 
 def run_settings(
-    data: PatchData, recipe: Recipe, *, seed: int, initial: Mapping[str, Tensor] | None
+    data: PatchData,
+    recipe: Recipe,
+    *,
+    seed: int,
+    initial: Mapping[str, Tensor] | None,
+    teachers: Sequence[Teacher] = (),
 ) -> dict[str, Any]:
-    """What makes two runs the same run: data, recipe, seed and given weights.
+    """What makes two runs the same run: data, recipe, seed, given weights and teachers.
 
     Returns:
         Flat JSON-ready values.
@@ -131,7 +141,6 @@ def run_settings(
             flat |= {f"{key}.{name}": part for name, part in value.items()}
         else:
             flat[key] = value
-    # Through JSON, so that what was stored and what is asked for have the same types.
     values = flat | {
         "seed": seed,
         "starts from given weights": initial is not None,
@@ -139,8 +148,14 @@ def run_settings(
         "classes": data.classes,
         "training set sha256": _digest(data.train),
         "validation set sha256": _digest(data.valid),
+        "unlabelled sha256": None if data.unlabelled is None else _digest(data.unlabelled),
+        "patches an epoch": len(data.shown),
+        "order sha256": hashlib.sha256(data.shown.tobytes()).hexdigest(),
+        "teachers": [teacher.spec.name for teacher in teachers],
+        "teachers sha256": [teacher.sha256 for teacher in teachers],
     }
-    return dict(json.loads(json.dumps(values)))
+    # As JSON has them, so that what was stored and what is asked for have the same types.
+    return dict(to_builtins(values))
 
 
 def seed_epoch(seed: int, epoch: int, *, rank: int = 0) -> random.Random:

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,6 +48,7 @@ from histoslide.training.network import start_network
 from histoslide.training.precision import choose_precision
 from histoslide.training.recipe import Recipe
 from histoslide.training.records import EpochRecord, write_log
+from histoslide.training.teachers import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +129,7 @@ def train(
     folder: Path | None = None,
     initial: dict[str, Tensor] | None = None,
     initial_file: Path | None = None,
+    teachers: Sequence[Teacher] = (),
     finder: RateSearch | None = None,
     callbacks: Sequence[object] = (),
     on_epoch: OnEpoch | None = None,
@@ -147,6 +150,8 @@ def train(
             interrupted goes on from there.
         initial: state dict to start from instead of ImageNet or random weights.
         initial_file: where that was read from, for the record.
+        teachers: models whose judgement of every training patch it learns too; see
+            ``histoslide.training.teachers``.
         finder: what the learning-rate finder saw, for the record.
         callbacks: further fastai callbacks, added to the learner of every stage.
         on_epoch: called after every epoch.
@@ -164,7 +169,7 @@ def train(
     precision = choose_precision(recipe.precision, device, network)
     logger.info("%s trains in %s: %s", recipe.architecture, precision.name, precision.reason)
     spec = _uncalibrated_spec(data, recipe, name=name, licence=licence, tumour=tumour)
-    settings = run_settings(data, recipe, seed=seed, initial=initial)
+    settings = run_settings(data, recipe, seed=seed, initial=initial, teachers=teachers)
     run = _begin(folder, settings, network)
 
     def finish_epoch(record: EpochRecord) -> None:
@@ -175,18 +180,25 @@ def train(
 
     report = Report(run, recipe, on_epoch=finish_epoch, on_batch=on_batch)
     keeper = SaveCheckpoints(run, recipe, None if folder is None else folder / FILE_NAME)
+    make = partial(
+        _stage_learner, data, recipe, network, device=device, workers=workers, teachers=teachers
+    )
     learner = None
     while run.stage < len(recipe.stages):
-        learner = _stage_learner(data, recipe, run.stage, network, device=device, workers=workers)
+        learner = make(run.stage)
         _run_stage(learner, recipe, run, seed, [report, keeper, *callbacks])
     if learner is None:  # every stage was done before
-        last = len(recipe.stages) - 1
-        learner = _stage_learner(data, recipe, last, network, device=device, workers=workers)
+        learner = make(len(recipe.stages) - 1)
     if recipe.keep == "best" and run.best is not None:
         network.load_state_dict(run.best)
     predictions = predict_patches(Model(spec, network, device=str(device), sha256=""), data.valid)
     facts = _training_facts(data, recipe, run, seed, initial_file)
-    facts["computed"] = {"device": device.type} | dataclasses.asdict(precision)
+    facts["teachers"] = [teacher.as_dict() for teacher in teachers]
+    facts["computed"] = {
+        "device": device.type,
+        "precision": precision.name,
+        "reason": precision.reason,
+    }
     spec, figures = _calibrate(spec, predictions, facts)
     return TrainedModel(
         spec=spec,
@@ -210,11 +222,12 @@ def _begin(folder: Path | None, settings: dict[str, object], network: nn.Module)
 def _stage_learner(
     data: PatchData,
     recipe: Recipe,
-    index: int,
     network: nn.Module,
+    index: int,
     *,
     device: torch.device,
     workers: int,
+    teachers: Sequence[Teacher],
 ) -> Learner:
     stage = recipe.stages[index]
     side = recipe.side_px(stage)
@@ -226,7 +239,14 @@ def _stage_learner(
             recipe.batch_size, side, device, size, recipe.batch_size,
         )  # fmt: skip
     return make_learner(
-        data, recipe, stage, network, device=device, workers=workers, batch_size=size
+        data,
+        recipe,
+        stage,
+        network,
+        device=device,
+        workers=workers,
+        batch_size=size,
+        teachers=teachers,
     )
 
 
@@ -287,6 +307,8 @@ def _training_facts(
             "layout": data.layout,
             "split": None if data.split is None else data.split.as_dict(),
             "train_patches": len(data.train),
+            "unlabelled_patches": 0 if data.unlabelled is None else len(data.unlabelled),
+            "shown_an_epoch": len(data.shown),
             "valid_patches": len(data.valid),
             "train_classes": _counts(data, data.train),
             "valid_classes": _counts(data, data.valid),

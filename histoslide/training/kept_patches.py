@@ -79,7 +79,7 @@ def keep_patches(
     Raises:
         DataError: a patch cannot be read, or has another size than the recipe's.
     """
-    sets = (data.train, data.valid)
+    sets = [part for part in (data.train, data.valid, data.unlabelled) if part is not None]
     if recipe.presize_px is not None or any(isinstance(part, KeptPatches) for part in sets):
         return data
     count = sum(map(len, sets))
@@ -91,16 +91,19 @@ def keep_patches(
             count, needed / 1e9,
         )  # fmt: skip
         return data
-    kept = []
-    for start, part in ((0, data.train), (len(data.train), data.valid)):
+    kept: list[KeptPatches] = []
+    for part in sets:
 
-        def say(done: int, start: int = start) -> None:
+        def say(done: int, start: int = sum(map(len, kept))) -> None:
             if on_patches is not None:
                 on_patches(start + done, count)
 
         kept.append(KeptPatches(part, _decode(part, recipe.input_px, say)))
     logger.info("%d patches are kept in memory, %.2f GB", count, needed / 1e9)
-    return dataclasses.replace(data, train=kept[0], valid=kept[1])
+    train, valid, *unlabelled = kept
+    return dataclasses.replace(
+        data, train=train, valid=valid, unlabelled=unlabelled[0] if unlabelled else None
+    )
 
 
 def read_sized(patches: PatchSet, index: int, side_px: int) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
 from torch.amp.grad_scaler import GradScaler
 
-from histoslide.datasets import PatchData
+from histoslide.datasets import UNKNOWN, PatchData
 from histoslide.errors import DataError
 from histoslide.model.architectures import split_body
 from histoslide.training.accumulation import WholeBatches
@@ -26,6 +27,7 @@ from histoslide.training.mosaic import MosaicContext
 from histoslide.training.optimiser import optimiser
 from histoslide.training.precision import choose_precision
 from histoslide.training.recipe import Recipe, Stage
+from histoslide.training.teachers import Teacher, Teaching
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ def make_learner(
     device: torch.device,
     workers: int = 0,
     batch_size: int | None = None,
+    teachers: Sequence[Teacher] = (),
 ) -> Learner:
     """The fastai Learner of one stage, frozen as the stage says, with accuracy and AUC.
 
@@ -57,10 +60,17 @@ def make_learner(
         workers: processes that decode patches.
         batch_size: patches that fit into memory at once; gradients are summed until the recipe's
             batch is full, see ``WholeBatches``. None as the recipe says.
+        teachers: models whose judgement it learns too.
 
     Raises:
-        DataError: the precision cannot be had on the device, or class weights do not fit.
+        DataError: the precision cannot be had on the device, class weights do not fit, or there are
+            unlabelled patches that nobody teaches, or whose classes would be mixed.
     """
+    if data.unlabelled is not None and (not teachers or recipe.mixup):
+        raise DataError(
+            "unlabelled patches are learnt from teachers alone: pass --teacher BUNDLE, and no "
+            "--mixup, which mixes classes"
+        )
     loaders = make_loaders(
         data, recipe, stage, device=device, workers=workers, batch_size=batch_size
     )
@@ -75,6 +85,8 @@ def make_learner(
         metrics=[accuracy, RocAucBinary() if len(data.classes) == 2 else RocAuc()],
     )
     learner.add_cb(PlainBatches())
+    if teachers:
+        learner.add_cb(Teaching(teachers, recipe, stage, device))
     if recipe.mixup:
         learner.add_cb(MixUp(recipe.mixup))
     if stage.mosaic:
@@ -116,16 +128,18 @@ def loss_function(data: PatchData, recipe: Recipe, device: torch.device) -> Cros
     """
     weights = class_weights(data, recipe)
     weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
-    kind = CrossEntropyLossFlat if weights is None or all(weights) else PartialCrossEntropy
-    return kind(weight=weight, label_smoothing=recipe.label_smoothing)
+    whole = data.unlabelled is None and (weights is None or all(weights))
+    kind = CrossEntropyLossFlat if whole else PartialCrossEntropy
+    return kind(weight=weight, label_smoothing=recipe.label_smoothing, ignore_index=UNKNOWN)
 
 
 class PartialCrossEntropy(CrossEntropyLossFlat):
-    """Cross entropy where some class weighs nothing: a batch of it alone has no loss, not 0/0."""
+    """Cross entropy where some patch weighs nothing: a batch of such has no loss, not 0/0."""
 
     def __call__(self, inp: Tensor, targ: Tensor, **kwargs: object) -> Tensor:
         """The loss of logits of shape (n, classes) for labels of shape (n,)."""
-        if not self.func.weight[targ].any():
+        known, weight = targ[targ != UNKNOWN], self.func.weight
+        if not len(known) or (weight is not None and not weight[known].any()):
             return inp.sum() * 0
         return super().__call__(inp, targ, **kwargs)
 
@@ -145,7 +159,8 @@ def class_weights(data: PatchData, recipe: Recipe) -> list[float] | None:
         return list(recipe.class_weights)
     if recipe.class_weights == "none":
         return None
-    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    shown = data.train.labels if data.repeats is None else data.train.labels.repeat(data.repeats)
+    counts = np.bincount(shown, minlength=len(data.classes))
     # A class without patches still counts where labels are smoothed, in every patch, so its weight
     # must be none: the inverse of (almost) no patches would draw all patches towards it.
     weights: list[float] = (counts.sum() / (counts > 0).sum() / np.maximum(counts, 1)).tolist()

@@ -16,8 +16,9 @@ from fastai.data.transforms import Categorize
 from fastai.torch_core import TensorCategory
 from fastai.vision.core import PILImage, TensorImage
 from fasttransform import DisplayedTransform
+from numpy.typing import NDArray
 
-from histoslide.datasets import ImageFiles, Joined, PatchData, PatchSet
+from histoslide.datasets import UNKNOWN, ImageFiles, Joined, PatchData, PatchSet
 from histoslide.model.devices import pick_device
 from histoslide.training.kept_patches import KeptPatches, read_sized
 from histoslide.training.recipe import Recipe, Stage
@@ -54,7 +55,7 @@ class ReadPatch(DisplayedTransform):
 
 
 class ReadLabel(DisplayedTransform):
-    """From the index of a patch to the name of its class."""
+    """From the index of a patch to the name of its class, or to ``NO_CLASS``."""
 
     def __init__(self, patches: PatchSet, classes: tuple[str, ...]) -> None:
         super().__init__()
@@ -62,28 +63,44 @@ class ReadLabel(DisplayedTransform):
 
     def encodes(self, index: int) -> str:
         """The class."""
-        return self.classes[int(self.labels[index])]
+        label = int(self.labels[index])
+        return NO_CLASS if label == UNKNOWN else self.classes[label]
+
+
+NO_CLASS = ""
+"""Stands for the class of an unlabelled patch."""
+
+
+class CategorizeKnown(Categorize):
+    """fastai's transform, and ``UNKNOWN`` for a patch without a class."""
+
+    def encodes(self, name: str) -> TensorCategory:
+        """The number of a class."""
+        return TensorCategory(UNKNOWN) if name == NO_CLASS else super().encodes(name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptBatches:
     """Makes whole batches of patches that are in memory, where others are joined of single ones."""
 
-    patches: KeptPatches
-    """Of one part."""
+    patches: PatchSet
+    """Where from."""
+    labels: NDArray[np.int64]
+    """Of these, shape (n,)."""
+    shown: NDArray[np.int64]
+    """Indices into them of what an epoch shows."""
     jpeg: float
     """Part of the patches that are compressed once more."""
 
     def batch(self, indices: Sequence[int]) -> tuple[TensorImage, TensorCategory]:
         """Patches of shape (n, 3, side, side), uint8, and their classes."""
-        chosen = np.asarray(indices)
-        pixels = self.patches.pixels[chosen]
+        chosen = self.shown[np.asarray(indices)]
+        pixels = np.stack([self.patches.read(index) for index in chosen.tolist()])
         if self.jpeg:
             for item in torch.nonzero(torch.rand(len(chosen)) < self.jpeg).flatten().tolist():
                 pixels[item] = recompress(pixels[item], random_quality())
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-        labels = torch.from_numpy(self.patches.labels[chosen])
-        return TensorImage(images), TensorCategory(labels)
+        return TensorImage(images), TensorCategory(torch.from_numpy(self.labels[chosen]))
 
 
 class PatchLoader(TfmdDL):
@@ -121,16 +138,21 @@ def make_loaders(
         batch_size: patches a batch; None as the recipe says.
     """
     device = torch.device(pick_device()) if device is None else device
-    patches = Joined((data.train, data.valid))
-    cut, count = len(data.train), len(patches)
+    # Unlabelled patches last: they are numbered as ``PatchData.shown`` says, behind validation.
+    none = () if data.unlabelled is None else (data.unlabelled,)
+    patches = Joined((data.train, data.valid, *none))
+    cut, held = len(data.train), len(data.valid)
+    shown = data.shown + np.where(data.shown < cut, 0, held)
+    count = len(shown)
     size = recipe.batch_size if batch_size is None else batch_size
+    known = CategorizeKnown(vocab=list(data.classes), sort=False)
     sets = Datasets(
-        list(range(count)),
+        [*shown.tolist(), *range(cut, cut + held)],
         tfms=[
             [ReadPatch(patches, recipe.input_px)],
-            [ReadLabel(patches, data.classes), Categorize(vocab=list(data.classes), sort=False)],
+            [ReadLabel(patches, data.classes), known],
         ],
-        splits=[list(range(cut)), list(range(cut, count))],
+        splits=[list(range(count)), list(range(count, count + held))],
     )
     loaders = sets.dataloaders(
         bs=size,
@@ -139,14 +161,15 @@ def make_loaders(
         device=device,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
-        drop_last=cut > size,
+        drop_last=count > size,
         after_item=item_transforms(recipe),
         after_batch=batch_transforms(recipe, recipe.stages[-1] if stage is None else stage),
     )
-    jpegs = (recipe.augmentation.jpeg, 0.0)
-    for loader, part, jpeg in zip(loaders.loaders, (data.train, data.valid), jpegs, strict=True):
-        if isinstance(part, KeptPatches):
-            loader.kept = KeptBatches(patches=part, jpeg=jpeg)
+    if all(isinstance(part, KeptPatches) for part in patches.parts):
+        labels, both = patches.labels, (shown, np.arange(cut, cut + held))
+        jpegs = (recipe.augmentation.jpeg, 0.0)
+        for loader, indices, jpeg in zip(loaders.loaders, both, jpegs, strict=True):
+            loader.kept = KeptBatches(patches=patches, labels=labels, shown=indices, jpeg=jpeg)
     return loaders
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from histoslide.training.loaders import reseed
 from histoslide.training.memory import fitting_batch_size, free_memory
 from histoslide.training.network import start_network
 from histoslide.training.recipe import Recipe
+from histoslide.training.teachers import Teacher
 
 STEPS = 100
 """Steps of the finder; fastai's own number."""
@@ -32,6 +34,7 @@ def find_rate(
     seed: int = 42,
     workers: int = 0,
     initial: dict[str, torch.Tensor] | None = None,
+    teachers: Sequence[Teacher] = (),
 ) -> RateSearch:
     """Train the first stage with a growing rate, and suggest one from the longest valley.
 
@@ -44,6 +47,7 @@ def find_rate(
         seed: of weights, order and augmentation.
         workers: processes that decode patches.
         initial: state dict to start from instead of ImageNet or random weights.
+        teachers: models whose judgement it learns too.
 
     Raises:
         DataError: the loss has no valley, or a patch cannot be read.
@@ -55,7 +59,14 @@ def find_rate(
         network, recipe.batch_size, recipe.side_px(stage), free_bytes=free_memory(device)
     )
     learner = make_learner(
-        data, recipe, stage, network, device=device, workers=workers, batch_size=size
+        data,
+        recipe,
+        stage,
+        network,
+        device=device,
+        workers=workers,
+        batch_size=size,
+        teachers=teachers,
     )
     reseed(learner.dls, seed_epoch(seed, 0))
     epochs = STEPS // len(learner.dls.train) + 1

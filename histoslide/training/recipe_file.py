@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from histoslide.errors import DataError
+from histoslide.errors import DataError, HistoslideError
+from histoslide.storage.records import from_builtins, from_json, from_toml
 from histoslide.training.recipe import RECIPES, Augmentation, Recipe, Stage
 
-T = TypeVar("T", Recipe, Stage, Augmentation)
+_NAMES = {Recipe: "the recipe", Stage: "a stage", Augmentation: "augmentation"}
+"""What the tables of a recipe are called."""
 
 
 def find_recipe(name: str) -> Recipe:
@@ -35,13 +35,9 @@ def find_recipe(name: str) -> Recipe:
         raise DataError(
             f"there is no recipe {name!r}: choose from {', '.join(RECIPES)}, or name a .toml file"
         )
-    try:
-        text = path.read_text()
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a recipe: {error}") from error
+    values = _read(path)
     base = values.pop("base", None)
-    if base is not None and base not in RECIPES:
+    if base is not None and (not isinstance(base, str) or base not in RECIPES):
         raise DataError(f"{path}: there is no recipe {base!r}: choose from {', '.join(RECIPES)}")
     if base is None and not values.get("stages"):
         raise DataError(
@@ -55,27 +51,36 @@ def find_recipe(name: str) -> Recipe:
         raise DataError(f"{path}: {error}") from error
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = path.read_bytes()
+    except (OSError, ValueError) as error:  # a NUL in a name is no OSError
+        raise DataError(f"{path} cannot be read: {error}") from error
+    read = from_toml if path.suffix == ".toml" else from_json
+    return read(raw, dict[str, Any], source=path, error=DataError)
+
+
 def change_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """The recipe with some of its values replaced.
 
     Args:
         recipe: to start from; it is left as it is.
-        values: by field; a table under ``augmentation`` changes those of its fields that it names,
-            a list under ``stages`` replaces all stages.
+        values: by field, as TOML and JSON have them; a table under ``augmentation`` changes those
+            of its fields that it names, a list under ``stages`` replaces all stages.
 
     Raises:
         DataError: an unknown field or a bad value.
     """
     changes = dict(values)
     if "augmentation" in changes:
-        changes["augmentation"] = _replace(
-            recipe.augmentation, changes["augmentation"], "augmentation"
-        )
+        known = recipe.as_dict()["augmentation"]
+        changes["augmentation"] = known | _table(changes["augmentation"], Augmentation)
     if "stages" in changes:
         if not isinstance(changes["stages"], list) or not changes["stages"]:
             raise DataError("stages must be a list of one or more tables")
-        changes["stages"] = tuple(_stage(stage) for stage in changes["stages"])
-    return _replace(recipe, changes, "the recipe")
+        changes["stages"] = [_stage(stage) for stage in changes["stages"]]
+    whole = recipe.as_dict() | _table(changes, Recipe)
+    return from_builtins(whole, Recipe, source="the recipe", error=DataError)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -87,35 +92,35 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
-        try:
-            parsed = tomllib.loads(f"{key} = {value}") if equals and value else None
-        except tomllib.TOMLDecodeError:
-            try:  # a bare word is meant as text
-                parsed = tomllib.loads(f'{key} = "{value}"')
-            except tomllib.TOMLDecodeError:
-                parsed = None
-        if parsed is None:
+        parsed = _parse(f"{key} = {value}") or _parse(f'{key} = "{value}"')  # a bare word is text
+        if parsed is None or not equals or not value:
             raise DataError(f"--set {setting} is not KEY=VALUE, for example augmentation.stain=0.1")
         _merge(values, parsed)
     return values
 
 
-def _stage(values: object) -> Stage:
+def _parse(text: str) -> dict[str, Any] | None:
+    try:
+        return from_toml(text, dict[str, Any], source="--set")
+    except HistoslideError:
+        return None
+
+
+def _stage(values: object) -> Mapping[str, Any]:
     if not isinstance(values, Mapping) or "epochs" not in values:
         raise DataError("each of the stages must be a table with epochs and lr")
-    return _replace(Stage(epochs=1), values, "a stage")
+    return _table(values, Stage)
 
 
-def _replace(start: T, values: Any, what: str) -> T:
+def _table(values: object, kind: type[Recipe | Stage | Augmentation]) -> dict[str, Any]:
+    """A table that names nothing but fields of a kind."""
+    what = _NAMES[kind]
     if not isinstance(values, Mapping):
         raise DataError(f"{what} must be a table, not {values!r}")
-    known = [field.name for field in dataclasses.fields(start)]
+    known = [field.name for field in dataclasses.fields(kind)]
     if unknown := sorted(set(values) - set(known)):
         raise DataError(f"{what} has no {', '.join(map(repr, unknown))}: it has {', '.join(known)}")
-    try:
-        return dataclasses.replace(start, **values)
-    except TypeError as error:
-        raise DataError(f"{what} has a value of the wrong kind: {error}") from error
+    return dict(values)
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from histoslide.errors import HistoslideError
+from histoslide.storage.records import to_json
 from histoslide.training.recipe import Recipe
 
 
@@ -68,7 +67,7 @@ def write_log(records: Sequence[EpochRecord], path: Path) -> None:
     Raises:
         HistoslideError: the file cannot be written.
     """
-    lines = [json.dumps(dataclasses.asdict(record)) + "\n" for record in records]
+    lines = [to_json(record, indent=None) + "\n" for record in records]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines), encoding="utf-8")

@@ -152,7 +152,7 @@ class Catalogue:
         heat = self.source(key).heat
         if self._forced is not None:
             return self._opened(self._forced, heat.grid.slide_mpp)
-        name = heat.metadata["slide"]["name"]
+        name = heat.record.slide.name
         beside = heat.path.parent / name
         for path in (self._slides.get(name), beside, *self._matched.get(key, ())):
             # A slide beside a heatmap in object storage has gigabytes: only if asked for.

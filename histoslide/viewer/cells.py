@@ -22,10 +22,9 @@ from histoslide.storage.location import Location, file_system, is_remote, object
 from histoslide.store import (
     Heatmap,
     PyramidLevel,
-    halve_probability,
-    halve_status,
     level_shapes,
     open_heatmap,
+    pyramid,
     readable,
 )
 
@@ -177,7 +176,7 @@ class CellSource:
         self._known_highest = None
         cells = self.grid.rows * self.grid.cols
         if self._heat.complete:
-            seconds = self._heat.metadata["seconds"]
+            seconds = self._heat.record.seconds
             self._state = CellState(
                 revision=f"{self._heat.id}-{seconds}", complete=True, decided=cells, cells=cells
             )
@@ -206,11 +205,7 @@ class CellSource:
                     everywhere = (slice(None),) * (finest.probability.ndim - 2)
                     index = (*everywhere, *where)
                     finest.probability[index] = np.asarray(self._levels[0].probability[index])
-        live = [finest]
-        for _ in level_shapes(self.grid.shape)[1:]:
-            above = live[-1]
-            live.append(_Arrays(halve_probability(above.probability), halve_status(above.status)))
-        self._live = live
+        self._live = [_Arrays(*level) for level in pyramid(finest.probability, finest.status)]
         decided = int((finest.status != Status.PENDING).sum())
         self._state = CellState(
             revision=f"{self._heat.id}-{decided}",

@@ -1,7 +1,8 @@
-"""What the page is told about heatmaps, JSON-ready."""
+"""What the page is told about heatmaps."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 
@@ -16,8 +17,17 @@ from histoslide.render import COLOUR_MAP, blend, slide_picture
 from histoslide.slide import Slide
 from histoslide.store import Heatmap, level_shapes
 from histoslide.viewer.catalogue import Catalogue, Entry
-from histoslide.viewer.cells import TILE_CELLS, CellState
+from histoslide.viewer.cells import TILE_CELLS
 from histoslide.viewer.deepzoom import DeepZoom
+from histoslide.viewer.messages import (
+    CohortMessage,
+    ComparableMessage,
+    FociMessage,
+    GridMessage,
+    HeatmapMessage,
+    HeatmapRow,
+    SlideMessage,
+)
 
 COLOUR_MAPS = (COLOUR_MAP, "magma", "cividis", "turbo")
 """Offered in the page, the usual one first."""
@@ -35,49 +45,53 @@ def colour_maps() -> dict[str, list[list[int]]]:
     }
 
 
-def describe_cohort(catalogue: Catalogue) -> dict[str, Any]:
+def describe_cohort(catalogue: Catalogue) -> CohortMessage:
     """All heatmaps, and the slides for which there is none."""
     results = catalogue.results()
     rows = [_row(catalogue, entry, results.pop(entry.path, None)) for entry in catalogue.entries()]
     rows += [
-        {"key": None, "slide": result.slide, "state": result.state, "error": result.error}
+        HeatmapRow(key=None, slide=result.slide, state=result.state, error=result.error)
         for result in results.values()
         if result.state == "failed"
     ]
-    return {"heatmaps": rows}
+    return CohortMessage(heatmaps=tuple(rows))
 
 
-def _row(catalogue: Catalogue, entry: Entry, result: SlideResult | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"key": entry.key, "name": entry.path.name}
+def _row(catalogue: Catalogue, entry: Entry, result: SlideResult | None) -> HeatmapRow:
+    key, name = entry.key, entry.path.name
     try:
-        heat = catalogue.source(entry.key).heat
-        state = catalogue.source(entry.key).state()
-        highest = catalogue.source(entry.key).highest()
+        record = catalogue.source(key).heat.record
+        state = catalogue.source(key).state()
+        highest = catalogue.source(key).highest()
     except HistoslideError as error:
-        return row | {"slide": entry.path.stem, "state": "unreadable", "error": str(error)}
-    counts = heat.metadata["counts"] or {}
-    row |= {
-        "slide": heat.metadata["slide"]["name"],
-        "state": "complete" if state.complete else "running",
-        "share_done": state.decided / state.cells,
-        "model": heat.metadata["model"]["name"],
-        "scored": counts.get("scored"),
-        "highest": highest,
-        "unreadable": counts.get("unreadable"),
-        "warnings": list(heat.metadata["mask"]["warnings"]),
-    }
+        return HeatmapRow(
+            key=key, name=name, slide=entry.path.stem, state="unreadable", error=str(error)
+        )
+    row = HeatmapRow(
+        key=key,
+        name=name,
+        slide=record.slide.name,
+        state="complete" if state.complete else "running",
+        share_done=state.decided / state.cells,
+        model=record.model.name,
+        scored=None if record.counts is None else record.counts.scored,
+        highest=highest,
+        unreadable=None if record.counts is None else record.counts.unreadable,
+        warnings=record.mask.warnings,
+    )
     # A later run that failed or stopped before this slide tells nothing of the heatmap.
-    if result is not None and result.state in {"done", "partly unreadable"}:
-        row |= {
-            "highest": result.highest,
-            "positive": result.positive,
-            "threshold": result.threshold,
-            "warnings": list(result.warnings),
-        }
-    return row
+    if result is None or result.state not in {"done", "partly unreadable"}:
+        return row
+    return dataclasses.replace(
+        row,
+        highest=result.highest,
+        positive=result.positive,
+        threshold=result.threshold,
+        warnings=result.warnings,
+    )
 
 
-def describe_heatmap(catalogue: Catalogue, key: str) -> dict[str, Any]:
+def describe_heatmap(catalogue: Catalogue, key: str) -> HeatmapMessage:
     """Everything the page needs to show one heatmap.
 
     Raises:
@@ -87,58 +101,52 @@ def describe_heatmap(catalogue: Catalogue, key: str) -> dict[str, Any]:
     source = catalogue.source(key)
     state = source.state()
     heat, grid = source.heat, source.grid
-    slide = catalogue.slide(key)
-    size = grid.size_l0 if slide is None else slide.size_l0
+    record = heat.record
+    return HeatmapMessage(
+        key=key,
+        name=heat.path.name,
+        classes=heat.shown_classes,
+        main_class=heat.main_class,
+        model=record.model.name,
+        model_sha256=record.model.sha256,
+        slide=_describe_slide(catalogue, key, heat),
+        grid=GridMessage(
+            rows=grid.rows,
+            cols=grid.cols,
+            cell_l0=grid.cell_l0,
+            cell_um=grid.cell_um,
+            tile_cells=TILE_CELLS,
+            levels=tuple(level_shapes(grid.shape)),
+        ),
+        tissue_share=record.mask.tissue_share,
+        counts=record.counts,
+        warnings=record.mask.warnings,
+        threshold=LesionSettings().extend_probability,
+        state=state,
+        comparable=_comparable(catalogue, key, heat),
+    )
+
+
+def _describe_slide(catalogue: Catalogue, key: str, heat: Heatmap) -> SlideMessage:
+    slide, recorded = catalogue.slide(key), heat.record.slide
+    size = heat.grid.size_l0 if slide is None else slide.size_l0
     zoom = DeepZoom(size_l0=size)
-    metadata = heat.metadata
-    return {
-        "key": key,
-        "name": heat.path.name,
-        "classes": list(heat.shown_classes),
-        "main_class": heat.main_class,
-        "model": metadata["model"]["name"],
-        "model_sha256": metadata["model"]["sha256"],
-        "slide": {
-            "name": metadata["slide"]["name"],
-            "present": slide is not None,
-            "warning": catalogue.slide_warning(key),
-            "version": None if slide is None else slide.quickhash[:16],
-            "size_l0": [size.width, size.height],
-            "mpp": grid.slide_mpp.value,
-            "mpp_source": grid.slide_mpp.source,
-            "bounds_l0": metadata["slide"]["bounds_l0"],
-            "tile_px": zoom.tile_px,
-            "overlap_px": zoom.overlap_px,
-            "max_level": zoom.max_level,
-        },
-        "grid": {
-            "rows": grid.rows,
-            "cols": grid.cols,
-            "cell_l0": grid.cell_l0,
-            "cell_um": grid.cell_um,
-            "tile_cells": TILE_CELLS,
-            "levels": [list(shape) for shape in level_shapes(grid.shape)],
-        },
-        "tissue_share": metadata["mask"]["tissue_share"],
-        "counts": metadata["counts"],
-        "warnings": list(metadata["mask"]["warnings"]),
-        "threshold": LesionSettings().extend_probability,
-        "state": describe_state(state),
-        "comparable": _comparable(catalogue, key, heat),
-    }
+    return SlideMessage(
+        name=recorded.name,
+        present=slide is not None,
+        warning=catalogue.slide_warning(key),
+        version=None if slide is None else slide.quickhash[:16],
+        size_l0=(size.width, size.height),
+        mpp=recorded.mpp,
+        mpp_source=recorded.mpp_source,
+        bounds_l0=recorded.bounds_l0,
+        tile_px=zoom.tile_px,
+        overlap_px=zoom.overlap_px,
+        max_level=zoom.max_level,
+    )
 
 
-def describe_state(state: CellState) -> dict[str, Any]:
-    """How far a heatmap is."""
-    return {
-        "revision": state.revision,
-        "complete": state.complete,
-        "decided": state.decided,
-        "cells": state.cells,
-    }
-
-
-def describe_foci(heat: Heatmap, channel: int) -> dict[str, Any]:
+def describe_foci(heat: Heatmap, channel: int) -> FociMessage:
     """The foci of a heatmap as ``histoslide lesions`` finds them, with their outlines.
 
     Raises:
@@ -152,10 +160,10 @@ def describe_foci(heat: Heatmap, channel: int) -> dict[str, Any]:
         f"{settings.seed_probability:g} or more; closer than {settings.join_gap_um:g} µm is one."
     )
     notes = [f"{note[0].upper()}{note[1:]}." for note in report.summary.notes]
-    return {
-        "hint": " ".join([hint if report.lesions else f"None. {hint}", *notes]),
-        "lesions": [_focus(lesion) for lesion in report.lesions],
-    }
+    return FociMessage(
+        hint=" ".join([hint if report.lesions else f"None. {hint}", *notes]),
+        lesions=tuple(_focus(lesion) for lesion in report.lesions),
+    )
 
 
 def _focus(lesion: Lesion) -> dict[str, Any]:
@@ -169,7 +177,7 @@ def _focus(lesion: Lesion) -> dict[str, Any]:
     }
 
 
-def _comparable(catalogue: Catalogue, key: str, heat: Heatmap) -> list[dict[str, str]]:
+def _comparable(catalogue: Catalogue, key: str, heat: Heatmap) -> tuple[ComparableMessage, ...]:
     """Other heatmaps of the same slide and the same classes."""
     found = []
     for entry in catalogue.entries():
@@ -179,17 +187,15 @@ def _comparable(catalogue: Catalogue, key: str, heat: Heatmap) -> list[dict[str,
             other = catalogue.source(entry.key).heat
         except HistoslideError:
             continue
-        mine, its = heat.metadata["slide"], other.metadata["slide"]
-        same_slide = (mine["quickhash"], mine["size_l0"]) == (its["quickhash"], its["size_l0"])
+        mine, its = heat.record.slide, other.record.slide
+        same_slide = (mine.quickhash, mine.size_l0) == (its.quickhash, its.size_l0)
         if same_slide and _same_classes(heat, other):
             found.append(
-                {
-                    "key": entry.key,
-                    "name": entry.path.name,
-                    "model": other.metadata["model"]["name"],
-                }
+                ComparableMessage(
+                    key=entry.key, name=entry.path.name, model=other.record.model.name
+                )
             )
-    return found
+    return tuple(found)
 
 
 def _same_classes(heat: Heatmap, other: Heatmap) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
@@ -22,6 +21,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from histoslide.errors import HistoslideError
+from histoslide.storage.records import to_builtins
 from histoslide.viewer.cache import byte_cache
 from histoslide.viewer.catalogue import Catalogue
 from histoslide.viewer.deepzoom import DeepZoom, blank_tile, slide_tile
@@ -30,7 +30,6 @@ from histoslide.viewer.facts import (
     describe_cohort,
     describe_foci,
     describe_heatmap,
-    describe_state,
     thumbnail,
 )
 
@@ -172,23 +171,20 @@ class _Viewer:
         return JSONResponse(colour_maps())
 
     def _cohort(self, _: Request) -> Response:
-        return JSONResponse(describe_cohort(self._catalogue))
+        return _json(describe_cohort(self._catalogue))
 
     def _heatmap(self, request: Request) -> Response:
         return self._answer(request, lambda key: describe_heatmap(self._catalogue, key))
 
     def _state(self, request: Request) -> Response:
-        return self._answer(
-            request, lambda key: describe_state(self._catalogue.source(key).state())
-        )
+        return self._answer(request, lambda key: self._catalogue.source(key).state())
 
-    def _answer(self, request: Request, describe: Callable[[str], dict[str, Any]]) -> Response:
+    def _answer(self, request: Request, describe: Callable[[str], object]) -> Response:
         try:
             found = describe(request.path_params["key"])
         except KeyError:
             raise HTTPException(404, "no such heatmap") from None
-        body = JSONResponse(found).body
-        return _cached(request, bytes(body), "application/json")
+        return _cached(request, bytes(_json(found).body), "application/json")
 
     def _thumbnail(self, request: Request) -> Response:
         key = request.path_params["key"]
@@ -207,7 +203,7 @@ class _Viewer:
             revision = source.state().revision
             body = self._tile(
                 ("foci", key, revision, channel),
-                lambda: bytes(JSONResponse(describe_foci(source.heat, channel)).body),
+                lambda: bytes(_json(describe_foci(source.heat, channel)).body),
             )
         except (KeyError, IndexError):
             raise HTTPException(404, "no such heatmap or class") from None
@@ -265,6 +261,11 @@ def _page(name: str) -> Callable[[Request], Response]:
         return _cached(request, *web_files()[name])
 
     return respond
+
+
+def _json(message: object) -> JSONResponse:
+    """A message to the page."""
+    return JSONResponse(to_builtins(message))
 
 
 def _cached(

@@ -97,6 +97,16 @@ def test_what_is_not_geojson_is_refused_by_name(tmp_path: Path, document: object
         read_geojson(save(tmp_path, document))
 
 
+@pytest.mark.parametrize("opening", ["[", '{"type":"GeometryCollection","geometries":['])
+@pytest.mark.parametrize("depth", [900, 20_000])  # deeper than we look, than Python's reader does
+def test_deep_nesting_is_one_line(tmp_path: Path, opening: str, depth: int) -> None:
+    path = tmp_path / "roi.geojson"
+    closing = "]" if opening == "[" else "]}"
+    path.write_text(opening * depth + json.dumps(POINT) + closing * depth)
+    with pytest.raises(MaskError, match=r"roi\.geojson is not valid GeoJSON: it is nested too dee"):
+        read_geojson(path)
+
+
 @pytest.mark.parametrize("document", [collection(), collection(None), POINT, []])
 def test_a_file_without_polygons_is_refused(tmp_path: Path, document: object) -> None:
     with pytest.raises(MaskError, match=r"roi\.geojson holds no Polygon or MultiPolygon"):

@@ -171,7 +171,7 @@ def test_no_resolution_is_exit_code_five(
     table = tmp_path / "mpp.csv"
     table.write_text("slide,mpp\nnompp.tif,0.972\n")
     assert score(no_mpp, out, small_bundle, "--mpp-csv", str(table), "--tissue", "none") == 0
-    assert open_heatmap(out).metadata["slide"]["mpp_source"] == "--mpp-csv"
+    assert open_heatmap(out).record.slide.mpp_source == "--mpp-csv"
 
 
 def test_no_tissue_is_a_result(

@@ -20,13 +20,14 @@ from histoslide.comparison.cells import (
     ScoredCells,
     compare_cells,
     compare_heatmaps,
-    comparison_document,
 )
+from histoslide.comparison.record import ComparisonRecord
 from histoslide.errors import HistoslideError, StoreError
 from histoslide.geometry import Mpp, Size
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
 from histoslide.render import ONLY_COLOURS, draw_difference, round_limit
+from histoslide.scoring.record import ModelRecord
 from histoslide.storage.location import Location
 from histoslide.store import open_heatmap, store_heatmap
 
@@ -198,7 +199,7 @@ def test_the_tumour_is_shown_even_where_another_class_differs_more(tmp_path: Pat
     for name, values in (("a.zarr", (0.5, 0.25, 0.25)), ("b.zarr", (0.25, 0.625, 0.125))):
         lazy = lazy_of(np.full((4, 5, 3), values), classes=("stroma", "nerve", "fat"))
         spec = replace(lazy.spec, tumour_class="fat")
-        lazy = replace(lazy, spec=spec, model={**lazy.model, "spec": json.loads(spec.to_json())})
+        lazy = replace(lazy, spec=spec, model=ModelRecord.of(spec, sha256="made"))
         paths.append(store_heatmap(lazy, tmp_path / name).path)
     assert compared((paths[0], paths[1])).of().name == "fat"
 
@@ -243,7 +244,7 @@ def test_only_some_cells(pair: tuple[Location, Location]) -> None:
     part = compare_cells(whole.a, whole.b, among=among)
     assert (part.of().cells, part.of().equal, part.only_a, part.only_b) == (100, 96, 0, 0)
     assert part.statuses == {}
-    assert comparison_document(part)["cells"] == 100
+    assert ComparisonRecord.of(part).cells == 100
 
 
 # ------------------------------------------------------------------------------ picture

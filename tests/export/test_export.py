@@ -220,7 +220,7 @@ def test_ome_zarr(heat: Heatmap, tmp_path: Path) -> None:
     np.testing.assert_array_equal(older.probability(), heat.probability())
     np.testing.assert_array_equal(older.status, heat.status)
     assert older.grid == heat.grid
-    assert older.metadata["counts"] == heat.metadata["counts"]
+    assert older.record.counts == heat.record.counts
     newer = convert_heatmap(older, tmp_path / "5.zarr", ngff="0.5")
     assert newer.id == heat.id
     ours, theirs = (zarr.open_group(it.path, mode="r")["1"] for it in (heat, newer))
@@ -241,7 +241,7 @@ def test_ome_zarr_replaces_only_heatmaps(heat: Heatmap, tmp_path: Path) -> None:
         convert_heatmap(heat, heat.path, ngff="0.4", overwrite=True)
     convert_heatmap(heat, tmp_path / "a.zarr", ngff="0.5")
     again = convert_heatmap(heat, tmp_path / "a.zarr", ngff="0.4", overwrite=True)
-    assert again.metadata["fingerprint"]["ngff"] == "0.4"
+    assert again.record.fingerprint["ngff"] == "0.4"
     assert sorted(it.name for it in tmp_path.iterdir()) == ["a.zarr", "precious"]
 
 
@@ -395,7 +395,7 @@ def test_command(heat: Heatmap, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert "exists: pass --overwrite" in capsys.readouterr().err
         assert main(["export", str(heat.path), "--to", kind, "--out", out, "--overwrite"]) == 0
         capsys.readouterr()
-    assert open_heatmap(tmp_path / "a.zarr").metadata["fingerprint"]["ngff"] == "0.4"
+    assert open_heatmap(tmp_path / "a.zarr").record.fingerprint["ngff"] == "0.4"
     assert {it.name for it in tmp_path.iterdir()} == set(names.values())
     assert main(["export", str(heat.path), "--to", "csv", "--out", str(tmp_path / "b.dcm")]) == 2
     assert "ends like dicom, not csv: end it in .csv" in capsys.readouterr().err

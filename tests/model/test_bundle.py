@@ -4,16 +4,19 @@ import hashlib
 import json
 import os
 import pickle
+import random
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from histoslide_cli.main import main
 from safetensors.torch import save_file
 from torch import Tensor
 
 from histoslide.errors import BundleError, OutputExistsError
-from histoslide.model import load_bundle, load_model, read_spec, save_bundle
+from histoslide.model import load_bundle, load_model, measure_bundle, read_spec, save_bundle
 from histoslide.model.bundle import bundle_sha256
 from histoslide.model.spec import ModelSpec
 
@@ -137,6 +140,70 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
     for reader in (read_spec, load_bundle, load_model):
         with pytest.raises(BundleError, match=r"foreign\.safetensors is not a safetensors file"):
             reader(path)
+
+
+HEADERS: list[Any] = [
+    {"x": {"dtype": "F16", "shape": ["2"], "data_offsets": [0, 0]}},
+    {"x": {"dtype": "F16", "shape": [-2], "data_offsets": [0, 0]}},
+    {"x": {"dtype": "F16", "shape": [2**70], "data_offsets": [0, 0]}},
+    {"x": {"dtype": "F16", "shape": [1] * 65, "data_offsets": [0, 0]}},
+    {"x": {"dtype": "F16", "shape": [2], "data_offsets": [0]}},
+    {"x": {"dtype": 16, "shape": [2], "data_offsets": [0, 4]}},
+    {"x": {"shape": [2], "data_offsets": [0, 4]}},
+    {"x": {"dtype": "F16", "shape": {"a": 1}, "data_offsets": [0, 4]}},
+    {"x": 3},
+    {"x": None},
+    {"__metadata__": 3},
+    {"__metadata__": ["histoslide"]},
+    {"__metadata__": {"histoslide": {}}},
+    {"x": json.loads("[" * 200 + "]" * 200)},
+]
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=lambda header: json.dumps(header)[:60])
+def test_a_header_of_odd_values_is_one_line(
+    tmp_path: Path, header: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "odd.safetensors"
+    text = json.dumps({"__metadata__": {"histoslide": SPEC.to_json()}} | header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    for reader in (read_spec, load_bundle, load_model, measure_bundle):
+        with pytest.raises(BundleError, match=r"odd\.safetensors is not a safetensors file"):
+            reader(path)
+    assert main(["model", "info", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "its header" in said
+
+
+def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "claims.safetensors"
+    tensor = {"dtype": "F16", "shape": [2**62] * 64, "data_offsets": [0, 4]}
+    text = json.dumps({"__metadata__": {"histoslide": SPEC.to_json()}, "x": tensor}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    for reader in (measure_bundle, load_bundle):
+        with pytest.raises(BundleError, match=r"claims\.safetensors"):
+            reader(path)
+
+
+def test_mutants_of_a_bundle_are_read_or_refused_in_one_line(bundle: Path) -> None:
+    """Bytes of the header changed, cut, doubled and exchanged, with a fixed seed."""
+    whole, draw = bundle.read_bytes(), random.Random(0)
+    end = tensor_area(bundle)
+    odd = [b"[" * 300, b"null", b"-1", b"1e999", b"NaN", b"\0", b'"', b"{}", b"\xff", b"9" * 5000]
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            at = draw.randrange(8, end)
+            content[at : at + draw.randint(0, 12)] = draw.choice(odd)
+        if draw.random() < 0.8:  # else the length of the header is no longer true
+            content[:8] = struct.pack("<Q", end - 8 + len(content) - len(whole))
+        bundle.write_bytes(content)
+        for reader in (read_spec, load_bundle, measure_bundle):
+            try:
+                reader(bundle)
+            except BundleError as error:
+                assert "\n" not in str(error)  # noqa: PT017 - it may also be read
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Converted networks are kept: the next run builds nothing, and computes the same to the bit."""
 
+import json
 import os
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from histoslide.model.engine import Precision
 from histoslide.model.fast_paths import FastPaths, read_fast_paths, write_fast_paths
 from histoslide.model.openvino_extra import has_openvino
 from histoslide.model.spec import ModelSpec
+from histoslide.model.work import Areas
 
 pytestmark = [
     pytest.mark.skipif(not has_openvino(), reason="the extra openvino is missing"),
@@ -98,7 +100,7 @@ def test_a_second_run_builds_nothing_and_computes_the_same(
     torch.testing.assert_close(second.logits(TILES), first, atol=0, rtol=0)
     torch.testing.assert_close(first, expected, atol=0, rtol=0)
     with pytest.raises(AssertionError, match="built again"):
-        second.area_batches(32)  # another graph, which no run has made yet
+        second.compile(Areas(stride_px=32))  # another graph, which no run has made yet
 
 
 def test_what_shapes_a_graph_is_what_it_is_kept_under(bundle: Path, tmp_path: Path) -> None:
@@ -138,6 +140,42 @@ def test_altered_weights_are_refused_though_converted_ones_are_kept(
     (tmp_path / "small.fast-paths.json").unlink()
     with pytest.raises(BundleError, match="sha256 mismatch"):
         load(bundle, "fp32")
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners of folders here")
+@pytest.mark.parametrize("others", ["owner", "group", "world", "link"])
+def test_a_folder_that_others_can_write_to_is_not_believed(
+    bundle: Path,
+    tmp_path: Path,
+    others: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An edited graph with its edited checksum: what lies there computes with other weights."""
+    expected = load(bundle, "fp32").logits(TILES)
+    folder = tmp_path / "cache" / "converted"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    graph = kept(tmp_path)[0]
+    weights = graph / "graph.bin"
+    _, state = load_bundle(bundle)
+    last = [tensor for tensor in state.values() if tensor.ndim == 2][-1].numpy()
+    content = weights.read_bytes()
+    assert content.count(last.tobytes()) == 1
+    weights.write_bytes(content.replace(last.tobytes(), (last * 2).tobytes()))
+    digests = {name: file_sha256(graph / name) for name in ("graph.xml", "graph.bin")}
+    (graph / "sha256.json").write_text(json.dumps(digests))
+    # In the user's own folder it is believed: who can write there can do anything.
+    assert not np.array_equal(load(bundle, "fp32").logits(TILES), expected)
+    assert not caplog.records
+    if others == "owner":
+        monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    elif others == "link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.chmod(0o770 if others == "group" else 0o777)
+    torch.testing.assert_close(load(bundle, "fp32").logits(TILES), expected, atol=0, rtol=0)
+    assert "may be written to by others than you" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(

@@ -39,6 +39,7 @@ from histoslide.model.openvino_backend import OpenVinoBackend
 from histoslide.model.openvino_extra import has_openvino
 from histoslide.model.spec import ModelSpec
 from histoslide.model.torch_backend import TorchBackend
+from histoslide.model.work import Areas
 from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
 from histoslide.store import store_heatmap
 
@@ -169,11 +170,12 @@ def test_openvino_resizes_as_torch_does(tiles: Tensor) -> None:
 def test_openvino_scores_areas_as_torch_does(tiles: Tensor, network: nn.Sequential) -> None:
     reference = Model(SPEC, network, device=CPU, sha256="0")
     model = Model(SPEC, network, device=CPU, sha256="0", backend=OpenVinoBackend())
-    side = (model.area_cells(32) - 1) * 32 + 64
+    work = Areas(stride_px=32)
+    side = (work.across - 1) * 32 + 64
     area = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
     results = []
     for one in (reference, model):
-        batches = one.area_batches(32)
+        batches = one.batches(work)
         with batches.reader():
             request = batches.put(one.memory.hold(area).__getitem__, 1)
             batches.wait([request])
@@ -290,7 +292,7 @@ def test_a_heatmap_is_not_gone_on_with_after_other_ranges_were_measured(
     assert lazy(1.0, "fp32").fingerprint == lazy(2.0, "fp32").fingerprint
     out = tmp_path / "h.zarr"
     heat = store_heatmap(lazy(1.0), out)
-    assert heat.metadata["model"]["ranges_sha256"] == lazy(1.0).fingerprint["model.ranges_sha256"]
+    assert heat.record.model.ranges_sha256 == lazy(1.0).fingerprint["model.ranges_sha256"]
     with pytest.raises(SettingsDifferError, match=r"model\.ranges_sha256 differs"):
         store_heatmap(lazy(2.0), out)
 
@@ -308,7 +310,18 @@ def test_a_record_is_read_back_and_belongs_to_its_weights(tmp_path: Path) -> Non
         read_fast_paths(bundle, sha256="1")
     assert read_fast_paths(tmp_path / "other.safetensors", sha256="0") is None
     path = fast_paths_file(bundle)
-    for damage in ("{", "[]", '{"version": 1}', '{"version": 9}', "null"):
+    whole = json.loads(path.read_text())
+    odd = [
+        whole | {"gates": {"int8": 3}},
+        whole | {"gates": {"fp8": whole["gates"]["int8"]}},
+        whole | {"gates": {"int8": whole["gates"]["int8"] | {"auc": "high"}}},
+        whole | {"ranges": {"conv1": "1"}},
+        whole | {"colour": 1},
+        whole | {"version": [1]},
+        whole | {"data": "a" * 5 + "\0", "weights_sha256": None},
+    ]
+    damaged = ["{", "[]", '{"version": 1}', '{"version": 9}', "null", "\0", "[" * 100_000]
+    for damage in [*damaged, *map(json.dumps, odd)]:
         path.write_text(damage)
         with pytest.raises(BundleError, match="run histoslide model calibrate again"):
             read_fast_paths(bundle, sha256="0")

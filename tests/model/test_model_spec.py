@@ -140,6 +140,13 @@ def test_equal_specs_are_equal_texts() -> None:
     assert one.to_json() == other.to_json()
 
 
+def nested(levels: int) -> Any:
+    content: Any = 1
+    for _ in range(levels):
+        content = [content]
+    return content
+
+
 def altered(**changes: Any) -> str:
     fields = json.loads(make_spec().to_json()) | changes
     return json.dumps(fields)
@@ -148,18 +155,30 @@ def altered(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{not json", "not JSON"),
+        ("{not json", "is not JSON"),
         ("", "not JSON"),
-        ("[1, 2]", "list"),
-        ("null", "NoneType"),
+        ("[1, 2]", "`array`"),
+        ("null", "`null`"),
         (altered(spec_version=SPEC_VERSION + 1), f"version {SPEC_VERSION + 1}"),
         ("{}", "version None"),
-        (altered(colour="red", age=3), "['age', 'colour']"),
-        (altered(mpp="wide"), "mistyped"),
-        (altered(classes=3), "mistyped"),
+        (altered(colour="red", age=3), "`$.colour` is unknown"),
+        (altered(mpp="wide"), "$.mpp"),
+        (altered(mpp=True), "$.mpp"),
+        (altered(classes=3), "$.classes"),
         (altered(mpp=-2.5), "-2.5"),
-        (altered(temperature=None), "mistyped"),
-        (altered(std=[1, 2]), "(1, 2)"),
+        (altered(temperature=None), "$.temperature"),
+        (altered(std=[1, 2]), "$.std"),
+        (altered(std=[1, 2, float("nan")]), "three finite numbers"),
+        (altered(classes=["a", ["b"]]), "$.classes[1]"),
+        (altered(input_px=96.5), "$.input_px"),
+        (altered(training=[1]), "$.training"),
+        (altered(training={"epochs": 3}), "training cannot be read"),
+        (altered(training={"epochs": [3]}), "$.epochs[0]"),
+        (altered(training={"validation": "good"}), "$.validation"),
+        (altered(training={"deep": nested(70)}), "nested too deeply"),
+        ('{"spec_version": ' + "[" * 100_000, "nested too deeply"),
+        ('{"spec_version": ' + "9" * 5_000 + "}", "not JSON"),
+        (altered(spec_version=["x" * 1000]), "has version ['xxxx"),
     ],
 )
 def test_json_that_is_no_spec_is_refused(text: str, said: str) -> None:
@@ -173,5 +192,5 @@ def test_json_that_is_no_spec_is_refused(text: str, said: str) -> None:
 def test_a_missing_field_is_named(name: str) -> None:
     fields = json.loads(make_spec().to_json())
     del fields[name]
-    with pytest.raises(BundleError, match=f"missing.*'{name}'"):
+    with pytest.raises(BundleError, match=f"missing.*`{name}`"):
         ModelSpec.from_json(json.dumps(fields))

@@ -82,11 +82,11 @@ def test_every_recorded_setting_is_used_again(slide: Path, tmp_path: Path) -> No
     comparison = replay_heatmap(heat, slide, colour_model(1), roi=roi, out=out)
     assert comparison.equal
     assert comparison.settings == comparison.origins == ()
-    assert comparison.of().cells == heat.metadata["counts"]["scored"] > 0
+    assert comparison.of().cells == heat.counts.scored > 0
     again = open_heatmap(out)
-    assert again.metadata["fingerprint"] == heat.metadata["fingerprint"]
-    assert again.metadata["slide"] == heat.metadata["slide"]
-    assert again.metadata["mask"] == heat.metadata["mask"]
+    assert again.record.fingerprint == heat.record.fingerprint
+    assert again.record.slide == heat.record.slide
+    assert again.record.mask == heat.record.mask
     np.testing.assert_array_equal(again.probability(), heat.probability())
 
 

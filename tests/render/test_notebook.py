@@ -88,7 +88,7 @@ def test_html_holds_picture_table_and_no_markup_of_others(heat: Heatmap, tmp_pat
     assert "&lt;b&gt;.zarr" in html
     assert "<b>.zarr" not in html
     assert str(tmp_path) not in html
-    assert "metadata" not in repr(heat)  # which is pages long
+    assert "record" not in repr(heat)  # which is pages long
     none = stored_heatmap(tmp_path / "none.zarr", np.full((5, 5), 0.1))
     assert "No lesions" in heatmap_html(none)
 

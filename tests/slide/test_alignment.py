@@ -45,8 +45,8 @@ def score_positions(
 
 def expected_centres(heat: Heatmap) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The slow and obvious twin: where each cell's centre is, by plain arithmetic."""
-    mpp, slide_mpp = heat.metadata["model"]["spec"]["mpp"], heat.metadata["slide"]["mpp"]
-    stride = heat.metadata["grid"]["stride_px"]
+    mpp, slide_mpp = heat.spec.mpp, heat.record.slide.mpp
+    stride = heat.grid.stride_px
     x, y = np.zeros(heat.grid.shape), np.zeros(heat.grid.shape)
     for row in range(heat.grid.rows):
         for col in range(heat.grid.cols):
@@ -156,7 +156,7 @@ def test_a_mark_lies_at_the_same_place_in_the_overlay_png(
         slide, colour_model(), tissue=find_tissue(slide, METHODS["none"]), tissue_threshold=0.0
     )
     heat = store_heatmap(lazy, tmp_path / "heat.zarr")
-    assert heat.metadata["slide"]["bounds_l0"] == (None if bounds is None else list(bounds))
+    assert heat.record.slide.bounds_l0 == bounds
     expected = np.zeros(heat.grid.shape, dtype=bool)
     expected[5:7, 10:14] = True
     assert np.array_equal(heat.probability() > 0.9, expected)
@@ -201,6 +201,6 @@ def test_mpp_override_moves_the_cells(tmp_path: Path) -> None:
     grid = make_grid(slide, colour_model().spec)
     assert grid.cell_l0 == pytest.approx(64)
     heat = store_heatmap(make_heatmap(slide, colour_model()), tmp_path / "h.zarr")
-    assert open_heatmap(heat.path).metadata["slide"]["mpp_source"] == "--mpp"
+    assert open_heatmap(heat.path).record.slide.mpp_source == "--mpp"
     assert replace(grid, stride_px=16).rows == 20
     assert set(np.unique(heat.status)) <= {Status.SCORED, Status.BACKGROUND}

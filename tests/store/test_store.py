@@ -26,10 +26,12 @@ from ome_zarr_models.v05.image_label import ImageLabel as ImageLabelV05
 from histoslide.errors import SettingsDifferError, StoreError
 from histoslide.geometry import Box, Mpp
 from histoslide.grid.status import Status
+from histoslide.model.engine import Engine
 from histoslide.model.openvino_extra import has_openvino
 from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
 from histoslide.slide import OpenSlideSlide, Slide
 from histoslide.storage.location import Location
+from histoslide.storage.records import to_builtins, to_json
 from histoslide.store import (
     BlockTarget,
     Heatmap,
@@ -111,9 +113,9 @@ def test_public_reader_validates_and_reads_what_was_written(
 @pytest.mark.skipif(not has_openvino(), reason="the extra openvino is missing")
 def test_the_version_of_what_computed_is_recorded(tmp_path: Path, slide: OpenSlideSlide) -> None:
     lazy = lazy_heatmap(slide)
-    assert "openvino" not in store_heatmap(lazy, tmp_path / "torch.zarr").metadata["versions"]
-    lazy = dataclasses.replace(lazy, engine="openvino int8")
-    recorded = store_heatmap(lazy, tmp_path / "openvino.zarr").metadata["versions"]
+    assert "openvino" not in store_heatmap(lazy, tmp_path / "torch.zarr").record.versions
+    lazy = dataclasses.replace(lazy, engine=Engine(backend="openvino", precision="int8"))
+    recorded = store_heatmap(lazy, tmp_path / "openvino.zarr").record.versions
     assert recorded["openvino"] == version("openvino")
 
 
@@ -121,7 +123,7 @@ def test_metadata_fit_the_schema_and_name_no_place(tmp_path: Path, slide: OpenSl
     heat = store_heatmap(
         lazy_heatmap(slide), tmp_path / "h.zarr", command="histoslide score s.tif --out h.zarr"
     )
-    metadata = json.loads(json.dumps(dict(heat.metadata)))
+    metadata = json.loads(to_json(heat.record))
     jsonschema.validate(metadata, metadata_schema())
     text = json.dumps(metadata)
     assert str(tmp_path) not in text
@@ -258,7 +260,7 @@ def test_unreadable_cells_are_tried_again_when_asked(tmp_path: Path) -> None:
 
     whole = store_heatmap(lazy(None), tmp_path / "whole.zarr")
     path, rotten = tmp_path / "h.zarr", Box(300, 200, 90, 20)
-    assert store_heatmap(lazy(rotten), path).metadata["counts"]["unreadable"] > 0
+    assert store_heatmap(lazy(rotten), path).counts.unreadable > 0
     assert done_blocks(None, retry=False) == []  # complete is complete, unless asked
     before = all_bytes(path)
     down, across = whole.grid.block_shape
@@ -280,7 +282,7 @@ def test_unreadable_cells_are_tried_again_when_asked(tmp_path: Path) -> None:
     packed = convert_heatmap(holed, tmp_path / "packed.zarr", ngff="0.5", packed=True)
     with pytest.raises(StoreError, match="is packed and cannot be changed"):
         store_heatmap(lazy(None), packed.path, retry_unreadable=True)
-    assert open_heatmap(packed.path).metadata["counts"]["unreadable"] > 0
+    assert open_heatmap(packed.path).counts.unreadable > 0
 
 
 def test_another_model_is_refused(tmp_path: Path, slide: OpenSlideSlide) -> None:
@@ -389,7 +391,7 @@ def test_stores_that_cannot_be_opened(tmp_path: Path, slide: OpenSlideSlide) -> 
         open_heatmap(tmp_path / "other.zarr")
     heat = store_heatmap(lazy_heatmap(slide), tmp_path / "h.zarr")
     group = zarr.open_group(heat.path, mode="r+")
-    group.attrs["histoslide"] = dict(heat.metadata) | {"schema_version": 99}
+    group.attrs["histoslide"] = to_builtins(heat.record) | {"schema_version": 99}
     with pytest.raises(StoreError, match="schema 99"):
         open_heatmap(heat.path)
 
@@ -454,7 +456,7 @@ def test_partial_files_of_a_killed_run_are_removed(tmp_path: Path, slide: OpenSl
     path = tmp_path / "h.zarr"
     store_heatmap(lazy_heatmap(slide), path)
     group = zarr.open_group(path, mode="r+")
-    group.attrs["histoslide"] = dict(open_heatmap(path).metadata) | {"complete": False}
+    group.attrs["histoslide"] = to_builtins(open_heatmap(path).record) | {"complete": False}
     leftover = path / "0" / "c" / "0.deadbeef.partial"
     leftover.write_bytes(b"half")
     store_heatmap(lazy_heatmap(slide), path)
@@ -471,8 +473,8 @@ def test_a_block_that_is_written_meanwhile_is_no_damage(
     group["0"][late], group["labels/status/0"][late] = np.nan, Status.PENDING
     read = Heatmap._read
 
-    def read_while_a_run_writes(heat: Heatmap, name: str, where: Any) -> NDArray[Any]:
-        found = read(heat, name, where)
+    def read_while_a_run_writes(heat: Heatmap, array: zarr.Array[Any], where: Any) -> NDArray[Any]:
+        found = read(heat, array, where)
         group["0"][late], group["labels/status/0"][late] = 0.25, Status.SCORED
         return found
 

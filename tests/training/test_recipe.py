@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -241,12 +242,20 @@ def test_a_recorded_recipe_can_be_given_again(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("batch_size = ", "cannot be read as a recipe"),
+        ("batch_size = ", "cannot be read"),
         ("batch_size = 64", "names no stages"),
         ('base = "best"', "no recipe 'best': choose from pcam"),
         ('base = "pcam"\nbatchsize = 64', "has no 'batchsize': it has name, architecture"),
-        ('base = "pcam"\nbatch_size = "many"', "wrong kind"),
-        ('base = "pcam"\n[augmentation]\nhue = 1', "augmentation has no 'hue'"),
+        ('base = "pcam"\nbatch_size = "many"', "Expected `int`, got `str` - at `$.batch_size`"),
+        ('base = ["pcam"]', "no recipe ['pcam']"),
+        ('base = "pcam"\nname = 3', "at `$.name`"),
+        ('base = "pcam"\nmean = [0.5, 0.5]', "at `$.mean`"),
+        ('base = "pcam"\nimagenet = "no"', "Expected `bool`"),
+        ('base = "pcam"\n[[stages]]\nepochs = 1\nlr = ["high"]', "at `$.stages[0].lr[0]`"),
+        ('base = "pcam"\n[augmentation]\nstain = [0.1]', "at `$.augmentation.stain`"),
+        ("base = " + "[" * 100_000, "nested too deeply"),
+        ('name = "a\0"', "Illegal character"),
+        ('base = "pcam"\n[augmentation]\ntint = 1', "augmentation has no 'tint'"),
         ('base = "pcam"\naugmentation = 3', "augmentation must be a table, not 3"),
         ('base = "pcam"\nstages = []', "one or more tables"),
         ('base = "pcam"\n[[stages]]\nlr = 1.0', "a table with epochs"),
@@ -255,9 +264,32 @@ def test_a_recorded_recipe_can_be_given_again(name: str, tmp_path: Path) -> None
 def test_a_bad_file_is_one_line(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
+    assert_one_line(path, said)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"", "truncated"),
+        (b"[]", "Expected `object`"),
+        (b'{"base": ' + b"[" * 100_000, "nested|recursion"),
+        (b'{"base": "pcam", "batch_size": "many"}', r"at `\$\.batch_size`"),
+        (b'{"base": "pcam", "name": "a\0"}', "invalid character"),
+        (b'{"base": "pcam", "name": "\xff"}', "(?i)invalid utf-8"),
+        (b'{"base": "pcam", "augmentation": {"stain": NaN}}', "invalid character"),
+    ],
+)
+def test_a_bad_json_file_is_one_line(raw: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(raw)
+    assert_one_line(path, said, pattern=True)
+
+
+def assert_one_line(path: Path, said: str, *, pattern: bool = False) -> None:
+    """A recipe file is refused in one line that names it."""
     with pytest.raises(DataError) as caught:
         find_recipe(str(path))
-    assert said in str(caught.value)
+    assert re.search(said if pattern else re.escape(said), str(caught.value))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 

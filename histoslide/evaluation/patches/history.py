@@ -10,6 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoslide.errors import DataError
+from histoslide.storage.records import from_json, to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RateRecord:
+    """A search as its file has it."""
+
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    suggestion: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,21 +39,27 @@ class RateSearch:
                 f"a rate search needs one loss a rate, not {self.losses.shape} for {self.lrs.shape}"
             )
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return {
-            "lrs": self.lrs.tolist(),
-            "losses": self.losses.tolist(),
-            "suggestion": self.suggestion,
-        }
+    def to_json(self) -> str:
+        """The search as one line of JSON."""
+        record = _RateRecord(
+            lrs=tuple(self.lrs.tolist()),
+            losses=tuple(self.losses.tolist()),
+            suggestion=self.suggestion,
+        )
+        return to_json(record, indent=None) + "\n"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RateSearch:
-        """What ``as_dict`` gave."""
+    def from_json(cls, raw: bytes, *, source: object) -> RateSearch:
+        """What ``to_json`` gave.
+
+        Raises:
+            DataError: it is something else; ``source`` is named.
+        """
+        record = from_json(raw, _RateRecord, source=source, error=DataError)
         return cls(
-            lrs=np.array(values["lrs"], dtype=np.float64),
-            losses=np.array(values["losses"], dtype=np.float64),
-            suggestion=values["suggestion"],
+            lrs=np.array(record.lrs, dtype=np.float64),
+            losses=np.array(record.losses, dtype=np.float64),
+            suggestion=record.suggestion,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from histoslide.evaluation.patches.figures import CALIBRATION_BINS
 from histoslide.evaluation.patches.history import History
 from histoslide.evaluation.patches.predictions import Patches, Predictions
 from histoslide.model import ModelSpec
+from histoslide.storage.records import to_json
 from histoslide.storage.writing import refuse_existing, whole_file
 
 REPORT_NAME = "report.html"
@@ -149,7 +149,7 @@ def write_report(
     )
     figures = {"model": spec.name, "data": data} | assessment.as_dict()
     files = {f"{picture.name}.png": picture.png for picture in pictures}
-    files[FIGURES_NAME] = (json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode()
+    files[FIGURES_NAME] = to_json(figures).encode()
     files[REPORT_NAME] = text.encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from histoslide.model.spec import (
     TOTAL_STRIDE_PX,
 )
 from histoslide.model.timm_body import Triple
+from histoslide.storage.records import to_builtins
 from histoslide.training.recipe.augmentation import Augmentation
 from histoslide.training.recipe.ranges import require
 from histoslide.training.recipe.stage import Stage
@@ -72,6 +73,10 @@ class Recipe:
     class_weights: str | tuple[float, ...] = "none"
     """Weights of the classes in the loss: ``none``, ``balanced`` (inverse to their number of
     training patches, so that a patch weighs 1 on average; 0 without any) or one number a class."""
+    teacher_weight: float = 0.8
+    """Part of the loss that comes from the teachers, where a run has any; the rest from labels."""
+    teacher_temperature: float = 2.0
+    """What teachers' and the network's logits are divided by before they are compared."""
     ema_decay: float = 0.0
     """Decay a step of the exponential average of the weights that is validated and kept; 0: off."""
     precision: str = "auto"
@@ -111,6 +116,9 @@ class Recipe:
             require(0 <= getattr(self, name) < 1, name, "in 0-1 and below 1", self)
         for name in ("weight_decay", "mixup"):
             require(0 <= getattr(self, name) < math.inf, name, "0 or more", self)
+        require(0 < self.teacher_weight <= 1, "teacher_weight", "in 0-1 and above 0", self)
+        heat = self.teacher_temperature
+        require(0 < heat < math.inf, "teacher_temperature", "above 0", self)
         require(0 < self.epsilon < math.inf, "epsilon", "above 0", self)
         require(0 < self.valid_fraction < 1, "valid_fraction", "in 0-1", self)
         require(self.batch_size >= 2, "batch_size", "at least 2", self)
@@ -234,4 +242,4 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as JSON-ready values."""
-        return dataclasses.asdict(self)
+        return dict(to_builtins(self))
