@@ -25,6 +25,7 @@ from histoslide.slide.base import Slide
 from histoslide.slide.downsamples import StoredLevel, find_downsamples, stated_by
 from histoslide.slide.facts import SlideFacts
 from histoslide.slide.file_hash import file_hash
+from histoslide.slide.giving_up import GivingUp
 from histoslide.slide.shrinking import average_squares
 from histoslide.storage.location import readable_name
 
@@ -74,6 +75,7 @@ class OpenSlideSlide(Slide):
                 properties=recorded,
             )
         )
+        self._giving_up = GivingUp(name)
         self._know_levels()
 
     @property
@@ -103,7 +105,11 @@ class OpenSlideSlide(Slide):
 
     def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``Slide.read``."""
-        return self._read_stored(replace(region, level=self._stored[region.level]), shrink)
+        stored = replace(region, level=self._stored[region.level])
+        size = self._stored_sizes[stored.level]
+        return self._giving_up.read(
+            stored, size, lambda part: self._read_stored(part, shrink if part is stored else 1)
+        )
 
     def _read_stored(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
         """Read pixels of a level counted as OpenSlide does, which knows more than there are."""
@@ -137,6 +143,7 @@ class OpenSlideSlide(Slide):
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
+        self._giving_up = GivingUp(self.name)
         self._start()
 
     def _start(self) -> None:

@@ -517,6 +517,8 @@ def test_a_truncated_slide_that_begins_with_the_whole_glass_keeps_its_levels(
                 pixels.copy(), photometric="rgb", tile=(256, 256), metadata=None,
                 resolution=(1e4 / mpp, 1e4 / mpp), resolutionunit="CENTIMETER",
             )  # fmt: skip
+    assert SalvagedTiff.open(path, mpp=None) is None, "it is whole"
+    path.write_bytes(path.read_bytes()[:-100])
     slide = SalvagedTiff.open(path, mpp=None)
     assert slide is not None
     assert slide.level_sizes == (Size(1024, 1024), Size(256, 256))

@@ -17,6 +17,7 @@ from histoslide.slide.base import Slide
 from histoslide.slide.downsamples import StoredLevel, find_downsamples
 from histoslide.slide.facts import SlideFacts
 from histoslide.slide.file_hash import file_hash
+from histoslide.slide.giving_up import GivingUp
 from histoslide.slide.tiff.ome import OmeImage
 from histoslide.slide.tiff.reader import SegmentReader
 from histoslide.slide.tiff.segments import TiffSegments, UnsupportedSegmentsError
@@ -60,7 +61,7 @@ class OwnTiff(Slide):
             given_mpp: resolution that replaces what the file records.
         """
         name = readable_name(path)
-        self._path, self._given_mpp = path, given_mpp
+        self._path, self._given_mpp, self._giving_up = path, given_mpp, GivingUp(name)
         stored = [StoredLevel(size=level.size, tile=level.each) for level in levels]
         with_all = SegmentReader(path, levels, cache_bytes=_CACHE_BYTES)
         found = find_downsamples(name, stored, with_all.read)
@@ -112,7 +113,11 @@ class OwnTiff(Slide):
 
     def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``histoslide.slide.Slide.read``."""
-        return self._reader.read(region, shrink)
+        return self._giving_up.read(
+            region,
+            self.level_sizes[region.level],
+            lambda part: self._reader.read(part, shrink if part is region else 1),
+        )
 
     @property
     def readers(self) -> tuple[str, ...]:
