@@ -117,4 +117,4 @@ def test_a_slide_far_longer_than_wide_is_never_read_at_once(
     found = read_box(slide, Box(0, 0, 80, 9000), Size(1, 1))
     assert found.shape == (1, 1, 3)
     assert 0 < found[0, 0, 0] < 200, "both halves take part"
-    assert max(region.width * region.height for region in slide.reads) < 300_000
+    assert max(region.width * region.height for region in slide.reads) < 500_000

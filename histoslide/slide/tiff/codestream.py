@@ -72,13 +72,20 @@ def _number(data: bytes, at: int) -> int:
 
 
 def _packets(data: bytes, at: int) -> int:
-    """At least as many packets as there are, each of which may be a single byte 0.
+    """At least as many packets as a tile has, each of which may be a single byte 0.
 
-    A.6.1: layers, then levels of decomposition; every precinct of a resolution has a packet for
-    each component and layer. Where precincts are not as large as can be, no bound is known.
+    A.5.1 and A.6.1: every precinct of every resolution has one for each component and layer; the
+    sides of precincts are powers of two, by default so large that there is one.
     """
+    (across, down), components = struct.unpack_from(">2I", data, 24), data[41]
     style, _, layers, _, levels = struct.unpack_from(">BBHBB", data, at + 4)
-    return 2**31 if style & 1 else int(layers) * (int(levels) + 1) * 3
+    precincts = 0
+    for resolution in range(levels + 1):
+        side = data[at + 14 + resolution] if style & 1 else 0xFF
+        shrink = levels - resolution
+        wide, high = (across >> shrink >> (side & 15)), (down >> shrink >> (side >> 4))
+        precincts += (wide + 2) * (high + 2)
+    return int(precincts * components * layers)
 
 
 def _check_data(data: NDArray[np.uint8], packets: int) -> None:

@@ -34,12 +34,13 @@ class SalvagedTiff(OwnTiff):
         """
         try:
             with tifffile.TiffFile(path) as tiff:
-                pages, levels = _levels(tiff)
+                tiled = _tiled(tiff)
+                pages, levels = _levels(tiled)
                 recorded = recorded_mpp(pages[0]) if mpp is None else mpp
             directory = TiffDirectory.of(path)
             file_size = path.stat().st_size
             whole = directory is not None and not directory.ends_early
-            if whole and all(_left(level, file_size) == level.offsets.size for level in levels):
+            if whole and all(_left(each, file_size) == each.offsets.size for _, each in tiled):
                 return None
             slide = cls(path, levels, mpp=recorded, given_mpp=mpp)
             some_left = slide.segments_left > 0
@@ -67,9 +68,12 @@ def _left(segments: TiffSegments, file_size: int) -> int:
     return int(np.count_nonzero((segments.offsets <= file_size) & (ends <= file_size)))
 
 
-def _levels(tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[TiffSegments]]:
-    """Pages that are levels of the pyramid, as far as the directory can be followed."""
-    tiled: list[tuple[tifffile.TiffPage, TiffSegments]] = []
+_Tiled = list[tuple[tifffile.TiffPage, TiffSegments]]
+
+
+def _tiled(tiff: tifffile.TiffFile) -> _Tiled:
+    """Pages whose segments are understood, as far as the directory can be followed."""
+    tiled: _Tiled = []
     for page in tiff.pages:
         if not isinstance(page, tifffile.TiffPage):
             continue
@@ -77,6 +81,11 @@ def _levels(tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[Tiff
             tiled.append((page, TiffSegments.of_page(page)))
         except UnsupportedSegmentsError as error:
             logger.debug("%s: page %d: %s", tiff.filename, page.index, error)
+    return tiled
+
+
+def _levels(tiled: _Tiled) -> tuple[list[tifffile.TiffPage], list[TiffSegments]]:
+    """Pages that are levels of one pyramid."""
     # Some scanners put a picture of the whole glass first; the finest level is the widest page.
     finest = max(range(len(tiled)), key=lambda index: tiled[index][1].size.width, default=0)
     pages: list[tifffile.TiffPage] = []
@@ -85,7 +94,9 @@ def _levels(tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[Tiff
         if levels:
             first, size = levels[0].size, segments.size
             ratio = first.width / size.width, first.height / size.height
-            if size.width >= levels[-1].size.width or abs(ratio[0] / ratio[1] - 1) > 0.02:
+            if size.width >= levels[-1].size.width:
+                break  # another area of the glass begins
+            if abs(ratio[0] / ratio[1] - 1) > 0.02:
                 continue
         pages.append(page)
         levels.append(segments)
