@@ -67,10 +67,11 @@ class AreaGraph(TileGraph):
         """
         super().__init__(spec, network)
         refuse_areas(spec, stride_px=stride_px)
-        head = network[1] if isinstance(network, nn.Sequential) and len(network) == 2 else None
+        parts = list(network) if isinstance(network, nn.Sequential) else []
+        body, head = parts if len(parts) == 2 else (None, None)
         if not (isinstance(head, nn.Sequential) and isinstance(head[0], ConcatPool)):
             raise no_areas(spec, "its network is not a convolutional body and a pooling head")
-        if isinstance(network[0], TimmBody) and not is_local(network[0]):
+        if isinstance(body, TimmBody) and not is_local(body):
             raise no_areas(spec, "each of its features depends on all of the image")
         self._rest = head[2:]
         self._tile = spec.input_px // TOTAL_STRIDE_PX

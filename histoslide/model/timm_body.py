@@ -118,7 +118,7 @@ def pads_itself(convolution: nn.Conv2d) -> bool:
 
 def pad_alike(convolution: nn.Conv2d, images: Tensor) -> Tensor:
     """Images padded as a convolution that ``pads_itself`` pads them."""
-    from timm.layers import pad_same  # noqa: PLC0415 - see the top
+    from timm.layers.padding import pad_same  # noqa: PLC0415 - see the top
 
     padded: Tensor = pad_same(
         images,

@@ -162,7 +162,7 @@ def recorded_mpp(page: tifffile.TiffPage) -> Mpp | None:
         return square_mpp(name, ome.um_x, ome.um_y)
     um = _UM_PER_UNIT.get(int(page.resolutionunit))
     x, y = page.resolution
-    if um is None or x <= 0 or y <= 0:
+    if um is None or not (0 < x < math.inf and 0 < y < math.inf):
         return None
     return square_mpp(name, um / x, um / y)
 
