@@ -7,6 +7,7 @@ Handles are opened lazily, one a thread, and never cross a fork or a pickle.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -22,12 +23,16 @@ from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, 
 from histoslide.geometry import Box, Mpp, Region, Size
 from histoslide.slide.alignment import aligned_start
 from histoslide.slide.base import Slide
+from histoslide.slide.dicom_colours import DicomColours
 from histoslide.slide.downsamples import StoredLevel, find_downsamples, stated_by
 from histoslide.slide.facts import SlideFacts
 from histoslide.slide.file_hash import file_hash
 from histoslide.slide.giving_up import GivingUp
 from histoslide.slide.shrinking import average_squares
+from histoslide.slide.ycbcr import rgb_of_ycbcr
 from histoslide.storage.location import readable_name
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_CACHE_BYTES = 256 * 2**20
 """Bound on the decoded tiles that all handles of a slide keep together."""
@@ -64,6 +69,7 @@ class OpenSlideSlide(Slide):
         self._stored_sizes = tuple(Size(*size) for size in handle.level_dimensions)
         self._stored = tuple(range(len(self._stored_sizes)))
         name = readable_name(path)
+        self._ycbcr = _is_ycbcr_called_rgb(path, name, recorded)
         super().__init__(
             SlideFacts(
                 name=name,
@@ -138,7 +144,7 @@ class OpenSlideSlide(Slide):
 
     def __getstate__(self) -> dict[str, object]:
         mine = ("_path", "_cache_bytes", "_facts", "_reported_downsamples", "_background")
-        more = ("_stored", "_stored_sizes")
+        more = ("_stored", "_stored_sizes", "_ycbcr")
         return {name: self.__dict__[name] for name in (*mine, *more)}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -178,11 +184,32 @@ class OpenSlideSlide(Slide):
         image = self._handle().read_region(location_l0, level, size)
         rgba = np.asarray(image)
         rgb, alpha = rgba[..., :3], rgba[..., 3:]
+        if self._ycbcr:
+            rgb = rgb_of_ycbcr(rgb)
         if alpha.min() == 255:
             return rgb
         weight = alpha.astype(np.float32) / 255
         blended = rgb * weight + self._background * (1 - weight)
         return np.rint(blended).astype(np.uint8)
+
+
+def _is_ycbcr_called_rgb(path: Path, name: str, properties: Mapping[str, str]) -> bool:
+    """Whether OpenSlide shows luma and chroma of a DICOM slide as colours; warns of what is wrong."""
+    if properties.get(openslide.PROPERTY_NAME_VENDOR) != "dicom":
+        return False
+    colours = DicomColours.of(path)
+    if colours is None or not (colours.is_ycbcr_called_rgb or colours.is_rgb_called_ycbcr):
+        return False
+    logger.warning(
+        "%s: PhotometricInterpretation says %s, but the pixels are coded as %s: %s",
+        name,
+        colours.said,
+        colours.coded,
+        "they are read as such"
+        if colours.is_ycbcr_called_rgb
+        else "colours may be wrong, and probabilities with them; correct the header",
+    )
+    return colours.is_ycbcr_called_rgb
 
 
 def _recorded_mpp(name: str, properties: Mapping[str, str]) -> Mpp | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass
-from functools import cache
 
 import imagecodecs
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from histoslide.geometry import Size
 from histoslide.slide.shrinking import average_squares
 from histoslide.slide.tiff.codestream import BrokenCodestreamError, check_codestream
+from histoslide.slide.ycbcr import rgb_of_ycbcr
 
 MAX_SEGMENT_PX = 4096 * 4096
 """Largest segment that is decoded; beyond it the directory of a file is more likely nonsense."""
@@ -182,7 +182,7 @@ class TiffSegments:
                 case Coding.JPEG_2000_RGB:
                     return self._decode_jpeg_2000(data, pixels)
                 case Coding.JPEG_2000_YCBCR:
-                    return _rgb_of_ycbcr(self._decode_jpeg_2000(data, pixels))
+                    return rgb_of_ycbcr(self._decode_jpeg_2000(data, pixels))
                 case Coding.WEBP:
                     return self._decode_webp(data, pixels)
                 case _:
@@ -307,25 +307,3 @@ def _webp_size(data: bytes) -> Size:
         return Size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
     width, height = (int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
     return Size(width + 1, height + 1)
-
-
-@cache
-def _chroma_parts() -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]:
-    """What chroma adds to red (by Cr), green (by Cb and Cr) and blue (by Cb).
-
-    The conversion of JFIF 1.02 (the weights of ITU-R BT.601), rounded as OpenSlide does: red and
-    blue with weights in steps of 1/65536, green with decimal ones. A test compares every pair.
-    """
-    chroma = np.arange(256, dtype=np.int64) - 128
-    red, blue = ((round(weight * 2**16) * chroma + 2**15) >> 16 for weight in (1.402, 1.772))
-    green = np.floor(-0.34414 * chroma[:, None] - 0.71414 * chroma[None, :] + 0.5)
-    return red.astype(np.int16), green.astype(np.int16), blue.astype(np.int16)
-
-
-def _rgb_of_ycbcr(ycbcr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    red, green, blue = _chroma_parts()
-    luma, cb, cr = (ycbcr[..., i] for i in range(_SAMPLES))
-    rgb = np.empty_like(ycbcr)
-    for channel, part in enumerate((red[cr], green[cb, cr], blue[cb])):
-        np.clip(part + luma, 0, 255, out=rgb[..., channel], casting="unsafe")
-    return rgb
