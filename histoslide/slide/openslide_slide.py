@@ -194,7 +194,7 @@ class OpenSlideSlide(Slide):
 
 
 def _is_ycbcr_called_rgb(path: Path, name: str, properties: Mapping[str, str]) -> bool:
-    """Whether OpenSlide shows luma and chroma of a DICOM slide as colours; warns of what is wrong."""
+    """Whether OpenSlide shows luma and chroma of a DICOM slide as colours; warns of lies."""
     if properties.get(openslide.PROPERTY_NAME_VENDOR) != "dicom":
         return False
     colours = DicomColours.of(path)

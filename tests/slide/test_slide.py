@@ -553,8 +553,11 @@ def test_a_truncated_slide_that_begins_with_the_whole_glass_keeps_its_levels(
     path = tmp_path / "leica.scn"
     with tifffile.TiffWriter(path) as tiff:
         for pixels, mpp in (
-            (finest[::8, ::8], 4), (finest, 0.5), (finest[::4, ::4], 2),
-            (finest[::2, ::2], 0.5), (finest[::16, ::16], 4),
+            (finest[::8, ::8], 4),
+            (finest, 0.5),
+            (finest[::4, ::4], 2),
+            (finest[::2, ::2], 0.5),
+            (finest[::16, ::16], 4),
         ):
             tiff.write(
                 pixels.copy(), photometric="rgb", tile=(256, 256), metadata=None,
