@@ -45,6 +45,13 @@ OFFICIAL_MD5 = {
 """MD5 of the files as published (github.com/basveeling/pcam); unpacked files have no sums."""
 
 
+_MOST_SHRUNK = 2000
+"""Bytes of values that one stored byte may stand for: deflate packs 1032 to 1 at most."""
+
+_SMALL = 2**20
+"""Bytes that a file may claim whatever it stores."""
+
+
 def split_files(root: Path, split: str) -> tuple[Path, Path]:
     """The pixel and label files of one official split, whether or not they exist."""
     stem = root / f"camelyonpatch_level_2_split_{split}"
@@ -235,6 +242,7 @@ def _open_split(root: Path, split: str, cache: Path | None) -> Hdf5Patches:
     shape = _pixel_shape(pixels)
     try:
         with h5py.File(targets, "r") as file:
+            _refuse_claim(targets, file["y"])
             labels = np.asarray(file["y"]).reshape(-1).astype(np.int64)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{targets} is not a PCam file of labels: {error}") from error
@@ -256,12 +264,28 @@ def _unzipped(path: Path, cache: Path | None) -> Path:
 def _pixel_shape(path: Path) -> tuple[int, ...]:
     try:
         with h5py.File(path, "r") as file:
+            _refuse_claim(path, file["x"])
             shape, dtype = file["x"].shape, file["x"].dtype
     except (OSError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is not a PCam file of pixels: {error}") from error
     if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8:
         raise DataError(f"{path} has {dtype} pixels of shape {shape}: expected uint8 (n, h, w, 3)")
     return tuple(shape)
+
+
+def _refuse_claim(path: Path, data: h5py.Dataset) -> None:
+    """Refuse values that cannot lie in the file, before memory is taken for them.
+
+    Raises:
+        DataError: the file stores far too little for them.
+    """
+    if data.is_virtual or data.external:
+        return  # they lie elsewhere
+    claimed, stored = data.size * data.dtype.itemsize, data.id.get_storage_size()
+    if claimed > _SMALL + _MOST_SHRUNK * stored:
+        raise DataError(
+            f"{path} claims {data.shape} values but stores {stored} bytes: get the official file"
+        )
 
 
 def _read_meta(path: Path, count: int) -> tuple[str, ...]:

@@ -445,6 +445,17 @@ def test_pixels_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, .
     assert str(shape) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_a_claim_of_more_patches_than_are_stored_takes_no_memory(tmp_path: Path, name: str) -> None:
+    files = dict(zip("xy", write_split(tmp_path, "train", [0, 1, 0]), strict=True))
+    write_split(tmp_path, "valid", [0, 1])
+    shape = {"x": (10**10, 96, 96, 3), "y": (10**10, 1, 1, 1)}[name]
+    with h5py.File(files[name], "w") as file:
+        file.create_dataset(name, shape, np.uint8, chunks=(1024, *shape[1:]))
+    with pytest.raises(DataError, match=r"claims \(10000000000, .* but stores 0 bytes"):
+        PatchFolder(root=tmp_path).divide()
+
+
 @pytest.mark.parametrize("damage", ["text", "other dataset"])
 def test_a_file_that_is_not_pcam_is_refused(tmp_path: Path, damage: str) -> None:
     x, _ = write_split(tmp_path, "train", [0, 1])
