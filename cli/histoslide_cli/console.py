@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from histoslide_cli.plain_text import plain
+
 if TYPE_CHECKING:
     from histoslide.geometry import Mpp
     from histoslide.pipeline import TissueOptions
@@ -33,7 +35,7 @@ FILE_ENDINGS = OTHER_PICTURES | {
 class _Format(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         word = {"WARNING": "warning: ", "ERROR": "error: "}.get(record.levelname, "")
-        return f"histoslide: {word}{record.getMessage()}"
+        return f"histoslide: {word}{plain(record.getMessage())}"
 
 
 class _Handler(logging.Handler):
@@ -62,7 +64,7 @@ class Progress:
     """A bar with rate and time left on a terminal, plain lines elsewhere, nothing when quiet."""
 
     def __init__(self, label: str, *, unit: str, quiet: bool) -> None:
-        self._label, self._unit, self._quiet = label, unit, quiet
+        self._label, self._unit, self._quiet = plain(label), unit, quiet
         self._bar: Any = None
         self._started = self._said = time.monotonic()
         self._since: tuple[int, float] | None = None

@@ -60,14 +60,14 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Show every slide that opens; the exit code tells whether all did."""
     from histoslide.errors import HistoslideError
-    from histoslide.slide import find_slides, open_slide, refuse_misnamed
+    from histoslide.slide import find_slides, match_names, open_slide
     from histoslide.storage.slide_copies import local_copy
 
     if arguments.mask_png is not None:
         refuse_other_picture("--mask-png", arguments.mask_png)
     mpp, by_name = read_resolutions(arguments)
     paths = find_slides(arguments.slides)
-    refuse_misnamed(by_name, [path.name for path in paths])
+    by_name = match_names(by_name, [path.name for path in paths])
     found: list[dict[str, Any]] = []
     outcomes: list[Outcome] = []
     for path in paths:

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NoReturn, TextIO
+from typing import NoReturn, TextIO, cast
 
 from histoslide.errors import HistoslideError
 from histoslide_cli import (
@@ -35,6 +35,7 @@ from histoslide_cli import (
 from histoslide_cli.console import set_up_logging
 from histoslide_cli.outcomes import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, error_exit_code
 from histoslide_cli.parser import Parser
+from histoslide_cli.plain_text import PlainOutput
 
 COMMANDS = (
     info, tile, train, evaluate, score, overlay, lesions, export, report, view, diff, replay,
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     log = logging.getLogger("histoslide")
     try:
-        code: int = arguments.run(arguments)
+        code = _run(arguments)
     except HistoslideError as error:
         log.error("%s", error)  # noqa: TRY400 - one line for the user, no traceback
         return error_exit_code(error)
@@ -94,6 +95,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             os._exit(EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
     return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run a command; names of slides, models and classes reach the terminal as mere text."""
+    if sys.stdout is None:  # it was closed
+        return int(arguments.run(arguments))
+    with contextlib.redirect_stdout(cast("TextIO", PlainOutput(sys.stdout))):
+        return int(arguments.run(arguments))
 
 
 def run_command() -> NoReturn:

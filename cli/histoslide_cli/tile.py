@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Tile every slide; the exit code tells whether all of it could be read."""
     from histoslide.cohort.records import output_names
     from histoslide.errors import HistoslideError
-    from histoslide.slide import find_slides, refuse_misnamed
+    from histoslide.slide import find_slides, match_names
     from histoslide.storage.location import is_remote
     from histoslide.tiling.slide import tile_slide
 
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     mpp, by_name = read_resolutions(arguments)
     options = tissue_options(arguments)
     paths = find_slides(arguments.slides)
-    refuse_misnamed(by_name, [path.name for path in paths])
+    by_name = match_names(by_name, [path.name for path in paths])
     names = output_names(paths)
     outcomes: list[Outcome] = []
     for path in paths:

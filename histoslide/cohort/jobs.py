@@ -16,7 +16,7 @@ from typing import Literal
 from histoslide.cohort.records import output_names
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
 from histoslide.geometry import Mpp
-from histoslide.slide import find_slides, refuse_misnamed
+from histoslide.slide import find_slides, match_names
 from histoslide.storage.location import Location, parse_location
 
 SlideOrder = Literal["largest", "smallest", "given"]
@@ -94,8 +94,7 @@ def find_jobs(
             jobs += [SlideJob(path=slide) for slide in find_slides([path])]
         else:  # one that is missing among several is a slide that failed
             jobs.append(SlideJob(path=path))
-    known = mpp_by_name or {}
-    refuse_misnamed(known, [job.path.name for job in jobs])
+    known = match_names(mpp_by_name or {}, [job.path.name for job in jobs])
     jobs = [
         job if job.mpp else dataclasses.replace(job, mpp=known.get(job.path.name, mpp))
         for job in jobs

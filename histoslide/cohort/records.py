@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import threading
 import time
@@ -16,6 +15,7 @@ from histoslide.grid.status import Status
 from histoslide.pipeline.result import SlideResult, utc_now
 from histoslide.storage.location import Location, storage_errors
 from histoslide.storage.records import from_json, to_builtins, to_json
+from histoslide.storage.tables import TableWriter
 from histoslide.storage.writing import whole_file
 
 _RUN, _SUMMARY = "run.json", "summary.csv"
@@ -230,12 +230,12 @@ def write_run(
             whole_file(out / _SUMMARY) as partial,
             partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
         ):
-            writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
-            writer.writeheader()
+            rows = []
             for result in results:
                 row: dict[str, Any] = {**to_builtins(result), **result.counts}
                 for name, digits in _DECIMALS.items():
                     row[name] = None if row[name] is None else f"{row[name]:.{digits}f}"
-                writer.writerow(row)
+                rows.append(row)
+            TableWriter(file).write_named(_COLUMNS, rows)
     except OSError as error:
         raise StoreError(f"{out} cannot be written: {error}") from error

@@ -16,22 +16,59 @@ from histoslide.errors import DataError
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 """File endings taken for patches; anything else in a folder of patches is left alone."""
 
+_TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
+"""Modes of Pillow's with an alpha channel."""
+
+_MAX_SAMPLE_VALUE = 281
+"""TIFF tag (TIFF 6.0, page 37)."""
+
+_ALL_16_BITS = 65535
+
 _SHA1 = re.compile("[0-9a-f]{40}")
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """RGB pixels of an image file of any format Pillow reads, shape (height, width, 3).
 
+    What is transparent is white, as in slides. Grey of 16 bits is scaled by its full range.
+
     Raises:
-        DataError: the file cannot be decoded; the message names it.
+        DataError: the file cannot be decoded, or its samples are numbers without a range that a
+            picture could be made of; the message names it.
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            return _rgb(image, path)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is no patch: {error}") from error
+
+
+def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """Pixels of an image of any mode of Pillow's, whose own conversions clip and blacken."""
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if deep:
+        most = _largest_sample(image)
+        grey = np.rint(np.asarray(image).astype(np.float64) * (255 / most)).clip(0, 255)
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        kind = "floating point" if image.mode == "F" else "32-bit"
+        raise DataError(
+            f"{path} holds {kind} samples, of which nobody says what is white: save it with 8 bits"
+        )
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        clear = image.convert("RGBA")
+        white = Image.new("RGBA", clear.size, "white")
+        image = Image.alpha_composite(white, clear)
+    return np.asarray(image.convert("RGB"))
+
+
+def _largest_sample(image: Image.Image) -> int:
+    """What white is in an image of 16 bits: MaxSampleValue where a TIFF records it, else all."""
+    recorded = getattr(image, "tag_v2", {}).get(_MAX_SAMPLE_VALUE)
+    value = recorded[0] if isinstance(recorded, tuple) else recorded
+    return value if isinstance(value, int) and 255 < value <= _ALL_16_BITS else _ALL_16_BITS
 
 
 @dataclass(frozen=True)

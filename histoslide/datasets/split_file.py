@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from histoslide.datasets.patches import PatchData, PatchSet
 from histoslide.datasets.table import read_columns
 from histoslide.errors import DataError
+from histoslide.storage.tables import TableWriter
 from histoslide.storage.writing import refuse_existing, whole_file
 
 PARTS = ("train", "valid", "test")
@@ -49,9 +49,9 @@ def save_split(data: PatchData, path: Path, *, overwrite: bool = False) -> None:
     rows += [(name, reason, *empty) for name, reason in data.left_out.items()]
     try:
         with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("name", "part", "slide") if with_slides else ("name", "part"))
-            writer.writerows(rows)
+            table = TableWriter(file, lineterminator="\n")
+            table.write([("name", "part", "slide") if with_slides else ("name", "part")])
+            table.write(rows)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 from histoslide.errors import DataError
+from histoslide.storage.tables import original_cell
 
 
 def read_columns(path: Path, columns: tuple[tuple[str, ...], tuple[str, ...]]) -> dict[str, str]:
@@ -30,6 +31,7 @@ def read_columns(path: Path, columns: tuple[tuple[str, ...], tuple[str, ...]]) -
                     raise DataError(
                         f"{path} has no {value_column} for {key!r} (line {rows.line_num})"
                     )
+                key, value = original_cell(key), original_cell(value)
                 if found.setdefault(key, value) != value:
                     raise DataError(f"{path} gives {key} both as {found[key]!r} and as {value!r}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:

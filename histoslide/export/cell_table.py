@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-
 import numpy as np
 
 from histoslide.storage.location import Location
+from histoslide.storage.tables import TableWriter
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
 
@@ -31,14 +30,12 @@ def write_csv(heatmap: Heatmap, path: Location, *, overwrite: bool = False) -> N
         new_file(path, overwrite=overwrite) as partial,
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["minx", "miny", "width", "height", *(f"prob_{n}" for n in heatmap.classes)]
-        )
+        table = TableWriter(file, lineterminator="\n")
+        table.write([["minx", "miny", "width", "height", *(f"prob_{n}" for n in heatmap.classes)]])
         for row, col in np.argwhere(np.isfinite(by_class[0])).tolist():
             box = heatmap.grid.cell_box_l0(row, col)
             place = [_plain(value) for value in (box.x, box.y, box.width, box.height)]
-            writer.writerow([*place, *(str(p[row, col]) for p in by_class)])
+            table.write([[*place, *(str(p[row, col]) for p in by_class)]])
 
 
 def _plain(value: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from histoslide.lesions.source import LesionSource
 from histoslide.lesions.summary import LesionSummary
 from histoslide.storage.location import Location, read_bytes
 from histoslide.storage.records import from_json, to_builtins, to_json
+from histoslide.storage.tables import TableWriter
 from histoslide.storage.writing import whole_file
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
@@ -137,9 +137,8 @@ def write_lesions(report: LesionReport, csv_path: Location, json_path: Location)
             whole_file(csv_path) as partial,
             partial.open("w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.DictWriter(file, [*before, *_COLUMNS, *after], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            table = TableWriter(file, lineterminator="\n")
+            table.write_named([*before, *_COLUMNS, *after], rows)
         with whole_file(json_path) as partial:
             partial.write_text(to_json(lesion_document(report)), encoding="utf-8")
     except OSError as error:

@@ -19,7 +19,6 @@ from histoslide.model.engine import FULL_PRECISION, BackendName, Engine, Precisi
 from histoslide.storage.records import (
     builtins_from_json,
     from_builtins,
-    refuse_unknown,
     to_builtins,
 )
 from histoslide.storage.writing import whole_file
@@ -102,8 +101,7 @@ def read_fast_paths(bundle: Path, *, sha256: str) -> FastPaths | None:
         found = from_builtins(content, dict[str, Any], source=path, error=BundleError)
         if (version := found.pop("version", None)) != _VERSION:
             raise BundleError(f"{path} is of another version, {version!r:.40}")
-        refuse_unknown(found, FastPaths, source=path, error=BundleError)
-        paths = from_builtins(found, FastPaths, source=path, error=BundleError)
+        paths = from_builtins(found, FastPaths, source=path, error=BundleError, exact=True)
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error}): {again}") from error
     except BundleError as error:

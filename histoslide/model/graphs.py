@@ -12,6 +12,7 @@ from histoslide.errors import BundleError
 from histoslide.model.architectures import ConcatPool
 from histoslide.model.areas import no_areas, refuse_areas
 from histoslide.model.spec import TOTAL_STRIDE_PX, ModelSpec
+from histoslide.model.timm_body import TimmBody, is_local
 
 
 class TileGraph(nn.Module):
@@ -66,9 +67,12 @@ class AreaGraph(TileGraph):
         """
         super().__init__(spec, network)
         refuse_areas(spec, stride_px=stride_px)
-        head = network[1] if isinstance(network, nn.Sequential) and len(network) == 2 else None
+        parts = list(network) if isinstance(network, nn.Sequential) else []
+        body, head = parts if len(parts) == 2 else (None, None)
         if not (isinstance(head, nn.Sequential) and isinstance(head[0], ConcatPool)):
             raise no_areas(spec, "its network is not a convolutional body and a pooling head")
+        if isinstance(body, TimmBody) and not is_local(body):
+            raise no_areas(spec, "each of its features depends on all of the image")
         self._rest = head[2:]
         self._tile = spec.input_px // TOTAL_STRIDE_PX
         self._step = stride_px // TOTAL_STRIDE_PX

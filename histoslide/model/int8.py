@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from histoslide.model.timm_body import pad_alike, pads_itself
+
 _TOP_ACTIVATION = 255
 """Activations behind a ReLU are rounded to 0-255."""
 
@@ -70,14 +72,19 @@ def quantised(network: nn.Module, ranges: Mapping[str, float]) -> nn.Module:
 
     Args:
         network: batch norms folded.
-        ranges: of ``activation_ranges``; convolutions that it does not name stay as they are.
+        ranges: of ``activation_ranges``; convolutions that it does not name stay as they are, and
+            so do those that compute in a way of their own.
     """
     network = copy.deepcopy(network)
     for name, module in list(network.named_modules()):
-        if name in ranges and isinstance(module, nn.Conv2d):
+        if name in ranges and (type(module) is nn.Conv2d or _pads_itself(module)):
             parent, _, child = name.rpartition(".")
             setattr(network.get_submodule(parent), child, _RoundedConv(module, ranges[name]))
     return network
+
+
+def _pads_itself(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and pads_itself(module)
 
 
 class _RoundedConv(nn.Module):
@@ -98,6 +105,8 @@ class _RoundedConv(nn.Module):
         weight = torch.fake_quantize_per_channel_affine(
             convolution.weight, self.scales, self.zeros, 0, -_TOP_WEIGHT, _TOP_WEIGHT
         )
+        if _pads_itself(convolution):
+            rounded = pad_alike(convolution, rounded)
         return functional.conv2d(
             rounded,
             weight,

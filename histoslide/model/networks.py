@@ -69,6 +69,7 @@ def _feeding_convolutions(body: TimmBody) -> dict[nn.Module, nn.Module]:
     def look(module: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
         if given and isinstance(given[0], Tensor):
             readers.setdefault(id(given[0]), []).append(module)
+            alive.append(given[0])
         if isinstance(module, nn.Conv2d):
             makers[id(result)] = module
             alive.append(result)

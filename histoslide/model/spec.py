@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from histoslide.errors import BundleError
-from histoslide.storage.records import builtins_from_json, from_builtins, refuse_unknown
+from histoslide.storage.records import builtins_from_json, from_builtins
 
 SPEC_VERSION = 1
 
@@ -131,7 +131,6 @@ class ModelSpec:
                 f"{source} has version {version!r:.40}, this histoslide reads {SPEC_VERSION}: "
                 "use the release that wrote it or train again"
             )
-        refuse_unknown(fields, cls, source=source, error=BundleError)
-        spec = from_builtins(fields, cls, source=source, error=BundleError)
+        spec = from_builtins(fields, cls, source=source, error=BundleError, exact=True)
         from_builtins(spec.training, _Training, source=f"{source}, training", error=BundleError)
         return spec

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from histoslide.errors import BundleError, WeightsUnavailableError
@@ -16,6 +17,10 @@ from histoslide.model.spec import TOTAL_STRIDE_PX
 
 PREFIX = "timm/"
 """What the names of these architectures begin with."""
+
+STRIP_PX = 4096
+"""Length of the strip of ``is_local``: half of it is more than the largest fields that
+convolutional networks in use see (Araujo et al. 2019, "Computing Receptive Fields")."""
 
 Triple = tuple[float, float, float]
 
@@ -86,6 +91,42 @@ def timm_body(architecture: str, *, imagenet: bool = False) -> TimmBody:
     if not hasattr(network, "forward_features"):
         raise BundleError(f"{architecture} cannot serve as a body: it gives no features to pool")
     return TimmBody(network)
+
+
+def is_local(body: TimmBody) -> bool:
+    """Whether a feature depends on its surroundings only, and not on all of the image.
+
+    Tried, not read off: squeeze-and-excitation, attention and normalisation over the image all
+    show in a long strip whose other half changes. A network that refuses the strip is not local.
+    """
+    noise = torch.Generator().manual_seed(0)
+    strip = torch.randn(1, 3, 2 * TOTAL_STRIDE_PX, STRIP_PX, generator=noise)
+    changed = strip.clone()
+    changed[..., STRIP_PX // 2 :] += 4
+    try:
+        with torch.no_grad():
+            first, other = body(strip)[..., 0], body(changed)[..., 0]
+    except (RuntimeError, AssertionError, ValueError):
+        return False
+    return torch.allclose(first, other, rtol=1e-4, atol=1e-5)
+
+
+def pads_itself(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution pads as TensorFlow does: by the size of what it is given."""
+    return type(convolution).__name__ == "Conv2dSame"
+
+
+def pad_alike(convolution: nn.Conv2d, images: Tensor) -> Tensor:
+    """Images padded as a convolution that ``pads_itself`` pads them."""
+    from timm.layers.padding import pad_same  # noqa: PLC0415 - see the top
+
+    padded: Tensor = pad_same(
+        images,
+        list(convolution.kernel_size),
+        list(convolution.stride),
+        list(convolution.dilation),
+    )
+    return padded
 
 
 def timm_normalisation(architecture: str) -> tuple[Triple, Triple]:

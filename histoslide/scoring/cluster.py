@@ -83,6 +83,9 @@ _FIRST_WORKER_S = 600
 _Choice = tuple[str, Engine]
 """Device and engine that a worker would compute with."""
 
+_LOCAL_HOST = "127.0.0.1"
+"""Where a local cluster and its dashboard listen: no other machine can connect."""
+
 _LOCAL_THREADS = 4
 """Blocks in work at a time in each local worker, as in ``histoslide.scoring.runners``."""
 
@@ -273,7 +276,10 @@ class Cluster:
             if not rest.isdecimal() or int(rest) < 1:
                 raise HistoslideError(f"--dask {where}: give a number of workers, as in local:2")
             local = LocalCluster(
-                n_workers=int(rest), threads_per_worker=_LOCAL_THREADS, dashboard_address=":0"
+                n_workers=int(rest),
+                threads_per_worker=_LOCAL_THREADS,
+                host=_LOCAL_HOST,
+                dashboard_address=f"{_LOCAL_HOST}:0",  # it asks for no password
             )
             return cls(Client(local, set_as_default=False), local=local)
         try:

@@ -9,7 +9,7 @@ from histoslide.slide.openslide_slide import (
     MAX_AXIS_DIFFERENCE,
     OpenSlideSlide,
 )
-from histoslide.slide.resolutions import read_mpp_csv, refuse_misnamed
+from histoslide.slide.resolutions import match_names, read_mpp_csv
 from histoslide.slide.tiff.slide import MAX_CHANNEL_DIFFERENCE, TiffSlide
 
 __all__ = [
@@ -24,8 +24,8 @@ __all__ = [
     "TiffSlide",
     "find_slides",
     "is_slide_file",
+    "match_names",
     "open_slide",
     "read_mpp_csv",
-    "refuse_misnamed",
     "require_mpp",
 ]

@@ -156,8 +156,11 @@ def _recorded_mpp(name: str, properties: Mapping[str, str]) -> Mpp | None:
     ]
     if None in texts:
         return None
-    x, y = (float(text) for text in texts if text is not None)
-    if not (x > 0 and y > 0):
+    try:
+        x, y = (float(text) for text in texts if text is not None)
+    except ValueError:
+        return None
+    if not (0 < x < math.inf and 0 < y < math.inf):
         return None
     if abs(x - y) > MAX_AXIS_DIFFERENCE * min(x, y):
         raise ResolutionError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Collection, Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from histoslide.errors import ResolutionError
 from histoslide.geometry import Mpp
@@ -30,7 +30,7 @@ def read_mpp_csv(path: Path) -> dict[str, Mpp]:
                     "slide,mpp, separated by commas"
                 )
             for row in rows:
-                name = Path(row["slide"] or "").name
+                name = PureWindowsPath(row["slide"] or "").name  # of / and \\ alike
                 if not name:
                     raise ResolutionError(f"{path}, line {rows.line_num}: names no slide")
                 if name in found:
@@ -46,10 +46,11 @@ def read_mpp_csv(path: Path) -> dict[str, Mpp]:
     return found
 
 
-def refuse_misnamed(mpp_by_name: Mapping[str, Mpp], slides: Collection[str]) -> None:
-    """Make sure that a table of resolutions means the slides that it is used with.
+def match_names(mpp_by_name: Mapping[str, Mpp], slides: Collection[str]) -> dict[str, Mpp]:
+    """A table's resolutions by the names that the slides really have.
 
-    It may name others, being one for a whole archive; naming none of them is worth a warning.
+    A name may differ in case where only one slide and one row can be meant. The table may name
+    other slides, being one for a whole archive; those are named in a warning.
 
     Args:
         mpp_by_name: from ``read_mpp_csv``.
@@ -58,12 +59,36 @@ def refuse_misnamed(mpp_by_name: Mapping[str, Mpp], slides: Collection[str]) -> 
     Raises:
         ResolutionError: it names one of them by a name that differs in its ending.
     """
-    stems = {Path(name).stem: name for name in slides if name not in mpp_by_name}
-    for name in (name for name in mpp_by_name if name not in slides):
+    found = {name: mpp_by_name[name] for name in slides if name in mpp_by_name}
+    unmatched = [name for name in mpp_by_name if name not in found]
+    free = sorted(set(slides) - set(found))
+    rows, names = (_by_folded(of) for of in (unmatched, free))
+    for folded in rows.keys() & names.keys():
+        if len(rows[folded]) == len(names[folded]) == 1:
+            found[names[folded][0]] = mpp_by_name[rows[folded][0]]
+            unmatched.remove(rows[folded][0])
+    stems = {Path(name).stem: name for name in free if name not in found}
+    for name in unmatched:
         meant = stems.get(Path(name).stem, stems.get(name))
         if meant is not None:
             raise ResolutionError(
                 f"--mpp-csv names {name}, but the slide is called {meant}: correct the name"
             )
-    if mpp_by_name and not any(name in mpp_by_name for name in slides):
+    if unmatched and not found:
         logger.warning("--mpp-csv names none of the slides: it is of no use here")
+    if unmatched:
+        logger.warning(
+            "--mpp-csv names %s that %s not among the slides: %s",
+            "a file" if len(unmatched) == 1 else f"{len(unmatched)} files",
+            "is" if len(unmatched) == 1 else "are",
+            ", ".join(unmatched),
+        )
+    return found
+
+
+def _by_folded(names: Collection[str]) -> dict[str, list[str]]:
+    """Names by what is left of them without case, and without folders of Windows."""
+    found: dict[str, list[str]] = {}
+    for name in names:  # of which files elsewhere may have backslashes
+        found.setdefault(PureWindowsPath(name).name.casefold(), []).append(name)
+    return found

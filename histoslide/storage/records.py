@@ -7,7 +7,6 @@ names the file and the place in it.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import numbers
 import tomllib
@@ -136,20 +135,8 @@ def from_json(
     Raises:
         HistoslideError: ``error``; it is no JSON, or not such a record.
     """
-    try:
-        content = _parsed(raw)
-    except _UNFIT as reason:
-        raise _unfit(source, reason, error) from None
+    content = builtins_from_json(raw, source=source, error=error)
     return from_builtins(content, kind, source=source, error=error, exact=exact)
-
-
-def _parsed(raw: bytes | str) -> Any:
-    try:
-        return msgspec.json.decode(raw)
-    except msgspec.DecodeError as reason:
-        if "surrogate" not in str(reason):
-            raise
-        return json.loads(raw)  # of a name that is no Unicode, which msgspec does not read
 
 
 def builtins_from_json(
@@ -165,29 +152,14 @@ def builtins_from_json(
     except RecursionError as reason:
         raise _unfit(source, reason, error) from None
     except ValueError as reason:  # also of bytes that are no text, and numbers without end
-        raise error(f"{source} is not JSON: {' '.join(str(reason).split())}") from None
+        said = " ".join(str(reason).split())
+        raise error(f"{source} cannot be read: it is not JSON: {said}") from None
     level: list[Any] = [content]
     for _ in range(DEEPEST):
         level = [inner for outer in level for inner in _inside(outer)]
         if not level:
             return content
     raise _unfit(source, RecursionError(), error)
-
-
-def refuse_unknown(
-    fields: Mapping[str, Any],
-    kind: type[Any],
-    *,
-    source: object,
-    error: type[HistoslideError] = HistoslideError,
-) -> None:
-    """Make sure that a record has no fields that its type does not know.
-
-    Raises:
-        HistoslideError: ``error``; it has, and which.
-    """
-    if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(kind)}):
-        raise error(f"{source} has unknown fields {unknown}")
 
 
 def _inside(content: Any) -> Iterable[Any]:

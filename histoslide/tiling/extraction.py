@@ -6,7 +6,6 @@ A folder holds ``tiles.json`` (settings, and ``complete`` once all is there), ``
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from histoslide.grid.windows import read_windows
 from histoslide.render import contact_sheet
 from histoslide.slide import Slide
 from histoslide.storage.records import Absent, from_json, to_builtins, to_json
+from histoslide.storage.tables import TableWriter
 from histoslide.storage.writing import named_difference, restore_swap, swap_folder, whole_file
 from histoslide.tiling.record import TileSettings, TilesRecord
 from histoslide.tiling.writers import TileWriter, tile_writer
@@ -148,7 +148,7 @@ def _write(
         whole_file(folder / "manifest.csv") as partial,
         partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        csv.writer(file).writerows([[*columns, writer.column], *rows])
+        TableWriter(file).write([[*columns, writer.column], *rows])
     if samples:
         with whole_file(folder / "contact-sheet.png") as partial:
             sheet = contact_sheet(samples, label_px=grid.label_px)

@@ -1,7 +1,8 @@
 """Where a slide holds tissue: masks from a low level, by several methods behind one protocol.
 
 All methods see an overview of about ``MASK_UM`` micrometres a pixel. A method marks what is
-stained; ``find_tissue`` then removes pen, dark artefacts and specks, the same for all.
+stained; ``find_tissue`` then removes pen, dark artefacts and specks, the same for all, and looks
+again where the glass was taken for tissue.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from histoslide.geometry import Size
 from histoslide.grid.cells import TileGrid
 from histoslide.slide import Slide, require_mpp
 from histoslide.slide.resampling import read_overview
+from histoslide.tissue.glass import Glass, find_glass
 from histoslide.tissue.hsv import Hsv
+from histoslide.tissue.ink import find_ink
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,8 @@ MIN_SPECK_UM2 = 4000.0
 
 SATURATION_LIMITS = (0.05, 0.12)
 """Bounds on the Otsu threshold of saturation. Glass stays below 0.05 on most scanners; above 0.12
-pale and fatty tissue would be lost on slides whose dense tissue pulls the threshold up."""
+pale and fatty tissue would be lost on slides whose dense tissue pulls the threshold up. A slide
+whose threshold would lie lower is faded, or empty: see ``_limited_otsu``."""
 
 HED_LIMITS = (0.008, 0.012)
 """Bounds on the Otsu threshold of summed haematoxylin and eosin density, in scikit-image's units:
@@ -60,12 +64,47 @@ PEN_HUES = (0.18, 0.62)
 PEN_SATURATION = 0.20
 """Saturation from which such a hue is ink rather than a tint of the glass."""
 
+GLASS_MARGIN = (1.25, 0.2)
+"""A faded slide's threshold lies at least this many times above what 99.9 % of its glass stay
+below, and above this part of the usual lower bound."""
+
+FADED_SATURATION = 0.12
+"""HSV saturation that 99 % of the tissue stay below on faded slides; it is 0.27 or more on the
+real slides of the tests."""
+
+_COLOURED = 0.01
+"""Saturation below which a pixel is grey, and its hue says nothing."""
+
+_TINTED = 0.03
+"""Saturation from which glass has a colour of its own."""
+
+_MOSTLY = 0.5
+"""Part of a slide, or of its glass, that is most of it."""
+
 _GREY_VALUE = 0.7
 """HSV value below which an uncoloured pixel is no glass."""
 
 _NOT_HE = (
     "this does not look like H&E: {}; probabilities from an H&E model mean nothing on other stains"
 )
+
+_FADED = (
+    "the stain is faint: 99 % of the tissue have a saturation below {:.2f}, fresh H&E has above "
+    "0.25; check the mask, and trust neither it nor the probabilities unseen"
+)
+
+_TINTED_GLASS = (
+    "the glass is tinted (RGB {:.0f}, {:.0f}, {:.0f}): tissue was sought with that colour taken "
+    "out, but the model sees it"
+)
+
+_INK = (
+    "marker ink on {:.2%} of the slide is left out; where a translucent pen runs over tissue, "
+    "cells are scored all the same"
+)
+
+INK_SHARE = "ink"
+"""Key in a mask's settings: the part of the overview, 0-1, that was taken for marker ink."""
 
 _BAND_ROWS = 256
 """Rows whose stains are separated at once: in float64, a whole overview would need gigabytes."""
@@ -99,7 +138,7 @@ class SaturationOtsu:
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Map RGB of shape (h, w, 3) to a mask of shape (h, w)."""
         saturation = gaussian(Hsv.of(rgb).saturation, sigma=1)
-        return saturation > _limited_otsu(saturation, SATURATION_LIMITS)
+        return saturation > _limited_otsu(saturation, SATURATION_LIMITS, rgb)
 
 
 @dataclass(frozen=True)
@@ -118,7 +157,7 @@ class StainDensity:
             rows = slice(start, start + _BAND_ROWS)
             density[rows] = np.clip(rgb2hed(rgb[rows])[..., :2], 0, None).sum(axis=2)
         density = gaussian(density, sigma=1)
-        return density > _limited_otsu(density, HED_LIMITS)
+        return density > _limited_otsu(density, HED_LIMITS, rgb)
 
 
 @dataclass(frozen=True)
@@ -239,21 +278,61 @@ def find_tissue(slide: Slide, method: TissueMethod) -> TissueMask:
     size = mask_size(slide)
     rgb, readable = read_overview(slide, size)
     um_per_px = slide.size_l0.width / size.width * require_mpp(slide).value
-    hsv = Hsv.of(rgb)
+    settings: dict[str, Any] = {"um_per_px": round(um_per_px, 6)}
     if method.name == Everything.name:
         mask = method(rgb)
-        warnings = _darkness_warnings(hsv)  # of glass, which is in it, colours say nothing
+        warnings = _darkness_warnings(Hsv.of(rgb))  # of glass, which is in it, colours say nothing
     else:
-        mask = clean(method(rgb), hsv, um_per_px)
-        warnings = stain_warnings(hsv, mask)
+        mask, warnings, ink_share = _search(slide, rgb, method, um_per_px)
+        settings |= {INK_SHARE: round(ink_share, 6)} if ink_share else {}
     for warning in warnings:
         logger.warning("%s: %s", slide.name, warning)
-    settings: dict[str, Any] = {"um_per_px": round(um_per_px, 6)}
     if not readable.all():
         settings[UNREADABLE_OVERVIEW] = round(float(1 - readable.mean()), 6)
     return TissueMask(
         mask=mask | ~readable, method=method.name, settings=settings, warnings=warnings
     )
+
+
+def _search(
+    slide: Slide, rgb: NDArray[np.uint8], method: TissueMethod, um_per_px: float
+) -> tuple[NDArray[np.bool_], tuple[str, ...], float]:
+    """Tissue in an overview, what to know about it, and how much of the slide is marker ink."""
+    hsv = Hsv.of(rgb)
+    mask = clean(method(rgb), hsv, um_per_px)
+    if warnings := _darkness_warnings(hsv):
+        return mask, warnings, 0.0
+    notes: tuple[str, ...] = ()
+    if (glass := _misleading_glass(rgb, hsv, mask)) is not None:
+        notes = (_TINTED_GLASS.format(*glass.colour),) if glass.tint > _TINTED else ()
+        rgb = glass.taken_out_of(rgb)
+        hsv = Hsv.of(rgb)
+        mask = clean(method(rgb), hsv, um_per_px)
+    coloured = (hsv.saturation > PEN_SATURATION) & (hsv.value > DARK_VALUE)
+    ink = find_ink(slide, rgb, mask | coloured, smallest_px=_smallest_px(um_per_px))
+    ink_share = float(ink.mean())
+    if ink_share:
+        mask = remove_small_objects(mask & ~ink, max_size=_smallest_px(um_per_px))
+        notes = (*notes, _INK.format(ink_share))
+    return mask, (*stain_warnings(hsv, mask), *notes), ink_share
+
+
+def _misleading_glass(rgb: NDArray[np.uint8], hsv: Hsv, mask: NDArray[np.bool_]) -> Glass | None:
+    """The glass, where it was taken for tissue or makes the stain look like another one."""
+    doubts = stain_warnings(hsv, mask)
+    if not doubts and mask.mean() <= _MOSTLY:
+        return None
+    glass = find_glass(rgb)
+    if glass is None or _like_stain(glass):
+        return None
+    taken = float(mask[glass.where].mean()) > _MOSTLY
+    return glass if taken or (doubts and glass.tint > _TINTED) else None
+
+
+def _like_stain(glass: Glass) -> bool:
+    """Whether what seems to be glass may as well be smooth, pale tissue."""
+    hue = float(Hsv.of(np.array([[glass.colour]], dtype=np.uint8)).hue[0, 0])
+    return glass.tint > _TINTED and bool(_pink_to_violet(np.float32(hue)))
 
 
 def read_mask(path: Path, slide: Slide) -> TissueMask:
@@ -319,9 +398,13 @@ def clean(mask: NDArray[np.bool_], hsv: Hsv, um_per_px: float) -> NDArray[np.boo
     ink = pen_ink(hsv)
     kept = mask & ~ink & (hsv.value > DARK_VALUE)
     closed = closing(np.pad(kept, 2), disk(2))[2:-2, 2:-2] & ~ink
-    smallest = max(1, round(MIN_SPECK_UM2 / um_per_px**2))
-    cleaned: NDArray[np.bool_] = remove_small_objects(closed, max_size=smallest)
+    cleaned: NDArray[np.bool_] = remove_small_objects(closed, max_size=_smallest_px(um_per_px))
     return cleaned
+
+
+def _smallest_px(um_per_px: float) -> int:
+    """Pixels of the largest speck."""
+    return max(1, round(MIN_SPECK_UM2 / um_per_px**2))
 
 
 def stain_warnings(hsv: Hsv, mask: NDArray[np.bool_]) -> tuple[str, ...]:
@@ -339,11 +422,19 @@ def stain_warnings(hsv: Hsv, mask: NDArray[np.bool_]) -> tuple[str, ...]:
             return (_NOT_HE.format(f"no colour, but {grey:.0%} of the slide is not glass either"),)
         return ()
     hue, saturation = hsv.hue[mask], hsv.saturation[mask]
-    pink_to_violet = (hue > PEN_HUES[1]) | (hue < 0.08)
+    pink_to_violet = _pink_to_violet(hue)
+    strongest = float(np.percentile(saturation, 99))
+    coloured = saturation > _COLOURED
+    if strongest < FADED_SATURATION and (pink_to_violet & coloured).mean() >= _MOSTLY:
+        return (_FADED.format(strongest),)
     share = float((pink_to_violet & (saturation > SATURATION_LIMITS[0])).mean())
-    if share < 0.5:
+    if share < _MOSTLY:
         return (_NOT_HE.format(f"only {share:.0%} of the tissue is pink to violet"),)
     return ()
+
+
+def _pink_to_violet(hue: NDArray[np.float32] | np.float32) -> NDArray[np.bool_]:
+    return np.asarray((hue > PEN_HUES[1]) | (hue < 0.08))
 
 
 def _darkness_warnings(hsv: Hsv) -> tuple[str, ...]:
@@ -352,9 +443,19 @@ def _darkness_warnings(hsv: Hsv) -> tuple[str, ...]:
     return (_NOT_HE.format(reason),) if dark > 0.5 else ()
 
 
-def _limited_otsu(values: NDArray[np.float64], limits: tuple[float, float]) -> float:
+def _limited_otsu(
+    values: NDArray[np.float64], limits: tuple[float, float], rgb: NDArray[np.uint8]
+) -> float:
+    """Otsu's threshold within limits, of which the lower follows the glass of a faded slide."""
     threshold = threshold_otsu(values) if np.ptp(values) > 0 else limits[1]
-    return float(np.clip(threshold, *limits))
+    lower, upper = limits
+    if threshold < lower:
+        glass = find_glass(rgb)
+        if glass is not None and not _like_stain(glass):
+            above, part = GLASS_MARGIN
+            noise = above * float(np.percentile(values[glass.where], 99.9))
+            lower = min(lower, max(noise, part * lower))
+    return float(np.clip(threshold, lower, upper))
 
 
 def _span(count: int, step: float, side: float, length: int) -> NDArray[np.float64]:

@@ -194,7 +194,11 @@ def train(
     predictions = predict_patches(Model(spec, network, device=str(device), sha256=""), data.valid)
     facts = _training_facts(data, recipe, run, seed, initial_file)
     facts["teachers"] = [teacher.as_dict() for teacher in teachers]
-    facts["computed"] = {"device": device.type} | dataclasses.asdict(precision)
+    facts["computed"] = {
+        "device": device.type,
+        "precision": precision.name,
+        "reason": precision.reason,
+    }
     spec, figures = _calibrate(spec, predictions, facts)
     return TrainedModel(
         spec=spec,

@@ -45,6 +45,9 @@ CACHE_BYTES = 256 * 2**20
 THREADS = 4
 """Tiles in work at a time; each thread holds a handle of each slide that it reads."""
 
+MAX_ADDRESS = 1000
+"""Longest path that is looked at, in characters; the page's own have about a hundred."""
+
 _OPENSEADRAGON_STYLE = "sha256-9xTiqzfwFaL2SGb1rmr8gysEwVVjIvqWAgmZgqFqpEE="
 """The one inline style that OpenSeadragon adds to a page; it hides an outline on touch screens."""
 
@@ -116,7 +119,7 @@ def create_app(catalogue: Catalogue, *, token: str = "") -> Starlette:
 
 
 class _SafeHeaders:
-    """Puts the security headers on every response, errors included."""
+    """Bounds addresses, and puts the security headers on every response, errors included."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -128,6 +131,10 @@ class _SafeHeaders:
                 message["headers"] = [*message["headers"], *extra]
             await send(message)
 
+        if len(scope.get("path", "")) > MAX_ADDRESS:
+            too_long = JSONResponse({"error": "the address is too long"}, status_code=414)
+            await too_long(scope, receive, send_with_headers)
+            return
         await self._app(scope, receive, send_with_headers)
 
 

@@ -22,6 +22,10 @@ _CLOSE_S = 2
 """Seconds that open connections get when the server ends."""
 
 
+_HEAD_BYTES = 64 * 2**10
+"""Most bytes of a request's first line and headers; browsers send a few thousand."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
     """How the page is served."""
@@ -74,6 +78,8 @@ def serve(catalogue: Catalogue, options: ServeOptions, on_ready: Callable[[str],
             server_header=False,
             timeout_graceful_shutdown=_CLOSE_S,
             ws="none",
+            http="h11",  # the one of uvicorn's that bounds what it holds of a request
+            h11_max_incomplete_event_size=_HEAD_BYTES,
         )
         on_ready(url)
         if options.browser:

@@ -75,16 +75,12 @@ def test_heights_are_ignored(tmp_path: Path) -> None:
         {"positive": [{"vertices": SQUARE}]},
         {"type": "FeatureCollection"},
         {"type": "Feature"},
-        {"type": "Polygon", "coordinates": []},
-        {"type": "Polygon", "coordinates": [[]]},
-        {"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]},
         {"type": "Polygon", "coordinates": [1, 2, 3]},
         {"type": "Polygon", "coordinates": SQUARE},
         {"type": "Polygon", "coordinates": [[[1], [2], [3]]]},
         {"type": "Polygon", "coordinates": [[[1, 2], [3], [5, 6]]]},
         {"type": "Polygon", "coordinates": [[[1, 2], ["x", 4], [5, 6]]]},
         {"type": "Polygon", "coordinates": [[[1, 2], [float("nan"), 4], [5, 6]]]},
-        {"type": "Polygon", "coordinates": [SQUARE, [[1, 2]]]},
         {"type": "Polygon", "coordinates": [SQUARE, [[1, 2], [float("inf"), 4], [5, 6]]]},
         {"type": "Polygon", "coordinates": None},
         "Polygon",
@@ -111,6 +107,46 @@ def test_deep_nesting_is_one_line(tmp_path: Path, opening: str, depth: int) -> N
 def test_a_file_without_polygons_is_refused(tmp_path: Path, document: object) -> None:
     with pytest.raises(MaskError, match=r"roi\.geojson holds no Polygon or MultiPolygon"):
         read_geojson(save(tmp_path, document))
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [[], [[]], [[[1, 2], [3, 4]]], [[[1, 2], [1, 2], [1, 2], [1, 2]]], [[[0, 0], [2, 2], [1, 1]]]],
+)
+def test_polygons_without_an_area_are_skipped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, empty: list[object]
+) -> None:
+    polygons = [SQUARE], empty
+    for document in (
+        {"type": "MultiPolygon", "coordinates": polygons},
+        collection(*({"type": "Polygon", "coordinates": rings} for rings in polygons)),
+    ):
+        caplog.clear()
+        (found,) = read_geojson(save(tmp_path, document))
+        np.testing.assert_array_equal(found.outline, SQUARE)
+        assert caplog.messages == ["roi.geojson: 1 of 2 polygons have no area and are skipped"]
+    with pytest.raises(MaskError, match=r"holds no Polygon or MultiPolygon with an area"):
+        read_geojson(save(tmp_path, {"type": "Polygon", "coordinates": empty}))
+    hole = read_geojson(save(tmp_path, {"type": "Polygon", "coordinates": [SQUARE, *empty]}))
+    assert hole[0].holes == ()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"type":"GeometryCollection","geometries":[' * 800 + "]}" * 800,
+        "[" * 100_000,
+        '{"type":"Polygon","coordinates":[[[' + "9" * 5000 + ",1],[2,3],[4,9]]]}",
+        '{"type":"Polygon","coordinates":[[[1e999,1],[2,3],[4,9]]]}',
+        '{"type":"Polygon\0","coordinates":[]}',
+        "\0\0\0",
+    ],
+)
+def test_what_is_nested_or_odd_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "roi.geojson"
+    path.write_text(content)
+    with pytest.raises(MaskError, match=r"^[^\n]*roi\.geojson [^\n]*$"):
+        read_geojson(path)
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:

@@ -457,7 +457,7 @@ def test_size_is_that_of_every_stage(tmp_path: Path) -> None:
         (["--size", "0"], "network_px must be at least 1, not 0"),
         (["--label-size", "97"], "label_px must be 1 to 96, the side of the patches, not 97"),
         (["--class-names", "a"], "gives 1 names"),
-        (["--pretrained", "nothing.safetensors"], "does not exist: pass imagenet, none, or a"),
+        (["--pretrained", "nothing.safetensors"], "does not exist: pass imagenet, none, a"),
         (["--pretrained", "x.pkl"], "pass --trust-pickle"),
         (["--pretrained", "imagenet"], "ImageNet weights"),
     ],

@@ -23,7 +23,15 @@ from patch_files import (
 )
 from PIL import Image
 
-from histoslide.datasets import ImageFiles, Joined, PatchFolder, PatchSet, Split, Subset
+from histoslide.datasets import (
+    UNKNOWN,
+    ImageFiles,
+    Joined,
+    PatchFolder,
+    PatchSet,
+    Split,
+    Subset,
+)
 from histoslide.datasets.pcam_hdf5 import Hdf5Patches, Hdf5Pixels
 from histoslide.datasets.unpack import unpacked_bytes
 from histoslide.errors import DataError
@@ -116,6 +124,66 @@ def test_extra_folders_join_the_training_set(tmp_path: Path) -> None:
     assert {n: c for n, c in train if n >= 50} == dict.fromkeys(range(50, 54), 1)
     assert len(train) == 10
     assert contents(data.valid) == [(20, 0), (30, 1)]
+
+
+@pytest.mark.parametrize(
+    ("repeat", "expected"), [((), [1, 1]), ((3,), [3, 3]), ((1, 5), [1, 5]), ((2, 1), [2, 1])]
+)
+def test_extra_patches_are_shown_as_often_as_asked(
+    repeat: tuple[int, ...], expected: list[int], tmp_path: Path
+) -> None:
+    for part, first in (("train", 0), ("valid", 10)):
+        for label in (0, 1):
+            write_images(tmp_path / "pcam" / part / str(label), range(first + label, first + 4, 2))
+    extra = (tmp_path / "one", tmp_path / "two")
+    write_images(extra[0] / "1", [20, 21])
+    write_images(extra[1] / "0", [30])
+    write_images(extra[1] / "1", [0])  # in another folder too, and not of validation: it stays
+    write_images(extra[1] / "1", [10])  # of validation: it is left out
+    data = PatchFolder(root=tmp_path / "pcam", extra=extra, extra_repeat=repeat).divide()
+    numbers = [number for number, _ in contents(data.train)]
+    shown = [numbers[index] for index in data.shown]
+    once, twice = expected
+    of = dict.fromkeys((20, 21), once) | {30: twice}
+    assert {n: shown.count(n) for n in (1, 2, 3, 20, 21, 30)} == {1: 1, 2: 1, 3: 1} | of
+    assert shown.count(0) == 1 + twice
+    assert 10 not in shown
+    assert (data.repeats is None) == (expected == [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("folders", "repeat", "message"),
+    [
+        (("more",), (0,), "at least once an epoch, not 0 times"),
+        (("more",), (1, 2, 3), "3 numbers of repeats for 1 extra folders"),
+        ((), (2,), "1 numbers of repeats for 0 extra folders"),
+    ],
+)
+def test_repeats_that_do_not_go_with_the_folders(
+    folders: tuple[str, ...], repeat: tuple[int, ...], message: str, tmp_path: Path
+) -> None:
+    for folder in ("pcam/train", "pcam/valid", "more"):
+        for label in (0, 1):
+            write_images(tmp_path / folder / str(label), [label])
+    extra = tuple(tmp_path / folder for folder in folders)
+    with pytest.raises(DataError, match=message):
+        PatchFolder(root=tmp_path / "pcam", extra=extra, extra_repeat=repeat).divide()
+
+
+def test_unlabelled_patches_are_apart_from_validation(tmp_path: Path) -> None:
+    for part, first in (("train", 0), ("valid", 10)):
+        for label in (0, 1):
+            write_images(tmp_path / "pcam" / part / str(label), [first + label])
+    write_images(tmp_path / "slides", [0, 11, 30])
+    write_images(tmp_path / "more", [31])
+    unlabelled = (tmp_path / "slides", tmp_path / "more")
+    data = PatchFolder(root=tmp_path / "pcam", unlabelled=unlabelled).divide()
+    assert data.unlabelled is not None
+    assert contents(data.unlabelled) == [(0, UNKNOWN), (30, UNKNOWN), (31, UNKNOWN)]
+    assert data.shown.tolist() == [0, 1, 2, 3, 4]
+    kept = PatchFolder(root=tmp_path / "pcam", unlabelled=unlabelled).divide(duplicates="keep")
+    assert kept.unlabelled is not None
+    assert len(kept.unlabelled) == 4
 
 
 def test_extra_folders_with_another_class_are_refused(tmp_path: Path) -> None:

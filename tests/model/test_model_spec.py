@@ -161,7 +161,7 @@ def altered(**changes: Any) -> str:
         ("null", "`null`"),
         (altered(spec_version=SPEC_VERSION + 1), f"version {SPEC_VERSION + 1}"),
         ("{}", "version None"),
-        (altered(colour="red", age=3), "['age', 'colour']"),
+        (altered(colour="red", age=3), "`$.colour` is unknown"),
         (altered(mpp="wide"), "$.mpp"),
         (altered(mpp=True), "$.mpp"),
         (altered(classes=3), "$.classes"),

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from distributed import Client, LocalCluster
@@ -215,6 +216,20 @@ def test_score_on_local_workers(tmp_path: Path, slide_path: Path, small_bundle: 
     np.testing.assert_allclose(heat.probability(), expected.probability(), atol=1e-5)
     # Another run, without a cluster, finds the same settings and leaves it alone.
     assert main([*command, "--tissue", "none", "--quiet"]) == 0
+
+
+def test_a_local_cluster_is_reached_from_this_machine_only() -> None:
+    """Dask's own default for the dashboard is every interface."""
+    with closing(Cluster.connect("local:1")) as cluster:
+        listening = {
+            connection.laddr.ip
+            for process in (psutil.Process(), *psutil.Process().children(recursive=True))
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
+        assert cluster.dashboard is not None
+        assert cluster.dashboard.startswith("http://127.0.0.1:")
 
 
 @pytest.mark.parametrize("text", ['{"slides": []}', "[1, 2]", "7", "no JSON"])

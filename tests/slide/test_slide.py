@@ -29,9 +29,9 @@ from histoslide.slide import (
     OpenSlideSlide,
     Slide,
     find_slides,
+    match_names,
     open_slide,
     read_mpp_csv,
-    refuse_misnamed,
     require_mpp,
 )
 from histoslide.slide.alignment import aligned_start
@@ -173,8 +173,12 @@ def write_csv(tmp_path: Path, content: bytes) -> Path:
         b"\xef\xbb\xbfslide,mpp\r\na.svs,0.25\r\nb.tif,0.5\r\n",
         b"note,mpp,slide\n,0.25,folder/a.svs\n\nx,0.5,/data/b.tif",
         b"slide, mpp\na.svs, 0.25\nb.tif, 0.5\n",
+        rb"""slide,mpp
+C:\scans\a.svs,0.25
+\\server\share\b.tif,0.5
+""",
     ],
-    ids=["plain", "excel", "other columns and folders", "blanks"],
+    ids=["plain", "excel", "other columns and folders", "blanks", "paths of Windows"],
 )
 def test_mpp_csv(tmp_path: Path, content: bytes) -> None:
     assert read_mpp_csv(write_csv(tmp_path, content)) == {
@@ -211,15 +215,51 @@ def test_a_wrong_mpp_csv_is_refused_with_what_is_wrong(
 
 def test_a_table_of_other_names_is_not_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     value = Mpp(value=0.5, source="--mpp-csv")
-    refuse_misnamed({"a.svs": value, "elsewhere.svs": value}, ["a.svs", "b.svs"])
-    refuse_misnamed({}, ["a.svs"])
-    refuse_misnamed({"a.svs": value}, ["a.svs", "a.tif"])  # a copy beside it in another format
+    assert match_names({}, ["a.svs"]) == {}
+    assert match_names({"a.svs": value}, ["a.svs", "a.tif"]) == {"a.svs": value}  # a copy beside it
     assert not caplog.records
     for name in ("b", "b.tif"):
         with pytest.raises(ResolutionError, match=rf"names {name}, but the slide is called b\.svs"):
-            refuse_misnamed({"a.svs": value, name: value}, ["a.svs", "b.svs"])
-    refuse_misnamed({"elsewhere.svs": value}, ["a.svs"])
+            match_names({"a.svs": value, name: value}, ["a.svs", "b.svs"])
+    table = {"a.svs": value, "elsewhere.svs": value, "far.svs": value}
+    assert match_names(table, ["a.svs", "b.svs"]) == {"a.svs": value}
+    assert "2 files that are not among the slides: elsewhere.svs, far.svs" in caplog.text
+    assert match_names({"elsewhere.svs": value}, ["a.svs"]) == {}
     assert "names none of the slides" in caplog.text
+    assert "a file that is not among the slides: elsewhere.svs" in caplog.text
+
+
+def test_case_does_not_matter_where_one_slide_can_be_meant() -> None:
+    one, two = (Mpp(value=value, source="--mpp-csv") for value in (0.25, 0.5))
+    assert match_names({"A.SVS": one, "b.TIF": two}, ["a.svs", "B.tif"]) == {
+        "a.svs": one,
+        "B.tif": two,
+    }
+    assert match_names({"b.svs": one}, [r"a\b.svs"]) == {r"a\b.svs": one}
+    exact = {"a.svs": one, "A.svs": two}
+    assert match_names(exact, ["a.svs", "A.svs"]) == exact
+    with pytest.raises(ResolutionError, match=r"names A\.SVS, but the slide is called A\.svs"):
+        match_names({"A.SVS": one}, ["a.svs", "A.svs"])  # either could be meant
+    assert match_names({"A.SVS": one, "A.svs": two}, ["a.svs"]) == {}, "two rows could be meant"
+
+
+@pytest.mark.parametrize("mpp", ["inf", "-inf", "nan", "0", "-1", "unknown"])
+def test_a_resolution_that_is_none_is_unknown(tmp_path: Path, mpp: str) -> None:
+    path = tmp_path / "slide.svs"
+    tifffile.imwrite(
+        path,
+        np.full((512, 512, 3), 200, dtype=np.uint8),
+        tile=(256, 256),
+        photometric="rgb",
+        compression="jpeg",
+        description=f"Aperio Image Library v1.0\r\nsynthetic|AppMag = 20|MPP = {mpp}",
+        metadata=None,
+    )
+    with open_slide(path) as slide:
+        assert slide.properties["openslide.vendor"] == "aperio"
+        assert slide.mpp is None
+        with pytest.raises(ResolutionUnknownError, match=r"^slide\.svs records no resolution"):
+            require_mpp(slide)
 
 
 def test_a_missing_mpp_csv_is_named(tmp_path: Path) -> None:

@@ -57,14 +57,14 @@ def test_what_is_written_is_read() -> None:
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (b"{", "truncated"),
-        (b"\xff\xfe", "invalid|utf-8"),
+        (b"{", "not JSON: Expecting"),
+        (b"\xff\xfe", "not JSON"),
         (b'{"name": 3, "kind": "a"}', r"\$\.name"),
         (b'{"name": "n", "kind": "c"}', r"\$\.kind"),
         (b'{"name": "n", "kind": "a", "parts": {"x": {"size": [1]}}}', r"\$\.parts"),
-        (b'{"name": "n", "kind": "a", "parts": {"x": {"size": [1, 1e400]}}}', "out of range"),
-        (b"[" * 100_000, "nested|Expected"),
-        (b'{"name": "n", "kind": "a", "more": ' + b"[" * 100_000, r"nested|truncated"),
+        (b'{"name": "n", "kind": "a", "parts": {"x": {"size": [1, 1e400]}}}', r"\$\.parts"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"name": "n", "kind": "a", "more": ' + b"[" * 100_000, "nested too deeply"),
         (b'{"name": "\x00", "kind": "a"}', "invalid|control"),
     ],
 )

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -128,6 +129,16 @@ def test_nothing_else_can_be_asked_for(scored: Path, path: str) -> None:
     assert answer.status_code == 404, answer.text[:200]
     assert b"root:" not in answer.content
     assert answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("digits", [30, 300, 990, 4301, 10**6])
+def test_numbers_without_end_are_refused(scored: Path, digits: int) -> None:
+    page = client(scored / "a.zarr")
+    for path in ("cells/0/{}/0/0", "cells/0/0/{}/0", "cells/{}/0/0/0", "slide/{}/0/0", "foci/{}"):
+        answer = page.get(f"/api/heatmaps/a/{path.format('9' * digits)}")
+        assert answer.status_code in (404, 414)
+        assert "error" in answer.json()
+        assert "content-security-policy" in answer.headers
 
 
 def test_only_reading_is_possible(scored: Path) -> None:
@@ -318,6 +329,13 @@ def test_the_command_prints_the_address_and_ends_on_interrupt(tmp_path: Path) ->
             connection.endheaders()
             assert connection.getresponse().status == 404
             connection.close()
+        with socket.create_connection(("127.0.0.1", int(found[1])), timeout=60) as endless:
+            answer = b"cut off"
+            with suppress(ConnectionError):  # while it is still being sent
+                endless.sendall(b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx: " + b"y" * 2**22)
+                answer = endless.recv(4096)
+            assert answer == b"cut off" or b" 400 " in answer
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0
-        assert process.stderr.read() == ""
+        said = process.stderr.read().replace("WARNING:  Invalid HTTP request received.\n", "")
+        assert said == ""

@@ -18,6 +18,7 @@ from histoslide.errors import DataError
 from histoslide.evaluation.patches.perturbations import Change
 from histoslide.machine.processors import usable_processors
 from histoslide.model import Model
+from histoslide.storage.tables import TableWriter, original_cell
 from histoslide.storage.writing import whole_file
 
 DEFAULT_THRESHOLD = 0.5
@@ -196,8 +197,10 @@ class Predictions:
             return cls(
                 logits=np.array(logits, dtype=np.float32).reshape(len(rows), len(classes)),
                 labels=None if labels is None else np.array(labels, dtype=np.int64),
-                names=tuple(row["name"] for row in rows),
-                slides=tuple(r["slide"] for r in rows) if any(r["slide"] for r in rows) else None,
+                names=tuple(original_cell(row["name"]) for row in rows),
+                slides=tuple(original_cell(row["slide"]) for row in rows)
+                if any(row["slide"] for row in rows)
+                else None,
                 classes=classes,
                 tumour=None if tumour_class is None else index[tumour_class],
             )
@@ -316,8 +319,8 @@ def _write_table(path: Path, header: list[str], rows: Iterator[list[str]]) -> No
             whole_file(path) as partial,
             partial.open("w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(rows)
+            table = TableWriter(file)
+            table.write([header])
+            table.write(rows)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error}") from error

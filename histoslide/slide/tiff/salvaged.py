@@ -144,7 +144,7 @@ def _levels(tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[Tiff
 def _recorded_mpp(page: tifffile.TiffPage) -> Mpp | None:
     um = _UM_PER_UNIT.get(int(page.resolutionunit))
     x, y = page.resolution
-    if um is None or x <= 0 or y <= 0:
+    if um is None or not (0 < x < math.inf and 0 < y < math.inf):
         return None
     if abs(x - y) > 0.01 * min(x, y):
         raise ResolutionError(
