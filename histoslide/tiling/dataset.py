@@ -27,7 +27,7 @@ from histoslide.pipeline.options import DEFAULT_TISSUE, TissueOptions
 from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
 from histoslide.slide.finding import find_slides
 from histoslide.slide.isolated.slide import MOST_WORKERS
-from histoslide.slide.resolutions import refuse_misnamed
+from histoslide.slide.resolutions import match_names
 from histoslide.storage.location import Location, readable_name
 from histoslide.tiling.planned import PlannedSlide, plan_slide
 from histoslide.tiling.reading_ahead import Tile, WindowPlace, read_ahead
@@ -145,8 +145,7 @@ class SlideTiles(IterableDataset[TileBatch]):
         self._readers, self._pin, self._access = readers, pin, access
         stride_px = spec.input_px if stride_px is None else stride_px
         paths = find_slides(slides)
-        by_name = mpp_by_name or {}
-        refuse_misnamed(by_name, [path.name for path in paths])
+        by_name = match_names(mpp_by_name or {}, [path.name for path in paths])
 
         def plan(path: Location) -> PlannedSlide | HistoslideError:
             given = by_name.get(path.name, mpp)
