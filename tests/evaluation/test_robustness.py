@@ -13,7 +13,7 @@ import pytest
 from models import colour_model, three_class_model
 from numpy.typing import NDArray
 from PIL import Image
-from test_patch_evaluation import red_patches
+from red_patches import red_patches
 
 from histoslide.evaluation.patches.perturbations import PERTURBATIONS, Perturbation, rescale
 from histoslide.evaluation.patches.predictions import predict_patches

@@ -108,8 +108,8 @@ def test_a_report_of_good_ones_names_it(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_begun_heatmap_computes_again_what_it_lost(tmp_path: Path) -> None:
-    whole = stored_heatmap(tmp_path / "whole.zarr", values()).path
-    path = tmp_path / "h.zarr"
+    whole, path = tmp_path / "whole.zarr", tmp_path / "h.zarr"
+    stored_heatmap(whole, values())
     shutil.copytree(whole, path)
     group = zarr.open_group(path, mode="r+")
     group.attrs["histoslide"] = to_builtins(open_heatmap(whole).record) | {
@@ -131,7 +131,8 @@ def read_all(path: Path) -> None:
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("what", ["store", "array", "chunks", "level"])
 def test_claims_decide_nothing(tmp_path: Path, what: str, *, complete: bool) -> None:
-    path = stored_heatmap(tmp_path / "h.zarr", values()).path
+    path = tmp_path / "h.zarr"
+    stored_heatmap(path, values())
     files = {
         "store": [path / "zarr.json", *path.glob("**/0/zarr.json")],
         "level": [path / "1/zarr.json", path / "labels/status/1/zarr.json"],

@@ -104,7 +104,7 @@ def _value_and_chroma(
     return value, value - np.minimum(np.minimum(red, green), blue)
 
 
-def _rounded(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _rounded(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 

@@ -263,8 +263,9 @@ def _perturbed_pictures(
     if robustness is None:
         return
     labels = predictions.known_labels
-    shown = labels[0] if predictions.tumour not in labels else predictions.tumour
-    chosen = samples.pick_samples(labels, int(shown))[0]
+    tumour = predictions.tumour
+    shown = int(labels[0]) if tumour is None or tumour not in labels else tumour
+    chosen = samples.pick_samples(labels, shown)[0]
     names = {row.change for row in robustness.changes}
     changes = [it for it in PERTURBATIONS if it.name in names]
     yield _picture(
