@@ -23,6 +23,10 @@ class SlideGivenUpError(SlideReadError):
     """Nothing of a level could be read, again and again: it is not tried any more."""
 
 
+class SlideReplacedError(HistoslideError):
+    """A slide's file is no longer the one that was opened."""
+
+
 class ResolutionUnknownError(HistoslideError):
     """A slide records no micrometres per pixel and none were given."""
 

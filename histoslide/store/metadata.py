@@ -140,8 +140,8 @@ def refuse_contradictions(path: Location, record: HeatmapRecord, grid: TileGrid)
     slide, model, stored = record.slide, record.model, record.grid
     if grid.rows * grid.cols > MOST_CELLS:
         raise StoreError(
-            f"{path} claims {grid.rows:,} × {grid.cols:,} cells, which no slide has: it is damaged, "
-            "score the slide again"
+            f"{path} claims {grid.rows:,} × {grid.cols:,} cells, which no slide has: it is "
+            "damaged, score the slide again"
         )
     facts: dict[str, object] = {
         "grid.stride_px": stored.stride_px,

@@ -180,8 +180,9 @@ def without_patches(loaders: DataLoaders) -> Iterator[None]:
     readers = [t for part in loaders.loaders for t in _transforms(part.dataset)]
     readers = [t for t in readers if isinstance(t, ReadPatch | ReadLabel)]
     held = [dict(vars(reader)) for reader in readers]
-    kept = [loader.kept for loader in loaders.loaders]
-    for loader in loaders.loaders:
+    in_memory = [loader for loader in loaders.loaders if isinstance(loader, PatchLoader)]
+    kept = [loader.kept for loader in in_memory]
+    for loader in in_memory:
         loader.kept = None
     for reader in readers:
         if isinstance(reader, ReadPatch):
@@ -193,7 +194,7 @@ def without_patches(loaders: DataLoaders) -> Iterator[None]:
     finally:
         for reader, values in zip(readers, held, strict=True):
             vars(reader).update(values)
-        for loader, batches in zip(loaders.loaders, kept, strict=True):
+        for loader, batches in zip(in_memory, kept, strict=True):
             loader.kept = batches
 
 

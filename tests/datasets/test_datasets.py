@@ -5,6 +5,7 @@ import multiprocessing
 import pickle
 import shutil
 import tarfile
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,15 @@ from patch_files import (
 )
 from PIL import Image
 
-from histoslide.datasets import ImageFiles, Joined, PatchFolder, PatchSet, Split, Subset
+from histoslide.datasets import (
+    UNKNOWN,
+    ImageFiles,
+    Joined,
+    PatchFolder,
+    PatchSet,
+    Split,
+    Subset,
+)
 from histoslide.datasets.pcam_hdf5 import Hdf5Patches, Hdf5Pixels
 from histoslide.datasets.unpack import unpacked_bytes
 from histoslide.errors import DataError
@@ -116,6 +125,66 @@ def test_extra_folders_join_the_training_set(tmp_path: Path) -> None:
     assert {n: c for n, c in train if n >= 50} == dict.fromkeys(range(50, 54), 1)
     assert len(train) == 10
     assert contents(data.valid) == [(20, 0), (30, 1)]
+
+
+@pytest.mark.parametrize(
+    ("repeat", "expected"), [((), [1, 1]), ((3,), [3, 3]), ((1, 5), [1, 5]), ((2, 1), [2, 1])]
+)
+def test_extra_patches_are_shown_as_often_as_asked(
+    repeat: tuple[int, ...], expected: list[int], tmp_path: Path
+) -> None:
+    for part, first in (("train", 0), ("valid", 10)):
+        for label in (0, 1):
+            write_images(tmp_path / "pcam" / part / str(label), range(first + label, first + 4, 2))
+    extra = (tmp_path / "one", tmp_path / "two")
+    write_images(extra[0] / "1", [20, 21])
+    write_images(extra[1] / "0", [30])
+    write_images(extra[1] / "1", [0])  # in another folder too, and not of validation: it stays
+    write_images(extra[1] / "1", [10])  # of validation: it is left out
+    data = PatchFolder(root=tmp_path / "pcam", extra=extra, extra_repeat=repeat).divide()
+    numbers = [number for number, _ in contents(data.train)]
+    shown = [numbers[index] for index in data.shown]
+    once, twice = expected
+    of = dict.fromkeys((20, 21), once) | {30: twice}
+    assert {n: shown.count(n) for n in (1, 2, 3, 20, 21, 30)} == {1: 1, 2: 1, 3: 1} | of
+    assert shown.count(0) == 1 + twice
+    assert 10 not in shown
+    assert (data.repeats is None) == (expected == [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("folders", "repeat", "message"),
+    [
+        (("more",), (0,), "at least once an epoch, not 0 times"),
+        (("more",), (1, 2, 3), "3 numbers of repeats for 1 extra folders"),
+        ((), (2,), "1 numbers of repeats for 0 extra folders"),
+    ],
+)
+def test_repeats_that_do_not_go_with_the_folders(
+    folders: tuple[str, ...], repeat: tuple[int, ...], message: str, tmp_path: Path
+) -> None:
+    for folder in ("pcam/train", "pcam/valid", "more"):
+        for label in (0, 1):
+            write_images(tmp_path / folder / str(label), [label])
+    extra = tuple(tmp_path / folder for folder in folders)
+    with pytest.raises(DataError, match=message):
+        PatchFolder(root=tmp_path / "pcam", extra=extra, extra_repeat=repeat).divide()
+
+
+def test_unlabelled_patches_are_apart_from_validation(tmp_path: Path) -> None:
+    for part, first in (("train", 0), ("valid", 10)):
+        for label in (0, 1):
+            write_images(tmp_path / "pcam" / part / str(label), [first + label])
+    write_images(tmp_path / "slides", [0, 11, 30])
+    write_images(tmp_path / "more", [31])
+    unlabelled = (tmp_path / "slides", tmp_path / "more")
+    data = PatchFolder(root=tmp_path / "pcam", unlabelled=unlabelled).divide()
+    assert data.unlabelled is not None
+    assert contents(data.unlabelled) == [(0, UNKNOWN), (30, UNKNOWN), (31, UNKNOWN)]
+    assert data.shown.tolist() == [0, 1, 2, 3, 4]
+    kept = PatchFolder(root=tmp_path / "pcam", unlabelled=unlabelled).divide(duplicates="keep")
+    assert kept.unlabelled is not None
+    assert len(kept.unlabelled) == 4
 
 
 def test_extra_folders_with_another_class_are_refused(tmp_path: Path) -> None:
@@ -445,15 +514,34 @@ def test_pixels_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, .
     assert str(shape) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["x", "y"])
-def test_a_claim_of_more_patches_than_are_stored_takes_no_memory(tmp_path: Path, name: str) -> None:
-    files = dict(zip("xy", write_split(tmp_path, "train", [0, 1, 0]), strict=True))
-    write_split(tmp_path, "valid", [0, 1])
-    shape = {"x": (10**10, 96, 96, 3), "y": (10**10, 1, 1, 1)}[name]
-    with h5py.File(files[name], "w") as file:
-        file.create_dataset(name, shape, np.uint8, chunks=(1024, *shape[1:]))
-    with pytest.raises(DataError, match=r"claims \(10000000000, .* but stores 0 bytes"):
-        PatchFolder(root=tmp_path).divide()
+@pytest.mark.parametrize("what", ["labels", "pixels", "both", "patch", "chunk"])
+def test_claims_of_a_pcam_file_allocate_nothing(tmp_path: Path, what: str) -> None:
+    root = tmp_path / "pcam"
+    x, y = write_split(root, "train", [0, 1])
+    write_split(root, "valid", [0, 1])
+    many = 10**10
+    with h5py.File(x, "a") as file:
+        if what in ("pixels", "both"):
+            del file["x"]
+            file.create_dataset("x", (many, 96, 96, 3), "uint8", chunks=(1, 96, 96, 3))
+        if what in ("patch", "chunk"):
+            side = 40_000
+            del file["x"]
+            each = (1, side, side, 3) if what == "chunk" else (1, 96, 96, 3)
+            file.create_dataset(
+                "x", (2, side, side, 3), "uint8", chunks=tuple(np.minimum(each, 30_000))
+            )
+    if what in ("labels", "both"):
+        with h5py.File(y, "a") as file:
+            del file["y"]
+            file.create_dataset("y", (many, 1, 1, 1), "uint8", chunks=(1000, 1, 1, 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"claims x of shape|for 10000000000 labels"):
+            PatchFolder(root=root).divide()
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("damage", ["text", "other dataset"])

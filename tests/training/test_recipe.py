@@ -270,13 +270,13 @@ def test_a_bad_file_is_one_line(text: str, said: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (b"", "truncated"),
+        (b"", "not JSON"),
         (b"[]", "Expected `object`"),
         (b'{"base": ' + b"[" * 100_000, "nested|recursion"),
         (b'{"base": "pcam", "batch_size": "many"}', r"at `\$\.batch_size`"),
-        (b'{"base": "pcam", "name": "a\0"}', "invalid character"),
-        (b'{"base": "pcam", "name": "\xff"}', "(?i)invalid utf-8"),
-        (b'{"base": "pcam", "augmentation": {"stain": NaN}}', "invalid character"),
+        (b'{"base": "pcam", "name": "a\0"}', "not JSON: Invalid control"),
+        (b'{"base": "pcam", "name": "\xff"}', "not JSON"),
+        (b'{"base": "pcam", "augmentation": {"stain": NaN}}', "stain must be in 0-1, not nan"),
     ],
 )
 def test_a_bad_json_file_is_one_line(raw: bytes, said: str, tmp_path: Path) -> None:

@@ -154,6 +154,8 @@ def test_the_spec_tells_how_the_model_was_made(run: Run) -> None:
         "train_classes": {"normal": 32, "tumour": 32},
         "valid_classes": {"normal": 12, "tumour": 12},
         "left_out": {},
+        "shown_an_epoch": 64,
+        "unlabelled_patches": 0,
     }
     assert training["recipe"]["stages"][0]["crop_px"] == 32
     assert training["seed"] == 42

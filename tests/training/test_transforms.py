@@ -1,5 +1,6 @@
 """Transforms are those of fastai for the notebooks' calls; the others keep the centre in place."""
 
+import colorsys
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,6 +22,8 @@ from histoslide.training.transforms import (
     batch_transforms,
     centre_crop,
     item_transforms,
+    random_blur,
+    random_colour,
     random_sharpness,
     random_stain,
     recompress,
@@ -272,6 +275,10 @@ def test_all_eight_symmetries_are_drawn_and_no_other_image() -> None:
         Augmentation(max_lighting=0.4, p_lighting=1),
         Augmentation(stain=0.3),
         Augmentation(sharpness=0.5),
+        Augmentation(hue=15),
+        Augmentation(saturation=0.4),
+        Augmentation(brightness=0.2),
+        Augmentation(blur=1.2, p_blur=1),
     ],
 )
 def test_each_setting_switches_its_own_change_for_training_only(change: Augmentation) -> None:
@@ -289,7 +296,12 @@ def test_each_setting_switches_its_own_change_for_training_only(change: Augmenta
 def test_every_patch_gets_its_own_draw() -> None:
     torch.manual_seed(2)
     same = random_images(1).expand(16, 3, 32, 32)
-    for out in (random_stain(same, 0.2), random_sharpness(same, 0.5)):
+    for out in (
+        random_stain(same, 0.2),
+        random_sharpness(same, 0.5),
+        random_colour(same, hue=10, saturation=0.2, brightness=0.1),
+        random_blur(same, largest=1.5, p=1),
+    ):
         assert len({patch.numpy().tobytes() for patch in out}) > 4
 
 
@@ -307,11 +319,87 @@ def test_stain_changes_colour_but_not_place() -> None:
     assert out.std(dim=(2, 3)).max() < 1e-5
 
 
+def test_stain_is_what_the_formula_says_stain_by_stain() -> None:
+    """One matrix a patch does what goes to stains, scales and shifts them, and comes back."""
+    images, strength = random_images(4), 0.3
+    torch.manual_seed(9)
+    out = random_stain(images, strength)
+    torch.manual_seed(9)
+    factor, shift = (torch.rand(4, 3, 1, 1) * 2 - 1 for _ in range(2))
+    basis = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+    basis = torch.nn.functional.normalize(basis, dim=1)
+    density = -torch.log((images * 255 + 1) / 256)
+    stains = torch.einsum("nchw,cs->nshw", density, torch.linalg.inv(basis))
+    stains = stains * (1 + strength * factor) + 0.25 * strength * shift
+    density = torch.einsum("nshw,sc->nchw", stains, basis)
+    expected = ((torch.exp(-density) * 256 - 1) / 255).clamp(0, 1)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
+
+
+def hsv(images: Tensor) -> list[tuple[float, float, float]]:
+    return [colorsys.rgb_to_hsv(*patch[:, 0, 0].tolist()) for patch in images]
+
+
+def test_hue_turns_as_that_of_hsv_does() -> None:
+    """Pink and purple turn by at most what is asked for, and by all of it, to 2 degrees."""
+    for colour in ((0.75, 0.5, 0.68), (0.45, 0.35, 0.62)):
+        torch.manual_seed(3)
+        flat = torch.tensor(colour).view(1, 3, 1, 1).expand(400, 3, 2, 2)
+        before = colorsys.rgb_to_hsv(*colour)[0]
+        turns = np.array([h - before for h, _, _ in hsv(random_colour(
+            flat, hue=15, saturation=0, brightness=0
+        ))]) * 360  # fmt: skip
+        assert turns.max() == pytest.approx(15, abs=2)
+        assert turns.min() == pytest.approx(-15, abs=2)
+
+
+def test_brightness_scales_and_saturation_leaves_grey() -> None:
+    torch.manual_seed(3)
+    grey = torch.full((400, 3, 2, 2), 0.5)
+    still = random_colour(grey, hue=40, saturation=0.5, brightness=0)
+    torch.testing.assert_close(still, grey)
+    values = random_colour(grey, hue=0, saturation=0, brightness=0.2)[:, 0, 0, 0]
+    assert float(values.min()) == pytest.approx(0.4, abs=0.01)
+    assert float(values.max()) == pytest.approx(0.6, abs=0.01)
+    flat = torch.tensor([0.8, 0.5, 0.7]).view(1, 3, 1, 1).expand(400, 3, 2, 2)
+    faded = random_colour(flat, hue=0, saturation=0.3, brightness=0)
+    torch.testing.assert_close(faded.mean(dim=1), flat.mean(dim=1))
+    spread = (faded.amax(dim=1) - faded.amin(dim=1)).flatten() / 0.3
+    assert float(spread.min()) == pytest.approx(0.7, abs=0.01)
+    assert float(spread.max()) == pytest.approx(1.3, abs=0.01)
+
+
+def test_blur_is_gaussian_and_leaves_the_rest_alone() -> None:
+    """Of a patch with one white pixel, the variance is that of the width that was drawn."""
+    torch.manual_seed(6)
+    points = torch.zeros(600, 3, 21, 21)
+    points[:, :, 10, 10] = 1
+    out = random_blur(points, largest=1.5, p=0.25)
+    blurred = [i for i in range(600) if not torch.equal(out[i], points[i])]
+    assert len(blurred) == pytest.approx(150, abs=40)
+    assert torch.allclose(out.sum(dim=(2, 3)), torch.ones(600, 3), atol=1e-5)
+    place = (torch.arange(21) - 10).float()
+    sigmas = torch.sqrt((out[:, 0].sum(dim=1) * place**2).sum(dim=1))
+    assert sigmas.max() == pytest.approx(1.5, abs=0.1)
+    one = int(sigmas.argmax())
+    profile = torch.exp(-0.5 * (place / sigmas[one]) ** 2)
+    expected = torch.outer(profile, profile) / profile.sum() ** 2
+    torch.testing.assert_close(out[one, 1], expected, rtol=0, atol=2e-3)
+
+
+def test_the_robust_recipe_keeps_the_label_in_the_centre() -> None:
+    change = RECIPES["pcam-robust"].augmentation
+    out = apply(augmentations(change, None), marked(64, 96))
+    assert centroids(out).abs().max() < 1.0
+    scale = out.mean(dim=(1, 2, 3)).sqrt()
+    assert scale.max() / scale.min() > 1.3  # and it does change the size
+
+
 def test_the_output_stays_between_0_and_1() -> None:
     images = torch.cat([random_images(8), torch.zeros(4, 3, 32, 32), torch.ones(4, 3, 32, 32)])
     full = Augmentation(
         flip=True, flip_vert=True, max_rotate=180, max_zoom=2, max_lighting=0.9, p_lighting=1,
-        stain=1, sharpness=1,
+        stain=1, sharpness=1, hue=180, saturation=1, brightness=1, blur=5, p_blur=1,
     )  # fmt: skip
     out = apply(augmentations(full, None), images)
     assert torch.isfinite(out).all()
