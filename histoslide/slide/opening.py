@@ -47,6 +47,7 @@ def open_slide(
         reader: ``openslide`` to read every pixel through OpenSlide.
     """
     directory = TiffDirectory.of(path)
+    slide: Slide
     if directory is None or not directory.pages:
         slide = _kind(reader)(path, mpp=mpp, cache_bytes=cache_bytes)
     else:

@@ -659,6 +659,7 @@ def test_true_downsample_is_found_behind_rounded_sizes(
 ) -> None:
     level = Size(*(rounding(side / downsample) for side in size_l0))
     found = true_downsample(Size(*size_l0), level)
+    assert found is not None
     # Over the whole slide the far edge moves by less than a pixel of the level.
     assert abs(max(size_l0) / found - max(size_l0) / downsample) < 1
     if min(size_l0) / downsample > 500:
