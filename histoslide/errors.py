@@ -19,6 +19,10 @@ class SlideReadError(HistoslideError):
     """A slide opened, but some of its pixels cannot be read."""
 
 
+class SlideReplacedError(HistoslideError):
+    """A slide's file is no longer the one that was opened."""
+
+
 class ResolutionUnknownError(HistoslideError):
     """A slide records no micrometres per pixel and none were given."""
 
