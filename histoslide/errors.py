@@ -32,6 +32,10 @@ class SlideReadError(HistoslideError):
     """A slide opened, but some of its pixels cannot be read."""
 
 
+class SlideGivenUpError(SlideReadError):
+    """Nothing of a level could be read, again and again: it is not tried any more."""
+
+
 class SlideReplacedError(HistoslideError):
     """A slide's file is no longer the one that was opened."""
 

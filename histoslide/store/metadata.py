@@ -131,9 +131,18 @@ def _way_out(path: Location) -> str:
     return f": it is a folder of heatmaps, pass {path / inside[0]}" if inside else ""
 
 
+MOST_CELLS = 2**30
+"""Cells of the largest heatmap that is opened: a square metre of them at 31 µm a side."""
+
+
 def refuse_contradictions(path: Location, record: HeatmapRecord, grid: TileGrid) -> None:
     """Make sure that no fact was altered since: places and sizes would silently be wrong."""
     slide, model, stored = record.slide, record.model, record.grid
+    if grid.rows * grid.cols > MOST_CELLS:
+        raise StoreError(
+            f"{path} claims {grid.rows:,} × {grid.cols:,} cells, which no slide has: it is "
+            "damaged, score the slide again"
+        )
     facts: dict[str, object] = {
         "grid.stride_px": stored.stride_px,
         "grid.block_cells": stored.block_cells,
