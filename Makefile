@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 
-.PHONY: demo test check test-lowest rooms format docs weights clean
+.PHONY: demo test check test-lowest fuzz rooms format docs weights clean
 
 demo: $(READY)
 	$(BIN)/histoslide demo --out demo
@@ -31,6 +31,11 @@ $(LOWEST)/.ready: pyproject.toml tests/lowest_versions.py
 	$(PYTHON) tests/lowest_versions.py $(HELD) > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/pip install --disable-pip-version-check --quiet -c $(LOWEST)/constraints.txt -e ".[dev]"
 	@touch $@
+
+# Damaged files of every format that is read, many more than the tests have: make fuzz MUTANTS=1000
+MUTANTS ?= 500
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz.py --mutants $(MUTANTS)
 
 rooms:
 	@$(PYTHON) docs/make_rooms.py --print

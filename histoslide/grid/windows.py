@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from histoslide.errors import SlideReadError
+from histoslide.errors import SlideGivenUpError, SlideReadError
 from histoslide.geometry import CellRange
 from histoslide.grid.cells import TileGrid
 from histoslide.slide import Slide
@@ -125,6 +125,9 @@ class _Pieces:
                 continue
             try:
                 piece = read_padded(slide, level, (x0, y0, x1, y1), shrink)
+            except SlideGivenUpError:
+                row, col = cells.row - self._cells.row, cells.col - self._cells.col
+                self.unreadable[row : row + cells.rows, col : col + cells.cols] |= wanted
             except SlideReadError as error:
                 if cells.rows * cells.cols > 1:
                     halves += _halves(cells, wanted)

@@ -45,6 +45,13 @@ def status_name(level: int) -> str:
     return f"{STATUS}/{level}"
 
 
+DAMAGED_METADATA = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+    zarr.errors.BaseZarrError,
+)  # fmt: skip
+"""How zarr stops at a ``zarr.json`` that is none: it takes for granted what stands in it."""
+
+
 class StoreArrays:
     """The arrays of a store that is laid out."""
 
@@ -95,7 +102,7 @@ class StoreArrays:
     def _array(self, name: str, level: int, grid: TileGrid | None) -> zarr.Array[Any]:
         try:
             array = self.group[name]
-        except (KeyError, TypeError, ValueError, AttributeError, zarr.errors.BaseZarrError):
+        except DAMAGED_METADATA:
             array = None
         if not isinstance(array, zarr.Array):
             raise StoreError(

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from histoslide.geometry import Mpp
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
-from histoslide.model import ModelSpec
 from histoslide.pipeline.options import DEFAULT_TISSUE, TissueOptions
 from histoslide.scoring.lazy import make_grid, plan_cells
 from histoslide.slide import Slide
 from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
 from histoslide.storage.location import Location
 from histoslide.tiling.extraction import TileSet, extract_tiles
+from histoslide.tiling.planned import tile_spec
 from histoslide.tiling.record import TileSettings
 from histoslide.tiling.writers import TileFormat
 
@@ -57,14 +57,7 @@ def tile_slide(
     Raises:
         HistoslideError: the slide, a mask or the output cannot be used.
     """
-    spec = ModelSpec(
-        name="tiles",
-        architecture="none",
-        classes=("unlabelled", "tile"),
-        input_px=input_px,
-        label_px=label_px,
-        mpp=target_mpp,
-    )
+    spec = tile_spec(input_px=input_px, label_px=label_px, mpp=target_mpp)
     with access.open(path, mpp=mpp) as slide:
         grid = make_grid(slide, spec, stride_px=input_px if stride_px is None else stride_px)
         mask, roi = tissue.find(slide)
