@@ -297,7 +297,9 @@ FORMATS = {
                 lrs=np.array([1e-5, 1e-3]), losses=np.array([0.7, math.nan]), suggestion=None
             ).to_json()
         ),
-        reads=[lambda folder: RateSearch.from_json((folder / "rates.json").read_bytes(), source="r")],
+        reads=[
+            lambda folder: RateSearch.from_json((folder / "rates.json").read_bytes(), source="r")
+        ],
     ),
     "checkpoint": Format(
         make=_make_checkpoint,

@@ -12,11 +12,11 @@ import argparse
 import ast
 import faulthandler
 import logging
+import os
 import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from formats import FORMATS, Format, Read
+from formats import FORMATS, Read
 from mutants import damage_of
 
 from histoslide.errors import HistoslideError
@@ -90,7 +90,11 @@ def ending(read: Read, folder: Path) -> str:
             read(folder)
     except HistoslideError as error:
         lines = str(error).splitlines()
-        return type(error).__name__ if len(lines) == 1 else f"an error of {len(lines)} lines: {error!r}"
+        return (
+            type(error).__name__
+            if len(lines) == 1
+            else f"an error of {len(lines)} lines: {error!r}"
+        )
     except (Exception, TooLongError):  # noqa: BLE001 - whatever comes is what we are after
         return traceback.format_exc()
     return RESULT
@@ -145,26 +149,48 @@ def read_apart(name: str, seeds: range) -> Counter[str]:
     ends: Counter[str] = Counter()
     first = seeds.start
     while first < seeds.stop:
-        command = [sys.executable, __file__, "--here", "--format", name]
-        command += ["--seed", str(first), "--mutants", str(seeds.stop - first)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        seed = first
-        for line in done.stdout.splitlines():
-            what, _, rest = line.partition(" ")
+        code, said = _in_a_child(name, range(first, seeds.stop))
+        seed, rest = first, []
+        for line in said.splitlines():
+            what, _, told = line.partition(" ")
             if what == "@begin":
-                seed = int(rest)
+                seed, rest = int(told), []
             elif what == "@end":
-                end = str(ast.literal_eval(rest))
+                end = str(ast.literal_eval(told))
                 ends["other" if is_bug(end) else end] += 1
                 if is_bug(end):
                     print(f"{name}, seed {seed}: {end}", flush=True)
-        if done.returncode == 0:
+            else:
+                rest.append(line)
+        if code == 0:
             break
         ends["other"] += 1
-        said = "\n".join(done.stderr.splitlines()[-30:])
-        print(f"{name}, seed {seed}: died ({done.returncode}): {said}", flush=True)
+        print(f"{name}, seed {seed}: died ({code})", *rest[-30:], sep="\n", flush=True)
         first = seed + 1
     return ends
+
+
+def _in_a_child(name: str, seeds: range) -> tuple[int, str]:
+    """How a process ended that read mutants, and all that it said."""
+    sys.stdout.flush()
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        child = os.fork()  # it has imported everything
+        if not child:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            code = 1
+            try:
+                faulthandler.enable()
+                read_here(name, seeds)
+                code = 0
+            except Exception:
+                traceback.print_exc()
+                raise
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        said.seek(0)
+        return os.waitstatus_to_exitcode(status), said.read()
 
 
 def main() -> int:
@@ -173,41 +199,37 @@ def main() -> int:
     parser.add_argument("--mutants", type=int, default=500, help="of each format")
     parser.add_argument("--seed", type=int, default=0, help="of the first mutant of each format")
     parser.add_argument("--format", choices=FORMATS, action="append", help="only this one")
-    parser.add_argument("--here", action="store_true", help="in this process, without a table")
     options = parser.parse_args()
     seeds = range(options.seed, options.seed + options.mutants)
     names = options.format or list(FORMATS)
-    if options.here:
-        for name in names:
-            read_here(name, seeds)
-        return 0
-    ends = {name: read_apart(name, seeds) for name in names}
+    ends: dict[str, Counter[str]] = {}
+    for name in names:
+        ends[name] = read_apart(name, seeds)
+        print(row(name, len(seeds), ends[name]), flush=True)
     print(table(ends, seeds))
     return 1 if sum(of["other"] for of in ends.values()) else 0
 
 
 def table(ends: dict[str, Counter[str]], seeds: range) -> str:
     """What became of all mutants, as Markdown."""
+    mutants = len(ends) * len(seeds)
     lines = [
-        f"Seeds {seeds.start} to {seeds.stop - 1} of {len(ends)} formats, "
-        f"{len(ends) * len(seeds):,} mutants",
+        "",
+        f"Seeds {seeds.start} to {seeds.stop - 1} of {len(ends)} formats:",
         "",
         "| Format | Mutants | Readings | Results | Errors by class | Other |",
         "|---|--:|--:|--:|---|--:|",
+        *(row(name, len(seeds), of) for name, of in ends.items()),
+        row("all", mutants, sum(ends.values(), Counter())),
     ]
-    for name, of in ends.items():
-        errors = ", ".join(f"{e} {n:,}" for e, n in of.most_common() if e not in (RESULT, "other"))
-        lines.append(
-            f"| {name} | {len(seeds):,} | {of.total():,} | {of[RESULT]:,} | {errors} "
-            f"| {of['other']:,} |"
-        )
-    whole = sum(ends.values(), Counter())
-    errors = whole.total() - whole[RESULT] - whole["other"]
-    lines.append(
-        f"| all | {len(ends) * len(seeds):,} | {whole.total():,} | {whole[RESULT]:,} "
-        f"| {errors:,} | {whole['other']:,} |"
-    )
     return "\n".join(lines)
+
+
+def row(name: str, mutants: int, ends: Counter[str]) -> str:
+    """What became of a format's mutants, as a row of ``table``."""
+    errors = ", ".join(f"{e} {n:,}" for e, n in ends.most_common() if e not in (RESULT, "other"))
+    cells = (name, f"{mutants:,}", f"{ends.total():,}", f"{ends[RESULT]:,}", errors)
+    return "| " + " | ".join((*cells, f"{ends['other']:,}")) + " |"
 
 
 if __name__ == "__main__":
