@@ -54,6 +54,8 @@ class Format:
     """Writes good files into a folder."""
     reads: Sequence[Read]
     """All that reads them, each from the folder."""
+    refused: bool = True
+    """Whether damage is an error; what is not ours may also be passed over."""
 
 
 SPEC = ModelSpec(
@@ -281,7 +283,9 @@ FORMATS = {
     ),
     "run.json": Format(make=_make_run, reads=[read_run]),
     "lesions": Format(
-        make=_make_lesions, reads=[lambda folder: heatmap_of_lesions(folder / "h.lesions.json")]
+        make=_make_lesions,
+        reads=[lambda folder: heatmap_of_lesions(folder / "h.lesions.json")],
+        refused=False,
     ),
     "split": Format(
         make=_text_file("split.csv", "name,part,slide\na,train,s\nb,valid,t\nc,duplicate,\n"),
