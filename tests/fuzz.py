@@ -4,8 +4,9 @@
 
 A reading may end in a result or in a ``HistoslideError`` of one line. Anything else is a bug: any
 other exception, running out of memory, taking too long, a process that dies. Each format is read in
-a process of its own, whose memory is limited; what it was reading when it died is counted, and
-another one goes on after it. A mutant is made anew from its seed: ``--format NAME --seed N``.
+a process of its own, whose memory is limited; another one goes on after it. A slide at which a
+native library dies is read once more as the commands read it: in a worker process, whose death is
+an error of one line. A mutant is made anew from its seed: ``--format NAME --seed N --mutants 1``.
 """
 
 import argparse
@@ -61,10 +62,15 @@ class Mutants:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         self.good = {path: path.read_bytes() for path in files}
 
-    def endings(self, seed: int) -> Iterator[str]:
-        """How each reading of a mutant ended: ``RESULT``, the class of an error, or a traceback."""
+    def endings(self, seed: int, *, isolated: bool = False) -> Iterator[str]:
+        """How each reading of a mutant ended: ``RESULT``, the class of an error, or a traceback.
+
+        Args:
+            seed: of the mutant.
+            isolated: read it as the commands do, in a process that may die.
+        """
         with self.mutant(seed):
-            for read in self.format.reads:
+            for read in self.format.isolated if isolated else self.format.reads:
                 yield ending(read, self.folder)
 
     @contextmanager
@@ -123,7 +129,7 @@ def is_bug(end: str) -> bool:
     return end != RESULT and not end.isidentifier()
 
 
-def read_here(name: str, seeds: range) -> None:
+def read_here(name: str, seeds: range, *, isolated: bool = False) -> None:
     """Read mutants in this process, and print how each reading ended."""
     logging.disable()
     folder = Path(tempfile.mkdtemp())
@@ -132,7 +138,7 @@ def read_here(name: str, seeds: range) -> None:
         _limit_memory()
         for seed in seeds:
             print(f"@begin {seed}", flush=True)
-            for end in mutants.endings(seed):
+            for end in mutants.endings(seed, isolated=isolated):
                 print(f"@end {end!r}", flush=True)
     finally:
         shutil.rmtree(folder)
@@ -144,12 +150,12 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def read_apart(name: str, seeds: range) -> Counter[str]:
+def read_apart(name: str, seeds: range, *, isolated: bool = False) -> Counter[str]:
     """Read mutants in processes of their own; bugs are printed as they come."""
     ends: Counter[str] = Counter()
     first = seeds.start
     while first < seeds.stop:
-        code, said = _in_a_child(name, range(first, seeds.stop))
+        code, said = _in_a_child(name, range(first, seeds.stop), isolated=isolated)
         seed, rest = first, []
         for line in said.splitlines():
             what, _, told = line.partition(" ")
@@ -164,13 +170,16 @@ def read_apart(name: str, seeds: range) -> Counter[str]:
                 rest.append(line)
         if code == 0:
             break
-        ends["other"] += 1
-        print(f"{name}, seed {seed}: died ({code})", *rest[-30:], sep="\n", flush=True)
+        if FORMATS[name].isolated and not isolated:
+            ends += read_apart(name, range(seed, seed + 1), isolated=True)
+        else:
+            ends["other"] += 1
+            print(f"{name}, seed {seed}: died ({code})", *rest[-30:], sep="\n", flush=True)
         first = seed + 1
     return ends
 
 
-def _in_a_child(name: str, seeds: range) -> tuple[int, str]:
+def _in_a_child(name: str, seeds: range, *, isolated: bool) -> tuple[int, str]:
     """How a process ended that read mutants, and all that it said."""
     sys.stdout.flush()
     with tempfile.TemporaryFile("w+", errors="replace") as said:
@@ -181,7 +190,7 @@ def _in_a_child(name: str, seeds: range) -> tuple[int, str]:
             code = 1
             try:
                 faulthandler.enable()
-                read_here(name, seeds)
+                read_here(name, seeds, isolated=isolated)
                 code = 0
             except Exception:
                 traceback.print_exc()
