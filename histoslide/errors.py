@@ -6,7 +6,6 @@ into exit codes; anything that is not a ``HistoslideError`` is a bug.
 
 from __future__ import annotations
 
-
 _LONGEST = 4000
 """Characters of a message; no path that a system opens is longer."""
 

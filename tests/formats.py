@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ from histoslide.model.bundle import is_bundle, load_bundle, measure_bundle, read
 from histoslide.model.fast_paths import FastPaths, Gate, read_fast_paths, write_fast_paths
 from histoslide.model.given_weights import read_state
 from histoslide.pipeline.result import SlideResult
+from histoslide.slide import Slide
+from histoslide.slide.access import DEFAULT_ACCESS
 from histoslide.slide.opening import open_slide
 from histoslide.slide.resolutions import read_mpp_csv
 from histoslide.storage.records import to_json
@@ -54,6 +57,10 @@ class Format:
     """Writes good files into a folder."""
     reads: Sequence[Read]
     """All that reads them, each from the folder."""
+    isolated: Sequence[Read] = ()
+    """The same as the commands do it, where a native library may end the process."""
+    refused: bool = True
+    """Whether damage is an error; what is not ours may also be passed over."""
 
 
 SPEC = ModelSpec(
@@ -211,8 +218,8 @@ def _slide_file(kind: str) -> Format:
         levels = [tissue_pixels(300, 200), tissue_pixels(150, 100)]
         write_kind(folder / "slide.tif", levels, KINDS[kind])
 
-    def read(folder: Path) -> None:
-        slide = open_slide(folder / "slide.tif")
+    def read(open_file: Callable[[Path], Slide], folder: Path) -> None:
+        slide = open_file(folder / "slide.tif")
         try:
             for level, size in enumerate(slide.level_sizes):
                 width, height = min(size.width, 256), min(size.height, 256)
@@ -220,7 +227,11 @@ def _slide_file(kind: str) -> Format:
         finally:
             slide.close()
 
-    return Format(make=make, reads=[read])
+    return Format(
+        make=make,
+        reads=[partial(read, open_slide)],
+        isolated=[partial(read, DEFAULT_ACCESS.open)],
+    )
 
 
 FORMATS = {
@@ -281,7 +292,9 @@ FORMATS = {
     ),
     "run.json": Format(make=_make_run, reads=[read_run]),
     "lesions": Format(
-        make=_make_lesions, reads=[lambda folder: heatmap_of_lesions(folder / "h.lesions.json")]
+        make=_make_lesions,
+        reads=[lambda folder: heatmap_of_lesions(folder / "h.lesions.json")],
+        refused=False,
     ),
     "split": Format(
         make=_text_file("split.csv", "name,part,slide\na,train,s\nb,valid,t\nc,duplicate,\n"),
@@ -297,7 +310,9 @@ FORMATS = {
                 lrs=np.array([1e-5, 1e-3]), losses=np.array([0.7, math.nan]), suggestion=None
             ).to_json()
         ),
-        reads=[lambda folder: RateSearch.from_json((folder / "rates.json").read_bytes(), source="r")],
+        reads=[
+            lambda folder: RateSearch.from_json((folder / "rates.json").read_bytes(), source="r")
+        ],
     ),
     "checkpoint": Format(
         make=_make_checkpoint,

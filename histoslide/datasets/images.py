@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from histoslide.errors import DataError
+from histoslide.storage.pictures import DAMAGED_PICTURE, open_picture
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 """File endings taken for patches; anything else in a folder of patches is left alone."""
@@ -37,9 +38,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             picture could be made of; the message names it.
     """
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             return _rgb(image, path)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except DAMAGED_PICTURE as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is no patch: {error}") from error

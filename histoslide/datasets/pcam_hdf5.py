@@ -101,6 +101,10 @@ def check_md5(root: Path, *, on_bytes: Callable[[int], None] | None = None) -> d
     return result
 
 
+_DAMAGED = (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError)
+"""How h5py stops at a damaged file; the last two where something else goes by a dataset's name."""
+
+
 class Hdf5Pixels:
     """The dataset ``x`` of a file, read patch by patch."""
 
@@ -128,7 +132,7 @@ class Hdf5Pixels:
             if getattr(local, "owner", 0) != os.getpid():
                 local.handle, local.owner = h5py.File(self.path, "r"), os.getpid()
             patch: NDArray[np.uint8] = local.handle["x"][index]
-        except (OSError, KeyError) as error:
+        except _DAMAGED as error:
             raise DataError(f"{self.path} cannot be read at patch {index}: {error}") from error
         return patch
 
@@ -252,7 +256,7 @@ def _open_split(root: Path, split: str, cache: Path | None) -> Hdf5Patches:
                 raise DataError(f"{pixels} has pixels of shape {shape} for {found.size} labels")
             _refuse_claims(found, found.size, targets)
             labels = np.asarray(found).reshape(-1).astype(np.int64)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except _DAMAGED as error:
         raise DataError(f"{targets} is not a PCam file of labels: {error}") from error
     if other := sorted(set(np.unique(labels).tolist()) - {0, 1}):
         raise DataError(f"{targets} has the labels {other[:5]}: expected only 0 and 1")
@@ -276,7 +280,7 @@ def _pixel_shape(path: Path) -> tuple[int, ...]:
                     f"{path} has {dtype} pixels of shape {shape}: expected uint8 (n, h, w, 3)"
                 )
             _refuse_claims(file["x"], shape[0], path)
-    except (OSError, KeyError, AttributeError, TypeError) as error:
+    except _DAMAGED as error:
         raise DataError(f"{path} is not a PCam file of pixels: {error}") from error
     return tuple(shape)
 

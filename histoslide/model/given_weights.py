@@ -66,10 +66,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         BundleError: it cannot be read so.
     """
     try:
-        if path.suffix.lower() == ".safetensors":
-            found = load_file(path)
-        else:
-            found = read_torch_file(path)
+        read = load_file if path.suffix.lower() == ".safetensors" else read_torch_file
+        found = read(path)
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist: pass a file of weights") from None
     except (BundleError, OSError, SafetensorError, ValueError) as error:  # also of unknown types

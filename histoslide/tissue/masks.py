@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from skimage.color import rgb2gray, rgb2hed
 from skimage.filters import gaussian, threshold_otsu
 from skimage.filters.rank import entropy
@@ -28,6 +28,7 @@ from histoslide.geometry import Size
 from histoslide.grid.cells import TileGrid
 from histoslide.slide import Slide, require_mpp
 from histoslide.slide.resampling import read_overview
+from histoslide.storage.pictures import DAMAGED_PICTURE, open_picture
 from histoslide.tissue.glass import Glass, find_glass
 from histoslide.tissue.hsv import Hsv
 from histoslide.tissue.ink import find_ink
@@ -356,9 +357,9 @@ def read_mask(path: Path, slide: Slide) -> TissueMask:
 def _read_picture(path: Path, slide: Slide) -> NDArray[np.bool_]:
     """A mask from a picture that spans the slide."""
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             pixels = _marked(image)
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (*DAMAGED_PICTURE, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MaskError(f"{path} cannot be read as a PNG or GeoJSON mask: {reason}") from error
     height, width = pixels.shape
