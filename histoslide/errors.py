@@ -19,6 +19,10 @@ class SlideReadError(HistoslideError):
     """A slide opened, but some of its pixels cannot be read."""
 
 
+class SlideGivenUpError(SlideReadError):
+    """Nothing of a level could be read, again and again: it is not tried any more."""
+
+
 class ResolutionUnknownError(HistoslideError):
     """A slide records no micrometres per pixel and none were given."""
 

@@ -128,7 +128,7 @@ class CellRange:
         return slice(self.row, self.row + self.rows), slice(self.col, self.col + self.cols)
 
 
-def true_downsample(size_l0: Size, size: Size) -> float:
+def true_downsample(size_l0: Size, size: Size) -> float | None:
     """The downsample that a level was made with, from sizes that were rounded to whole pixels.
 
     A level of a 9000 px slide at a downsample of 16 is 562 px wide. The ratio of the sizes,
@@ -139,13 +139,16 @@ def true_downsample(size_l0: Size, size: Size) -> float:
     Args:
         size_l0: size of level 0.
         size: size of the level.
+
+    Returns:
+        None where no single factor explains both axes: the level was padded, or is none.
     """
     pairs = ((size_l0.width, size.width), (size_l0.height, size.height))
     ratio = math.sqrt(math.prod(whole / part for whole, part in pairs))
     low = max(whole / (part + 1) for whole, part in pairs)
     high = min(whole / max(part - 1, 0.5) for whole, part in pairs)
     if low >= high:
-        return ratio  # no single factor explains both axes
+        return None
     inside = ratio if low < ratio < high else (low + high) / 2
     return next(
         (short for digits in range(9) if low < (short := round(inside, digits)) < high), inside

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from histoslide.errors import SlideReadError
+from histoslide.errors import SlideGivenUpError, SlideReadError
 from histoslide.geometry import CellRange
 from histoslide.grid.cells import TileGrid
 from histoslide.slide import Slide
@@ -82,8 +82,16 @@ def _read_or_halve(
             logger.debug("cell (%d, %d) is unreadable: %s", part.row, part.col, error)
             yield Window(part, None)
             return
+        if isinstance(error, SlideGivenUpError):
+            yield from _each_unread(part, wanted)
+            return
         for half, wanted_half in _halves(part, wanted):
             yield from _read_or_halve(slide, grid, half, wanted_half)
+
+
+def _each_unread(part: CellRange, wanted: NDArray[np.bool_]) -> Iterator[Window]:
+    for row, col in np.argwhere(wanted).tolist():
+        yield Window(CellRange(part.row + row, part.col + col, 1, 1), None)
 
 
 def _shrunk(part: CellRange, wanted: NDArray[np.bool_]) -> tuple[CellRange, NDArray[np.bool_]]:

@@ -24,7 +24,7 @@ from histoslide.slide import Slide, require_mpp
 from histoslide.storage.records import Absent, to_builtins
 from histoslide.tissue.masks import METHODS, TissueMask, find_tissue
 
-READER_VERSION = 4
+READER_VERSION = 5
 """Counts changes of what a tile's pixels are (levels, resampling, colours), so that a heatmap is
 never finished by a release that reads otherwise than the one that began it."""
 

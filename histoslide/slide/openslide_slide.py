@@ -7,10 +7,12 @@ Handles are opened lazily, one a thread, and never cross a fork or a pickle.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +20,19 @@ import openslide
 from numpy.typing import NDArray
 
 from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, SlideReadError
-from histoslide.geometry import Box, Mpp, Region, Size, true_downsample
+from histoslide.geometry import Box, Mpp, Region, Size
 from histoslide.slide.alignment import aligned_start
 from histoslide.slide.base import Slide
+from histoslide.slide.dicom_colours import DicomColours
+from histoslide.slide.downsamples import StoredLevel, find_downsamples, stated_by
 from histoslide.slide.facts import SlideFacts
 from histoslide.slide.file_hash import file_hash
+from histoslide.slide.giving_up import GivingUp
 from histoslide.slide.shrinking import average_squares
+from histoslide.slide.ycbcr import rgb_of_ycbcr
 from histoslide.storage.location import readable_name
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_CACHE_BYTES = 256 * 2**20
 """Bound on the decoded tiles that all handles of a slide keep together."""
@@ -58,27 +66,59 @@ class OpenSlideSlide(Slide):
         self._reported_downsamples = tuple(float(d) for d in handle.level_downsamples)
         colour = recorded.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self._background = np.frombuffer(bytes.fromhex(colour), dtype=np.uint8)
-        sizes = tuple(Size(*size) for size in handle.level_dimensions)
+        self._stored_sizes = tuple(Size(*size) for size in handle.level_dimensions)
+        self._stored = tuple(range(len(self._stored_sizes)))
         name = readable_name(path)
+        self._ycbcr = _is_ycbcr_called_rgb(path, name, recorded)
         super().__init__(
             SlideFacts(
                 name=name,
-                level_sizes=sizes,
-                level_downsamples=tuple(true_downsample(sizes[0], size) for size in sizes),
+                level_sizes=self._stored_sizes,
+                level_downsamples=self._reported_downsamples,
                 mpp=mpp if mpp is not None else _recorded_mpp(name, recorded),
                 quickhash=recorded.get(openslide.PROPERTY_NAME_QUICKHASH1) or file_hash(path),
                 bounds_l0=_recorded_bounds(recorded),
                 properties=recorded,
             )
         )
+        self._giving_up = GivingUp(name)
+        self._know_levels()
 
     @property
     def readers(self) -> tuple[str, ...]:
         """What reads each level, for people to see."""
         return ("openslide",) * len(self.level_sizes)
 
+    def _know_levels(self) -> None:
+        """Find the levels' true downsamples, and leave out images that are no levels."""
+        reported = zip(self._stored_sizes, self._reported_downsamples, strict=True)
+        levels = [
+            StoredLevel(
+                size=size,
+                tile=_recorded_tile(self.properties, index),
+                stated=stated_by(downsample, self._stored_sizes[0], size) if index else None,
+            )
+            for index, (size, downsample) in enumerate(reported)
+        ]
+        found = find_downsamples(self.name, levels, self._read_stored)
+        known = [(index, downsample) for index, downsample in enumerate(found) if downsample]
+        self._stored = tuple(index for index, _ in known)
+        self._facts = replace(
+            self.facts,
+            level_sizes=tuple(self._stored_sizes[index] for index in self._stored),
+            level_downsamples=tuple(downsample for _, downsample in known),
+        )
+
     def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``Slide.read``."""
+        stored = replace(region, level=self._stored[region.level])
+        size = self._stored_sizes[stored.level]
+        return self._giving_up.read(
+            stored, size, lambda part: self._read_stored(part, shrink if part is stored else 1)
+        )
+
+    def _read_stored(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
+        """Read pixels of a level counted as OpenSlide does, which knows more than there are."""
         downsample = self._reported_downsamples[region.level]
         left, x_l0 = aligned_start(region.x, downsample)
         top, y_l0 = aligned_start(region.y, downsample)
@@ -104,10 +144,12 @@ class OpenSlideSlide(Slide):
 
     def __getstate__(self) -> dict[str, object]:
         mine = ("_path", "_cache_bytes", "_facts", "_reported_downsamples", "_background")
-        return {name: self.__dict__[name] for name in mine}
+        more = ("_stored", "_stored_sizes", "_ycbcr")
+        return {name: self.__dict__[name] for name in (*mine, *more)}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
+        self._giving_up = GivingUp(self.name)
         self._start()
 
     def _start(self) -> None:
@@ -142,11 +184,32 @@ class OpenSlideSlide(Slide):
         image = self._handle().read_region(location_l0, level, size)
         rgba = np.asarray(image)
         rgb, alpha = rgba[..., :3], rgba[..., 3:]
+        if self._ycbcr:
+            rgb = rgb_of_ycbcr(rgb)
         if alpha.min() == 255:
             return rgb
         weight = alpha.astype(np.float32) / 255
         blended = rgb * weight + self._background * (1 - weight)
         return np.rint(blended).astype(np.uint8)
+
+
+def _is_ycbcr_called_rgb(path: Path, name: str, properties: Mapping[str, str]) -> bool:
+    """Whether OpenSlide shows luma and chroma of a DICOM slide as colours; warns of what is wrong."""
+    if properties.get(openslide.PROPERTY_NAME_VENDOR) != "dicom":
+        return False
+    colours = DicomColours.of(path)
+    if colours is None or not (colours.is_ycbcr_called_rgb or colours.is_rgb_called_ycbcr):
+        return False
+    logger.warning(
+        "%s: PhotometricInterpretation says %s, but the pixels are coded as %s: %s",
+        name,
+        colours.said,
+        colours.coded,
+        "they are read as such"
+        if colours.is_ycbcr_called_rgb
+        else "colours may be wrong, and probabilities with them; correct the header",
+    )
+    return colours.is_ycbcr_called_rgb
 
 
 def _recorded_mpp(name: str, properties: Mapping[str, str]) -> Mpp | None:
@@ -168,6 +231,14 @@ def _recorded_mpp(name: str, properties: Mapping[str, str]) -> Mpp | None:
             "square, pass --mpp if the record is wrong"
         )
     return Mpp(value=math.sqrt(x * y), source="slide metadata")
+
+
+def _recorded_tile(properties: Mapping[str, str], level: int) -> Size | None:
+    try:
+        names = (f"openslide.level[{level}].tile-{side}" for side in ("width", "height"))
+        return Size(*(int(properties[name]) for name in names))
+    except (KeyError, ValueError):
+        return None
 
 
 def _recorded_bounds(properties: Mapping[str, str]) -> Box | None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from histoslide.errors import SlideReadError
+from histoslide.errors import SlideGivenUpError, SlideReadError
 from histoslide.geometry import Box, Region, Size
 from histoslide.slide.base import Slide
 from histoslide.slide.shrinking import average_squares
@@ -71,8 +71,10 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     level = best_level(slide, min(box_l0.width / size.width, box_l0.height / size.height))
     downsample = slide.level_downsamples[level]
     box = box_l0.scaled(1 / downsample)
-    if box.width * box.height > _MAX_READ_PX and max(size.width, size.height) > 1:
-        return _read_in_halves(slide, box_l0, size)
+    if box.width * box.height > _MAX_READ_PX:
+        if max(size.width, size.height) > 1:
+            return _read_in_halves(slide, box_l0, size)
+        return _read_one_pixel(slide, box_l0)
     # No level is made that would have to be magnified again.
     finer = min(box.width / size.width, box.height / size.height)
     shrink = 2 ** max(0, math.floor(math.log2(finer) + _SLACK))
@@ -151,6 +153,13 @@ def _read_in_halves(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     return np.concatenate(parts, axis=axis)
 
 
+def _read_one_pixel(slide: Slide, box_l0: Box) -> NDArray[np.uint8]:
+    """One pixel of a rectangle that is too large to be read at once: the mean of its halves."""
+    longer = 2 if box_l0.width >= box_l0.height else 1
+    half = Size(longer, 3 - longer)
+    return np.rint(read_box(slide, box_l0, half).mean(axis=(0, 1), keepdims=True)).astype(np.uint8)
+
+
 def read_overview(slide: Slide, size: Size) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """The whole slide as an image of the given size, read in pieces so that memory stays bounded.
 
@@ -164,14 +173,19 @@ def read_overview(slide: Slide, size: Size) -> tuple[NDArray[np.uint8], NDArray[
     step = max(1, int(_OVERVIEW_READ_PX * downsample / max(factor_x, factor_y)))
     pixels = np.full((size.height, size.width, 3), WHITE, dtype=np.uint8)
     readable = np.ones((size.height, size.width), dtype=np.bool_)
+    given_up = False
     for y in range(0, size.height, step):
         for x in range(0, size.width, step):
             part = Size(min(step, size.width - x), min(step, size.height - y))
             box = Box(x * factor_x, y * factor_y, part.width * factor_x, part.height * factor_y)
             where = np.s_[y : y + part.height, x : x + part.width]
+            if given_up:
+                readable[where] = False
+                continue
             try:
                 pixels[where] = read_box(slide, box, part)
             except SlideReadError as error:
+                given_up = isinstance(error, SlideGivenUpError)
                 logger.warning("%s", error)
                 readable[where] = False
     return pixels, readable

@@ -552,11 +552,16 @@ def test_a_truncated_slide_that_begins_with_the_whole_glass_keeps_its_levels(
     finest = rng.integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
     path = tmp_path / "leica.scn"
     with tifffile.TiffWriter(path) as tiff:
-        for pixels, mpp in ((finest[::8, ::8], 4), (finest, 0.5), (finest[::4, ::4], 2)):
+        for pixels, mpp in (
+            (finest[::8, ::8], 4), (finest, 0.5), (finest[::4, ::4], 2),
+            (finest[::2, ::2], 0.5), (finest[::16, ::16], 4),
+        ):
             tiff.write(
                 pixels.copy(), photometric="rgb", tile=(256, 256), metadata=None,
                 resolution=(1e4 / mpp, 1e4 / mpp), resolutionunit="CENTIMETER",
             )  # fmt: skip
+    assert SalvagedTiff.open(path, mpp=None) is None, "it is whole"
+    path.write_bytes(path.read_bytes()[:-100])
     slide = SalvagedTiff.open(path, mpp=None)
     assert slide is not None
     assert slide.level_sizes == (Size(1024, 1024), Size(256, 256))

@@ -2,9 +2,9 @@
 
 A segment is what TIFF calls a tile; here a tile is the square that a network sees.
 
-Only what is understood for certain is described: eight bits a sample, three interleaved
-samples, and the compressions of slide scanners. The pixels of a segment are those that OpenSlide
-makes of it, and what it calls damaged is an error here as well.
+Only what is understood for certain is described: eight bits a sample, three interleaved samples and
+perhaps a fourth without meaning, and the compressions of slide scanners. The pixels of a segment
+are those that OpenSlide makes of it, and what it calls damaged is an error here as well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass
-from functools import cache
 
 import imagecodecs
 import numpy as np
@@ -22,6 +21,8 @@ from numpy.typing import NDArray
 
 from histoslide.geometry import Size
 from histoslide.slide.shrinking import average_squares
+from histoslide.slide.tiff.codestream import BrokenCodestreamError, check_codestream
+from histoslide.slide.ycbcr import rgb_of_ycbcr
 
 MAX_SEGMENT_PX = 4096 * 4096
 """Largest segment that is decoded; beyond it the directory of a file is more likely nonsense."""
@@ -61,6 +62,7 @@ class Coding(enum.Enum):
     JPEG_YCBCR = "JPEG of luma and chroma"
     JPEG_2000_RGB = "JPEG 2000 of red, green and blue"
     JPEG_2000_YCBCR = "JPEG 2000 of luma and chroma"
+    WEBP = "WebP"
 
 
 _CODINGS = {
@@ -73,11 +75,17 @@ _CODINGS = {
     (33005, 2): Coding.JPEG_2000_RGB,
     (33003, 2): Coding.JPEG_2000_YCBCR,
     (33003, 6): Coding.JPEG_2000_YCBCR,
+    (50001, 2): Coding.WEBP,
 }
 """By the TIFF tags Compression and PhotometricInterpretation. Aperio's 33003 is luma and chroma
 whatever the second tag says."""
 
 _PREDICTABLE = (Coding.LZW, Coding.DEFLATE)
+
+_PLAIN = (Coding.NONE, *_PREDICTABLE)
+
+_UNSPECIFIED = 0
+"""Meaning of a further sample, by the tag ExtraSamples: none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,6 +106,8 @@ class TiffSegments:
     """What all JPEGs of the image share and leave out, without start and end markers."""
     predicted: bool
     """Whether each sample is written as its difference from the pixel to the left."""
+    samples: int = _SAMPLES
+    """Of a pixel: red, green, blue, and perhaps one more, which means nothing."""
 
     @classmethod
     def of_page(cls, page: tifffile.TiffPage) -> TiffSegments:
@@ -126,12 +136,13 @@ class TiffSegments:
             coding=coding,
             tables=tables[2:-2],
             predicted=coding in _PREDICTABLE and page.predictor == 2,
+            samples=page.samplesperpixel,
         )
 
     @property
     def max_bytes(self) -> int:
         """More bytes than any coding needs for a segment; a larger count is nonsense."""
-        return 2 * _SAMPLES * self.each.width * self.each.height + 2**16
+        return 2 * self.samples * self.each.width * self.each.height + 2**16
 
     def shrunk_by_decoding(self, shrink: int) -> int:
         """How much of a reduction by a power of two ``decode`` does itself; 1 for nothing of it."""
@@ -171,7 +182,9 @@ class TiffSegments:
                 case Coding.JPEG_2000_RGB:
                     return self._decode_jpeg_2000(data, pixels)
                 case Coding.JPEG_2000_YCBCR:
-                    return _rgb_of_ycbcr(self._decode_jpeg_2000(data, pixels))
+                    return rgb_of_ycbcr(self._decode_jpeg_2000(data, pixels))
+                case Coding.WEBP:
+                    return self._decode_webp(data, pixels)
                 case _:
                     return self._decode_plain(data, pixels)
         except SegmentDecodeError:
@@ -204,6 +217,10 @@ class TiffSegments:
 
     def _decode_jpeg_2000(self, data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         self._check_jpeg_2000(data)
+        try:
+            check_codestream(data)
+        except BrokenCodestreamError as error:
+            raise SegmentDecodeError(f"a damaged JPEG 2000: {error}") from error
         return imagecodecs.jpeg2k_decode(data, numthreads=1, out=pixels)
 
     def _check_jpeg_2000(self, data: bytes) -> None:
@@ -222,7 +239,21 @@ class TiffSegments:
         if components != _SAMPLES or each != (7, 1, 1) * _SAMPLES:
             raise SegmentDecodeError("a JPEG 2000 that is not 3 full components of 8 bits")
 
+    def _decode_webp(self, data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        size = _webp_size(data)
+        if size != self.each:
+            raise SegmentDecodeError(f"a WebP of {size.width}×{size.height} px")
+        pixels[:] = imagecodecs.webp_decode(data, hasalpha=False)
+        return pixels
+
     def _decode_plain(self, data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self.samples > _SAMPLES:
+            whole = np.empty((*pixels.shape[:2], self.samples), dtype=np.uint8)
+            pixels[:] = self._decode_samples(data, whole)[..., :_SAMPLES]
+            return pixels
+        return self._decode_samples(data, pixels)
+
+    def _decode_samples(self, data: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         flat = pixels.reshape(-1)
         if self.coding is Coding.NONE:
             flat[:] = np.frombuffer(data, dtype=np.uint8, count=flat.size)
@@ -240,8 +271,11 @@ class TiffSegments:
 def _coding(page: tifffile.TiffPage) -> Coding:
     if not page.is_tiled or page.imagedepth != 1 or page.tiledepth != 1:
         raise UnsupportedSegmentsError("not tiled, or more than a plane")
-    if page.samplesperpixel != _SAMPLES or page.extrasamples or page.planarconfig != 1:
+    further = tuple(int(meaning) for meaning in page.extrasamples)
+    if page.samplesperpixel != _SAMPLES + len(further) or page.planarconfig != 1:
         raise UnsupportedSegmentsError("not three interleaved samples")
+    if further not in ((), (_UNSPECIFIED,)):
+        raise UnsupportedSegmentsError(f"further samples {further}")
     if page.dtype != np.uint8 or page.bitspersample != 8:
         raise UnsupportedSegmentsError(f"samples of {page.dtype}")
     for name, wanted in (("Orientation", 1), ("FillOrder", 1)):
@@ -253,28 +287,23 @@ def _coding(page: tifffile.TiffPage) -> Coding:
         raise UnsupportedSegmentsError(
             f"compression {page.compression} of photometric interpretation {page.photometric}"
         )
+    if further and coding not in _PLAIN:
+        raise UnsupportedSegmentsError(f"further samples in {coding.value}")
     if coding in _PREDICTABLE and page.predictor not in (1, 2):
         raise UnsupportedSegmentsError(f"predictor {page.predictor}")
     return coding
 
 
-@cache
-def _chroma_parts() -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]:
-    """What chroma adds to red (by Cr), green (by Cb and Cr) and blue (by Cb).
-
-    The conversion of JFIF 1.02 (the weights of ITU-R BT.601), rounded as OpenSlide does: red and
-    blue with weights in steps of 1/65536, green with decimal ones. A test compares every pair.
-    """
-    chroma = np.arange(256, dtype=np.int64) - 128
-    red, blue = ((round(weight * 2**16) * chroma + 2**15) >> 16 for weight in (1.402, 1.772))
-    green = np.floor(-0.34414 * chroma[:, None] - 0.71414 * chroma[None, :] + 0.5)
-    return red.astype(np.int16), green.astype(np.int16), blue.astype(np.int16)
-
-
-def _rgb_of_ycbcr(ycbcr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    red, green, blue = _chroma_parts()
-    luma, cb, cr = (ycbcr[..., i] for i in range(_SAMPLES))
-    rgb = np.empty_like(ycbcr)
-    for channel, part in enumerate((red[cr], green[cb, cr], blue[cb])):
-        np.clip(part + luma, 0, 255, out=rgb[..., channel], casting="unsafe")
-    return rgb
+def _webp_size(data: bytes) -> Size:
+    """Size of a WebP, before memory is taken for it (RFC 9649, 2.5 to 2.7)."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        raise SegmentDecodeError("no WebP")
+    kind = data[12:16]
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return Size(width & 0x3FFF, height & 0x3FFF)
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return Size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+    width, height = (int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+    return Size(width + 1, height + 1)

@@ -40,17 +40,17 @@ class TiffSlide(OpenSlideSlide):
     @property
     def readers(self) -> tuple[str, ...]:
         """What reads each level, for people to see."""
-        levels = range(len(self.level_sizes))
-        return tuple("tiff tiles" if self._is_direct(level) else "openslide" for level in levels)
+        return tuple(
+            "tiff tiles" if self._is_direct(level) else "openslide" for level in self._stored
+        )
 
-    def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
-        """Read RGB pixels of one level; see ``Slide.read``."""
+    def _read_stored(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
         if self._is_direct(region.level):
             try:
                 return self._segments().read(region, shrink)
             except (SegmentMissingError, SlideOpenError) as error:
                 logger.debug("%s; OpenSlide is asked", error)
-        return super().read(region, shrink)
+        return super()._read_stored(region, shrink)
 
     def _start(self) -> None:
         super()._start()
@@ -65,7 +65,7 @@ class TiffSlide(OpenSlideSlide):
             vendor = self.properties.get(openslide.PROPERTY_NAME_VENDOR, "")
             reader = SegmentReader(
                 self._path,
-                direct_levels(self._path, vendor, self.level_sizes),
+                direct_levels(self._path, vendor, self._stored_sizes),
                 cache_bytes=self._cache_bytes,
                 # Philips leaves out segments without tissue, which are transparent in OpenSlide.
                 missing=self._background if vendor == "philips" else None,
@@ -94,7 +94,7 @@ class TiffSlide(OpenSlideSlide):
             height = min(segments.each.height, segments.size.height - y)
             region = Region(level, x, y, width, height)
             try:
-                theirs = super().read(region)
+                theirs = super()._read_stored(region)
                 verdict = False
                 ours = self._segments().read(region).astype(np.int16)
             except SlideReadError as error:
