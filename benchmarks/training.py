@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -110,13 +111,13 @@ def step(
 def batches(data: PatchData, recipe: Recipe, device: torch.device) -> dict[str, Measured]:
     """Epochs of batches alone, in one variant each."""
     plain = dataclasses.replace(recipe, augmentation=Augmentation())
-    found = {}
+    found: dict[str, Measured] = {}
     for name, source in (("decoded anew", data), ("kept in memory", keep_patches(data, recipe))):
         for what, given in (("", plain), (f", augmented as {recipe.name}", recipe)):
             loader = make_loaders(source, given, device=device).train
 
-            def run(loader: object = loader) -> int:
-                return sum(len(images) for images, _ in loader)  # type: ignore[attr-defined]
+            def run(loader: Any = loader) -> int:
+                return sum(len(images) for images, _ in loader)
 
             found[f"batches: {name}{what}"] = run
     return found

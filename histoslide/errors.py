@@ -7,8 +7,21 @@ into exit codes; anything that is not a ``HistoslideError`` is a bug.
 from __future__ import annotations
 
 
+_LONGEST = 4000
+"""Characters of a message; no path that a system opens is longer."""
+
+
 class HistoslideError(Exception):
-    """Base of all expected errors."""
+    """Base of all expected errors.
+
+    Messages quote what files hold, so here each is made one line of a bearable length.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        line = " ".join(message.splitlines())
+        if len(line) > _LONGEST:
+            line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
+        super().__init__(line)
 
 
 class SlideOpenError(HistoslideError):
@@ -21,6 +34,10 @@ class SlideReadError(HistoslideError):
 
 class SlideGivenUpError(SlideReadError):
     """Nothing of a level could be read, again and again: it is not tried any more."""
+
+
+class SlideReplacedError(HistoslideError):
+    """A slide's file is no longer the one that was opened."""
 
 
 class ResolutionUnknownError(HistoslideError):

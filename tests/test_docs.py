@@ -36,7 +36,7 @@ def test_the_python_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """All of it, from top to bottom, with a quick model in the place of that which ships."""
     page = (DOCS / "howto" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     monkeypatch.setattr(histoslide, "load_model", colour_model)
     monkeypatch.chdir(tmp_path)
     scene_slide(tmp_path / "slide.svs", width=400, height=300, mpp=0.972, seed=1)

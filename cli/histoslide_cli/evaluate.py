@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from histoslide.evaluation.patches.assessment import Assessment
     from histoslide.evaluation.patches.bootstrap import Interval
     from histoslide.evaluation.patches.predictions import Patches, Predictions
+    from histoslide.evaluation.patches.robustness import Robustness
     from histoslide.model import Model, ModelSpec
 
 logger = logging.getLogger("histoslide.cli")
@@ -96,6 +97,12 @@ def _add_patches(
         help="average the logits of the eight symmetries of each patch: eight times the work",
     )
     parser.add_argument(
+        "--robustness",
+        action="store_true",
+        help="also judge the patches in other colours, blurred, compressed, and at other "
+        "resolutions: thirteen times the work",
+    )
+    parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
     )
     parser.add_argument(
@@ -142,6 +149,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
             "skip_bad",
             "class_names",
             "threshold",
+            "robustness",
         ):
             if getattr(arguments, name) not in (None, False, []):
                 option = name.replace("_", "-")
@@ -185,6 +193,7 @@ def _judge(arguments: argparse.Namespace) -> int:
     from histoslide.evaluation.patches.classes import match_classes
     from histoslide.evaluation.patches.report import write_report
     from histoslide.model import pick_device
+    from histoslide.storage.records import to_builtins
 
     model = choose_model(
         arguments, device=pick_device(arguments.device), backend="torch", precision="fp32"
@@ -205,6 +214,9 @@ def _judge(arguments: argparse.Namespace) -> int:
     except DataError as error:
         raise DataError(f"{error}; --skip-bad leaves such patches out") from error
     assessment = assess(predictions, temperature=spec.temperature, threshold=arguments.threshold)
+    robustness = None
+    if arguments.robustness:
+        robustness = _measure_robustness(arguments, model, patches, predictions, class_map)
     page = None
     if arguments.out is not None:
         part = f", {arguments.part} part" if arguments.part else ""
@@ -215,6 +227,7 @@ def _judge(arguments: argparse.Namespace) -> int:
             patches=patches,
             spec=spec,
             assessment=assessment,
+            robustness=robustness,
             title=f"{spec.name} on {arguments.data.resolve().name}",
             data=f"{arguments.data.resolve().name}{part}{tta}",
             overwrite=arguments.overwrite,
@@ -222,9 +235,13 @@ def _judge(arguments: argparse.Namespace) -> int:
     if arguments.json:
         facts = {"model": spec.name, "sha256": model.sha256, "tta": arguments.tta}
         facts |= assessment.as_dict() | {"report": None if page is None else str(page)}
+        if robustness is not None:
+            facts["robustness"] = to_builtins(robustness)
         print(json.dumps(facts, indent=2, ensure_ascii=False))  # noqa: T201
     else:
         print("\n".join(figure_lines(assessment, spec)))  # noqa: T201
+        if robustness is not None:
+            print("\n".join(robustness_lines(robustness)))  # noqa: T201
         if page is not None:
             print(f"report                  {page}")  # noqa: T201
         else:
@@ -247,6 +264,45 @@ def _run_model(
             class_map=class_map,
             progress=progress.update,
         )
+
+
+def _measure_robustness(
+    arguments: argparse.Namespace,
+    model: Model,
+    patches: Patches,
+    predictions: Predictions,
+    class_map: Any,
+) -> Robustness:
+    from histoslide.evaluation.patches.robustness import measure_robustness
+
+    with Progress("robustness", unit="patch", quiet=arguments.quiet) as progress:
+        return measure_robustness(
+            model,
+            patches,
+            predictions,
+            threshold=arguments.threshold,
+            tta=arguments.tta,
+            workers=arguments.workers,
+            class_map=class_map,
+            progress=progress.update,
+        )
+
+
+def robustness_lines(robustness: Robustness) -> list[str]:
+    """The table of changes for a person."""
+
+    def row(name: str, auc: float | None, difference: float | None, changed: str) -> str:
+        said = "–" if auc is None else f"{auc:.4f}"
+        by = "" if difference is None else f"{difference:+.4f}"
+        return f"{name:<24}{said:<9}{by:<12}{changed}".rstrip()
+
+    lines = ["", f"{'patches changed by':<24}{'AUC':<9}{'difference':<12}decisions changed"]
+    lines.append(row("nothing", robustness.auc, None, ""))
+    lines += [
+        row(it.change, it.auc, it.auc_difference, f"{it.decisions_changed:.1%}")
+        for it in robustness.changes
+    ]
+    return [*lines, ""]
 
 
 def figure_lines(assessment: Assessment, spec: ModelSpec) -> list[str]:

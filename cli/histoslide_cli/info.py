@@ -60,22 +60,20 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Show every slide that opens; the exit code tells whether all did."""
     from histoslide.errors import HistoslideError
-    from histoslide.slide import find_slides, match_names, open_slide
-    from histoslide.storage.slide_copies import local_copy
+    from histoslide.slide import find_slides, match_names
+    from histoslide.slide.access import SlideAccess
 
     if arguments.mask_png is not None:
         refuse_other_picture("--mask-png", arguments.mask_png)
     mpp, by_name = read_resolutions(arguments)
     paths = find_slides(arguments.slides)
     by_name = match_names(by_name, [path.name for path in paths])
+    access = SlideAccess(cache=slide_cache(arguments))
     found: list[dict[str, Any]] = []
     outcomes: list[Outcome] = []
     for path in paths:
         try:
-            with (
-                local_copy(path, slide_cache(arguments)) as file,
-                open_slide(file, mpp=by_name.get(path.name, mpp)) as slide,
-            ):
+            with access.open(path, mpp=by_name.get(path.name, mpp)) as slide:
                 facts = describe(slide, slide.readers)
                 if not arguments.json:
                     print_facts(facts)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from histoslide_cli.model_calibrate import add_calibrate
-from histoslide_cli.model_choice import add_trust_option, is_pickle, read_weights
+from histoslide_cli.model_choice import add_trust_option, is_pickle, model_file, read_weights
 from histoslide_cli.outcomes import EXIT_DONE
 
 logger = logging.getLogger("histoslide.cli")
@@ -58,7 +58,11 @@ def _add_info(
         epilog="example: histoslide model info model.safetensors --verify",
     )
     parser.add_argument(
-        "model", nargs="?", type=Path, metavar="FILE", help="bundle (default: the one that ships)"
+        "model",
+        nargs="?",
+        type=model_file,
+        metavar="FILE",
+        help="bundle, or light: the small one that ships (default: the ResNet50 that ships)",
     )
     parser.add_argument(
         "--verify",
@@ -83,9 +87,9 @@ def _add_convert(
     parser.add_argument(
         "model",
         nargs="?",
-        type=Path,
+        type=model_file,
         metavar="FILE",
-        help="bundle or fastai export.pkl (default: the bundle that ships)",
+        help="bundle, light, or fastai export.pkl (default: the ResNet50 that ships)",
     )
     parser.add_argument("--to", required=True, choices=("wsinfer", "bundle"), help="form to write")
     parser.add_argument(

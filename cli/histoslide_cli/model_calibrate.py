@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoslide_cli.console import Progress
+from histoslide_cli.model_choice import add_model_option
 from histoslide_cli.outcomes import EXIT_DONE
 from histoslide_cli.patch_options import add_part_option
 
@@ -36,9 +37,7 @@ def add_calibrate(
         metavar="DATA",
         help="PCam HDF5 files, the Kaggle layout, or a folder per class",
     )
-    parser.add_argument(
-        "--model", type=Path, metavar="FILE", help="bundle (default: the one that ships)"
-    )
+    add_model_option(parser)
     add_part_option(parser)
     parser.add_argument(
         "--precision",

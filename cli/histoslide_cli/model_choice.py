@@ -23,10 +23,25 @@ PICKLE_SUFFIXES = frozenset({".pkl", ".pickle"})
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """``--model`` and ``--trust-pickle``."""
-    parser.add_argument(
-        "--model", type=Path, metavar="FILE", help="bundle (default: the one that ships)"
-    )
+    add_model_option(parser)
     add_trust_option(parser)
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """``--model`` alone."""
+    parser.add_argument(
+        "--model",
+        type=model_file,
+        metavar="FILE",
+        help="bundle, or light: the small quick one that ships (default: the ResNet50 that ships)",
+    )
+
+
+def model_file(text: str) -> Path:
+    """The file that ``--model`` means: a path, or the name of a bundle that ships."""
+    from histoslide.model import SHIPPED, shipped_bundle
+
+    return shipped_bundle(text) if text in SHIPPED else Path(text)
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:

@@ -63,8 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from histoslide.render import draw_overlay
     from histoslide.render.png import save_png
     from histoslide.scoring.lazy import DEFAULT_THRESHOLD
-    from histoslide.slide import open_slide
-    from histoslide.storage.slide_copies import local_copy
+    from histoslide.slide.access import SlideAccess
     from histoslide.storage.writing import refuse_existing
     from histoslide.store import open_heatmap
 
@@ -84,10 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         slide: Slide | None = None
         if arguments.slide is not None:
-            file = stack.enter_context(local_copy(arguments.slide, slide_cache(arguments)))
-            opened = open_slide(file, mpp=heat.grid.slide_mpp)
-            stack.callback(opened.close)
-            slide = opened
+            access = SlideAccess(cache=slide_cache(arguments))
+            slide = stack.enter_context(access.open(arguments.slide, mpp=heat.grid.slide_mpp))
         overlay = draw_overlay(
             heat,
             slide,

@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the report."""
     from histoslide.errors import HistoslideError
     from histoslide.report.page import write_report
+    from histoslide.slide.access import SlideAccess
     from histoslide.storage.writing import refuse_existing
     from histoslide.viewer.catalogue import Catalogue
 
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.heatmaps,
         slides=arguments.slides,
         force=arguments.force,
-        cache=slide_cache(arguments),
+        access=SlideAccess(cache=slide_cache(arguments)),
     )
     try:
         _, failed = write_report(

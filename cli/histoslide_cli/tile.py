@@ -80,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     from histoslide.cohort.records import output_names
     from histoslide.errors import HistoslideError
     from histoslide.slide import find_slides, match_names
+    from histoslide.slide.access import SlideAccess
     from histoslide.storage.location import is_remote
     from histoslide.tiling.slide import tile_slide
 
@@ -113,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
                     tile_format=arguments.format,
                     mpp=by_name.get(path.name, mpp),
                     overwrite=arguments.overwrite,
-                    cache=slide_cache(arguments),
+                    access=SlideAccess(cache=slide_cache(arguments)),
                     on_tiles=progress.update,
                 )
         except HistoslideError as error:

@@ -52,6 +52,7 @@ def add_parser(
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve the page until interrupted."""
+    from histoslide.slide.access import SlideAccess
     from histoslide.viewer.catalogue import Catalogue
     from histoslide.viewer.serving import ServeOptions, serve
 
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.heatmaps,
         slides=arguments.slides,
         force=arguments.force,
-        cache=slide_cache(arguments),
+        access=SlideAccess(cache=slide_cache(arguments)),
     )
     serve(catalogue, options, lambda url: print(url, flush=True))  # noqa: T201
     return EXIT_DONE

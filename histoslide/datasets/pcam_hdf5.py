@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -43,6 +44,17 @@ OFFICIAL_MD5 = {
     "camelyonpatch_level_2_split_test_y.h5.gz": "2b85f58b927af9964a4c15b8f7e8f179",
 }
 """MD5 of the files as published (github.com/basveeling/pcam); unpacked files have no sums."""
+
+
+_MOST_PATCHES = 10**8
+"""Patches that a file may claim to hold; the largest split of PatchCamelyon has 262,144."""
+
+_MOST_BYTES = 2**28
+"""Of one patch or one chunk of a file, unpacked: so much is allocated to read any of it."""
+
+_MOST_PACKED = 1100
+"""How many times smaller a file can be than what it holds: DEFLATE, which packs best of HDF5's own
+filters, cannot do more than 1032 times."""
 
 
 def split_files(root: Path, split: str) -> tuple[Path, Path]:
@@ -235,11 +247,13 @@ def _open_split(root: Path, split: str, cache: Path | None) -> Hdf5Patches:
     shape = _pixel_shape(pixels)
     try:
         with h5py.File(targets, "r") as file:
-            labels = np.asarray(file["y"]).reshape(-1).astype(np.int64)
+            found = file["y"]
+            if found.size != shape[0]:  # before they are read
+                raise DataError(f"{pixels} has pixels of shape {shape} for {found.size} labels")
+            _refuse_claims(found, found.size, targets)
+            labels = np.asarray(found).reshape(-1).astype(np.int64)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{targets} is not a PCam file of labels: {error}") from error
-    if shape[0] != len(labels):
-        raise DataError(f"{pixels} has pixels of shape {shape} for {len(labels)} labels")
     if other := sorted(set(np.unique(labels).tolist()) - {0, 1}):
         raise DataError(f"{targets} has the labels {other[:5]}: expected only 0 and 1")
     meta = root / f"camelyonpatch_level_2_split_{split}_meta.csv"
@@ -257,11 +271,35 @@ def _pixel_shape(path: Path) -> tuple[int, ...]:
     try:
         with h5py.File(path, "r") as file:
             shape, dtype = file["x"].shape, file["x"].dtype
-    except (OSError, KeyError, AttributeError) as error:
+            if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8:
+                raise DataError(
+                    f"{path} has {dtype} pixels of shape {shape}: expected uint8 (n, h, w, 3)"
+                )
+            _refuse_claims(file["x"], shape[0], path)
+    except (OSError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"{path} is not a PCam file of pixels: {error}") from error
-    if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8:
-        raise DataError(f"{path} has {dtype} pixels of shape {shape}: expected uint8 (n, h, w, 3)")
     return tuple(shape)
+
+
+def _refuse_claims(array: h5py.Dataset, count: int, path: Path) -> None:
+    """Refuse an array that claims more than its file can hold, before anything is allocated.
+
+    Raises:
+        DataError: it does.
+    """
+    each = array.dtype.itemsize * math.prod(array.shape) // max(1, count)
+    chunk = array.dtype.itemsize * math.prod(array.chunks or ())
+    elsewhere = array.is_virtual or array.external is not None  # their sizes say nothing
+    there = array.id.get_storage_size() * _MOST_PACKED
+    if (
+        count > _MOST_PATCHES
+        or max(each, chunk) > _MOST_BYTES
+        or (not elsewhere and array.nbytes > there)
+    ):
+        raise DataError(
+            f"{path} claims {array.name.strip('/')} of shape {array.shape}, which is more than it "
+            "holds: get the official file again"
+        )
 
 
 def _read_meta(path: Path, count: int) -> tuple[str, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import uuid
+
 import numpy as np
 import tifffile
 
@@ -19,7 +22,7 @@ def write_ome_tiff(heatmap: Heatmap, path: Location, *, overwrite: bool = False)
     """Write the probabilities, one pixel a cell, with their size in micrometres.
 
     float32, NaN where nothing was scored; a channel a class for more than two. Coarser levels are
-    the heatmap's own: the maximum that ignores NaN.
+    the heatmap's own: the maximum that ignores NaN. Equal heatmaps make equal files.
 
     Args:
         heatmap: stored.
@@ -48,6 +51,9 @@ def write_ome_tiff(heatmap: Heatmap, path: Location, *, overwrite: bool = False)
         "PhysicalSizeYUnit": "µm",
         "Channel": {"Name": list(channels)},
     }
+    # Without one, tifffile makes it of the time: equal heatmaps should be equal files.
+    content = hashlib.sha256(values.tobytes() + repr(metadata).encode())
+    metadata["UUID"] = str(uuid.uuid5(uuid.NAMESPACE_OID, content.hexdigest()))
     with (
         new_file(path, overwrite=overwrite) as partial,
         tifffile.TiffWriter(partial, ome=True) as tiff,

@@ -13,7 +13,7 @@ from histoslide.errors import SlideGivenUpError, SlideReadError
 from histoslide.geometry import CellRange
 from histoslide.grid.cells import TileGrid
 from histoslide.slide import Slide
-from histoslide.slide.resampling import read_box
+from histoslide.slide.resampling import WHITE, Squares, read_box, read_padded, squares_for
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,9 @@ class Window:
     cells: CellRange
     """Which cells."""
     pixels: NDArray[np.uint8] | None
-    """RGB as ``read_window`` returns it, or None where a single cell cannot be read."""
+    """RGB as ``read_window`` returns it, white where it cannot be read; None where nothing can."""
+    unreadable: NDArray[np.bool_]
+    """Which of the wanted cells cannot be read, shape (rows, cols)."""
 
 
 def read_windows(
@@ -50,7 +52,7 @@ def read_windows(
     """Read the windows that hold all wanted cells of a range.
 
     Ranges of wide strides are read in several windows of at most ``MAX_WINDOW_PX``. A window that
-    cannot be read is halved until the unreadable cells are singled out.
+    cannot be read is read in pieces, which are halved until the unreadable cells are singled out.
 
     Args:
         slide: to read from.
@@ -63,35 +65,83 @@ def read_windows(
         for left in range(0, cells.cols, step):
             rows, cols = min(step, cells.rows - top), min(step, cells.cols - left)
             part = CellRange(cells.row + top, cells.col + left, rows, cols)
-            yield from _read_or_halve(
-                slide, grid, part, wanted[top : top + rows, left : left + cols]
-            )
+            inside = wanted[top : top + rows, left : left + cols]
+            if inside.any():
+                part, inside = _shrunk(part, inside)
+                try:
+                    pixels = read_window(slide, grid, part)
+                except SlideReadError as error:
+                    logger.debug("%s is read in pieces: %s", part, error)
+                    yield read_in_pieces(slide, grid, part, inside)
+                else:
+                    yield Window(part, pixels, np.zeros_like(inside))
 
 
-def _read_or_halve(
-    slide: Slide, grid: TileGrid, part: CellRange, wanted: NDArray[np.bool_]
-) -> Iterator[Window]:
-    """Read what is wanted of a range; nothing where nothing is."""
-    if not wanted.any():
-        return
-    part, wanted = _shrunk(part, wanted)
-    try:
-        yield Window(part, read_window(slide, grid, part))
-    except SlideReadError as error:
-        if part.rows * part.cols == 1:
-            logger.debug("cell (%d, %d) is unreadable: %s", part.row, part.col, error)
-            yield Window(part, None)
-            return
-        if isinstance(error, SlideGivenUpError):
-            yield from _each_unread(part, wanted)
-            return
-        for half, wanted_half in _halves(part, wanted):
-            yield from _read_or_halve(slide, grid, half, wanted_half)
+def read_in_pieces(
+    slide: Slide, grid: TileGrid, cells: CellRange, wanted: NDArray[np.bool_]
+) -> Window:
+    """Read what can be read of a range of cells that cannot be read at once.
+
+    The pieces are of the slide's own pixels, which are resampled as a whole when all are there:
+    so the tiles of cells that can be read are, to the last bit, those of ``read_window``. Had each
+    piece been resampled for itself, its rounding would have been its own.
+
+    Args:
+        slide: to read from.
+        grid: of the slide.
+        cells: range to read.
+        wanted: which of its cells, shape (rows, cols); what only others need is left white.
+    """
+    if cells.rows * cells.cols == 1:
+        return Window(cells, None, np.ones((1, 1), dtype=np.bool_))
+    pieces = _Pieces(grid, cells, wanted)
+    box, size = grid.window_box_l0(cells), grid.window_size_px(cells)
+    pixels = read_box(slide, box, size, read=pieces.read)
+    nothing = bool((pieces.unreadable == wanted).all())
+    return Window(cells, None if nothing else pixels, pieces.unreadable)
 
 
-def _each_unread(part: CellRange, wanted: NDArray[np.bool_]) -> Iterator[Window]:
-    for row, col in np.argwhere(wanted).tolist():
-        yield Window(CellRange(part.row + row, part.col + col, 1, 1), None)
+class _Pieces:
+    """Reads the pixels that cells need in pieces, and notes the cells whose cannot be read."""
+
+    def __init__(self, grid: TileGrid, cells: CellRange, wanted: NDArray[np.bool_]) -> None:
+        self._grid, self._cells, self._wanted = grid, cells, wanted
+        self.unreadable = np.zeros_like(wanted)
+
+    def read(self, slide: Slide, level: int, squares: Squares, shrink: int) -> NDArray[np.uint8]:
+        """What can be read of some squares, else white; see ``resampling.read_padded``."""
+        left, top, right, bottom = squares
+        canvas = np.full((bottom - top, right - left, 3), WHITE, dtype=np.uint8)
+        side_l0 = slide.level_downsamples[level] * shrink
+        halves = list(_halves(self._cells, self._wanted))  # the whole has been tried
+        while halves:
+            cells, wanted = halves.pop()
+            if not wanted.any():
+                continue
+            cells, wanted = _shrunk(cells, wanted)
+            x0, y0, x1, y1 = self._squares_of(cells, side_l0)
+            x0, y0, x1, y1 = max(x0, left), max(y0, top), min(x1, right), min(y1, bottom)
+            if x0 >= x1 or y0 >= y1:
+                continue
+            try:
+                piece = read_padded(slide, level, (x0, y0, x1, y1), shrink)
+            except SlideGivenUpError:
+                row, col = cells.row - self._cells.row, cells.col - self._cells.col
+                self.unreadable[row : row + cells.rows, col : col + cells.cols] |= wanted
+            except SlideReadError as error:
+                if cells.rows * cells.cols > 1:
+                    halves += _halves(cells, wanted)
+                    continue
+                logger.debug("cell (%d, %d) is unreadable: %s", cells.row, cells.col, error)
+                self.unreadable[cells.row - self._cells.row, cells.col - self._cells.col] = True
+            else:
+                canvas[y0 - top : y1 - top, x0 - left : x1 - left] = piece
+        return canvas
+
+    def _squares_of(self, cells: CellRange, side_l0: float) -> Squares:
+        """The squares that the tiles of some cells are made of."""
+        box = self._grid.window_box_l0(cells).scaled(1 / side_l0)
+        return squares_for(box, self._grid.window_size_px(cells))
 
 
 def _shrunk(part: CellRange, wanted: NDArray[np.bool_]) -> tuple[CellRange, NDArray[np.bool_]]:

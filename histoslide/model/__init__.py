@@ -2,6 +2,7 @@
 
 from histoslide.model.batches import Batches, Request
 from histoslide.model.bundle import (
+    SHIPPED,
     default_bundle,
     file_sha256,
     is_bundle,
@@ -9,12 +10,14 @@ from histoslide.model.bundle import (
     measure_bundle,
     read_spec,
     save_bundle,
+    shipped_bundle,
 )
 from histoslide.model.devices import pick_device
 from histoslide.model.prediction import Model, load_model, make_model
 from histoslide.model.spec import ModelSpec
 
 __all__ = [
+    "SHIPPED",
     "Batches",
     "Model",
     "ModelSpec",
@@ -29,4 +32,5 @@ __all__ = [
     "pick_device",
     "read_spec",
     "save_bundle",
+    "shipped_bundle",
 ]

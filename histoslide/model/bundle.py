@@ -53,9 +53,22 @@ class BundleSize:
     """How they are stored, in the words of safetensors: ``F16``, ``F32``."""
 
 
+SHIPPED: Mapping[str, str] = {"default": "pcam-resnet50", "light": "pcam-efficientnet-lite0"}
+"""Names by which the bundles that ship are asked for, and their files."""
+
+
+def shipped_bundle(name: str) -> Path:
+    """Path of a bundle that ships with histoslide.
+
+    Args:
+        name: one of ``SHIPPED``.
+    """
+    return Path(__file__).parents[1] / "weights" / f"{SHIPPED[name]}.safetensors"
+
+
 def default_bundle() -> Path:
-    """Path of the bundle that ships with histoslide."""
-    return Path(__file__).parents[1] / "weights" / "pcam-resnet50.safetensors"
+    """Path of the bundle that is used where none is named."""
+    return shipped_bundle("default")
 
 
 def bundle_sha256(spec_json: str, state: Mapping[str, Tensor]) -> str:

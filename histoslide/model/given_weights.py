@@ -6,7 +6,6 @@ outputs, in the tests.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from histoslide.errors import BundleError
 from histoslide.model.architectures import build_network
 from histoslide.model.timm_body import is_timm
+from histoslide.model.torch_file import read_torch_file
 
 STATE_SUFFIXES = frozenset({".pth", ".pt", ".bin", ".safetensors"})
 """Endings of files with a plain state dict, in lower case."""
@@ -67,15 +67,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix.lower() == ".safetensors":
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+            found = load_file(path)
+        else:
+            found = read_torch_file(path)
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist: pass a file of weights") from None
-    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BundleError(
-            f"{path} cannot be read as plain weights ({line}): save network.state_dict() in it"
-        ) from error
+    except (BundleError, OSError, SafetensorError, ValueError) as error:  # also of unknown types
+        line = " ".join(str(error).split())
+        told = line if isinstance(error, BundleError) else f"{path} cannot be read ({line})"
+        raise BundleError(f"{told}: save network.state_dict() in it") from error
     for name in WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]

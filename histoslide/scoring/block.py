@@ -12,7 +12,7 @@ from histoslide.errors import BundleError, SlideReadError
 from histoslide.geometry import CellRange
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
-from histoslide.grid.windows import read_window, read_windows
+from histoslide.grid.windows import read_in_pieces, read_window, read_windows
 from histoslide.model import Batches, Model, ModelSpec, Request
 from histoslide.model.pixels import Squares
 from histoslide.scoring.mode import EXACT, ScoreMode
@@ -124,9 +124,9 @@ class _Block:
         with batches.reader():
             for window in read_windows(self._slide, self._grid, self._cells, pending):
                 inside = self._of(window.cells)
+                inside["status"][window.unreadable] = Status.UNREADABLE
                 rows, cols = np.nonzero(inside["status"] == Status.PENDING)
                 if window.pixels is None:
-                    inside["status"][rows, cols] = Status.UNREADABLE
                     continue
                 if held + window.pixels.nbytes > MOST_HELD_BYTES:
                     self._collect(batches, waiting)
@@ -209,22 +209,16 @@ class _Block:
             return read_window(self._slide, self._grid, area)
         except SlideReadError:
             pass
+        # All of it, as a network sees it, whatever is wanted of it.
+        everything = np.ones((area.rows, area.cols), dtype=np.bool_)
+        window = read_in_pieces(self._slide, self._grid, area, everything)
         inside = self._of(area)
-        readable = CellRange(area.row, area.col, *inside.shape)
+        unreadable = window.unreadable[: inside.shape[0], : inside.shape[1]]
+        inside["status"][unreadable & (inside["status"] == Status.PENDING)] = Status.UNREADABLE
+        if window.pixels is not None:
+            return window.pixels
         size = self._grid.window_size_px(area)
-        canvas = np.full((size.height, size.width, 3), 255, dtype=np.uint8)
-        stride = self._grid.stride_px
-        for window in read_windows(
-            self._slide, self._grid, readable, inside["status"] == Status.PENDING
-        ):
-            top, left = window.cells.row - area.row, window.cells.col - area.col
-            if window.pixels is None:
-                inside["status"][top, left] = Status.UNREADABLE
-                continue
-            y, x = top * stride, left * stride
-            height, width = window.pixels.shape[:2]
-            canvas[y : y + height, x : x + width] = window.pixels
-        return canvas
+        return np.full((size.height, size.width, 3), 255, dtype=np.uint8)
 
     def _of(self, area: CellRange) -> NDArray[np.void]:
         """The part of the block that lies in an area, which may reach beyond the block."""

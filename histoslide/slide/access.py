@@ -1,4 +1,4 @@
-"""How slides are opened for scoring: from files or object storage, in worker processes or here."""
+"""How commands open slides: from files or object storage, in worker processes or here."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from histoslide.slide.isolated.slide import DEFAULT_OPENER, IsolatedSlide
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.slide.isolated.worker import process_ahead
 from histoslide.slide.openslide_slide import DEFAULT_CACHE_BYTES
+from histoslide.slide.same_file import SameFileSlide
 from histoslide.storage.location import Location, is_remote
 from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideAccess:
-    """How slides are opened for scoring."""
+    """How slides are opened."""
 
     cache: SlideCache = DEFAULT_CACHE
     """Where copies of slides from object storage are kept; without a folder of its own, in each
@@ -31,6 +32,8 @@ class SlideAccess:
     """Read in worker processes, where the system allows it; see ``histoslide.slide.isolated``."""
     opener: str = DEFAULT_OPENER
     """``module:function`` that opens slides; see ``IsolatedSlide``."""
+    workers: int | None = None
+    """Most processes that read a slide at a time; see ``IsolatedSlide``."""
 
     def open(
         self, path: Location, *, mpp: Mpp | None = None, limit: TimeLimit | None = None
@@ -63,14 +66,20 @@ class SlideAccess:
 
     def _open_file(self, path: Path, *, mpp: Mpp | None, limit: TimeLimit | None) -> Slide:
         if self._in_workers:
-            return IsolatedSlide(path, mpp=mpp, opener=self.opener, limit=limit)
-        slide: Slide = find_opener(self.opener)(path, mpp=mpp, cache_bytes=DEFAULT_CACHE_BYTES)
-        return slide
+            return IsolatedSlide(
+                path, mpp=mpp, opener=self.opener, workers=self.workers, limit=limit
+            )
+        return SameFileSlide(path, partial(_open_here, mpp=mpp, opener=self.opener))
 
     @property
     def _in_workers(self) -> bool:
         """Not on Windows: sockets cannot be handed on so there."""
         return self.isolate and os.name == "posix"
+
+
+def _open_here(path: Path, *, mpp: Mpp | None, opener: str) -> Slide:
+    slide: Slide = find_opener(opener)(path, mpp=mpp, cache_bytes=DEFAULT_CACHE_BYTES)
+    return slide
 
 
 DEFAULT_ACCESS = SlideAccess()

@@ -200,7 +200,7 @@ class _Doubt:
         return [power] if near and power > self._reference_downsample else []
 
     def _proven(self, candidates: Sequence[float]) -> tuple[float | None, bool]:
-        """The factor at which the level shows what a finer one does, and whether pixels can tell."""
+        """The factor at which the level shows what a finer one does; whether pixels can tell."""
         alike = dict.fromkeys(candidates, 0.0)
         compared = 0
         for box, finer in self._textured_squares(min(candidates)):
@@ -248,9 +248,7 @@ class _Doubt:
     ) -> NDArray[np.float32] | None:
         """The level's pixels where a rectangle of the finer level would lie."""
         size = self._level.size
-        left, top, width, height = (
-            side * self._reference_downsample / downsample for side in box
-        )
+        left, top, width, height = (side * self._reference_downsample / downsample for side in box)
         x, y = max(0, math.floor(left) - 1), max(0, math.floor(top) - 1)
         right = min(size.width, math.ceil(left + width) + 1)
         bottom = min(size.height, math.ceil(top + height) + 1)

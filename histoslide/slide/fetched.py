@@ -59,6 +59,11 @@ class FetchedSlide(Slide):
         """
         return self._opened().read(region, shrink)
 
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """What reads each level, for people to see."""
+        return self._opened().readers
+
     def close(self) -> None:
         """Let go of the slide and of its copy; they are had again when the slide is read again."""
         with self._lock:

@@ -47,6 +47,7 @@ def open_slide(
         reader: ``openslide`` to read every pixel through OpenSlide.
     """
     directory = TiffDirectory.of(path)
+    slide: Slide
     if directory is None or not directory.pages:
         slide = _kind(reader)(path, mpp=mpp, cache_bytes=cache_bytes)
     else:
@@ -86,7 +87,7 @@ def _misread(path: Path, directory: TiffDirectory) -> bool:
     first = directory.pages[0]
     below = bool(first.sub_pages) and OmeImage.of(first.description) is not None
     # OpenSlide takes a fourth sample for transparency, also where the file says that it is none.
-    meaningless = first.samples == 4 and first.further_sample == 0  # noqa: PLR2004 - RGB and one
+    meaningless = first.samples == 4 and first.further_sample == 0
     return (below or meaningless) and openslide.OpenSlide.detect_format(path) == "generic-tiff"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,12 @@ _MAX_READ_PX = 6000 * 6000
 _OVERVIEW_READ_PX = 2048
 """Side of the pieces in which an overview is read, in pixels of the level that is read."""
 
+Squares = tuple[int, int, int, int]
+"""Left, top, right, bottom of a rectangle of squares of pixels, counted from the slide's corner."""
+
+SquaresReader = Callable[[Slide, int, Squares, int], NDArray[np.uint8]]
+"""Takes slide, level, squares and the side of one in pixels, as ``read_padded`` does."""
+
 WHITE = 255
 """Value of regions beyond the slide."""
 
@@ -48,7 +55,9 @@ def best_level(slide: Slide, downsample: float) -> int:
     return max(fine, key=lambda i: slide.level_downsamples[i], default=0)
 
 
-def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
+def read_box(
+    slide: Slide, box_l0: Box, size: Size, *, read: SquaresReader | None = None
+) -> NDArray[np.uint8]:
     """Read a real-valued rectangle of a slide into an image of the given size.
 
     The coarsest level that is fine enough is read. If it is at least twice too fine, squares of its
@@ -61,6 +70,7 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
         slide: to read from.
         box_l0: rectangle in level-0 pixels; it may reach beyond the slide, which is white there.
         size: of the result in pixels.
+        read: gets the pixels that are resampled; None for ``read_padded``.
 
     Returns:
         RGB, shape (size.height, size.width, 3).
@@ -73,17 +83,15 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     box = box_l0.scaled(1 / downsample)
     if box.width * box.height > _MAX_READ_PX:
         if max(size.width, size.height) > 1:
-            return _read_in_halves(slide, box_l0, size)
-        return _read_one_pixel(slide, box_l0)
+            return _read_in_halves(slide, box_l0, size, read)
+        return _read_one_pixel(slide, box_l0, read)
     # No level is made that would have to be magnified again.
     finer = min(box.width / size.width, box.height / size.height)
     shrink = 2 ** max(0, math.floor(math.log2(finer) + _SLACK))
     box = box.scaled(1 / shrink)
-    reach_x = math.ceil(_FILTER_SUPPORT * max(1.0, box.width / size.width))
-    reach_y = math.ceil(_FILTER_SUPPORT * max(1.0, box.height / size.height))
-    left, top = math.floor(box.x) - reach_x, math.floor(box.y) - reach_y
-    right, bottom = math.ceil(box.right) + reach_x, math.ceil(box.bottom) + reach_y
-    pixels = _read_padded(slide, level, (left, top, right, bottom), shrink)
+    reach_x, reach_y = _reach(box.width / size.width), _reach(box.height / size.height)
+    left, top, _, _ = squares = squares_for(box, size)
+    pixels = (read or read_padded)(slide, level, squares, shrink)
     inner = (box.x - left, box.y - top, box.right - left, box.bottom - top)
     whole = (
         float(reach_x),
@@ -94,6 +102,23 @@ def read_box(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
     if inner == whole:  # no resampling: exactly the pixels of the level
         return pixels[reach_y : reach_y + size.height, reach_x : reach_x + size.width]
     return _resample(pixels, size, inner)
+
+
+def squares_for(box: Box, size: Size) -> Squares:
+    """The squares that take part where a rectangle is resampled.
+
+    Args:
+        box: rectangle, counted in squares.
+        size: of the result in pixels.
+    """
+    reach_x, reach_y = _reach(box.width / size.width), _reach(box.height / size.height)
+    left, top = math.floor(box.x) - reach_x, math.floor(box.y) - reach_y
+    return left, top, math.ceil(box.right) + reach_x, math.ceil(box.bottom) + reach_y
+
+
+def _reach(scale: float) -> int:
+    """How many squares beyond a rectangle the filter reaches, at so many of them a pixel."""
+    return math.ceil(_FILTER_SUPPORT * max(1.0, scale))
 
 
 def _resample(
@@ -136,7 +161,9 @@ def _rows_come_first(
     )
 
 
-def _read_in_halves(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
+def _read_in_halves(
+    slide: Slide, box_l0: Box, size: Size, read: SquaresReader | None
+) -> NDArray[np.uint8]:
     if size.width >= size.height:
         left = size.width // 2
         split = box_l0.width * left / size.width
@@ -149,15 +176,19 @@ def _read_in_halves(slide: Slide, box_l0: Box, size: Size) -> NDArray[np.uint8]:
         first = Box(box_l0.x, box_l0.y, box_l0.width, split)
         second = Box(box_l0.x, box_l0.y + split, box_l0.width, box_l0.height - split)
         sizes, axis = (Size(size.width, top), Size(size.width, size.height - top)), 0
-    parts = (read_box(slide, first, sizes[0]), read_box(slide, second, sizes[1]))
+    parts = [
+        read_box(slide, half, part, read=read)
+        for half, part in zip((first, second), sizes, strict=True)
+    ]
     return np.concatenate(parts, axis=axis)
 
 
-def _read_one_pixel(slide: Slide, box_l0: Box) -> NDArray[np.uint8]:
+def _read_one_pixel(slide: Slide, box_l0: Box, read: SquaresReader | None) -> NDArray[np.uint8]:
     """One pixel of a rectangle that is too large to be read at once: the mean of its halves."""
     longer = 2 if box_l0.width >= box_l0.height else 1
     half = Size(longer, 3 - longer)
-    return np.rint(read_box(slide, box_l0, half).mean(axis=(0, 1), keepdims=True)).astype(np.uint8)
+    both = read_box(slide, box_l0, half, read=read)
+    return np.rint(both.mean(axis=(0, 1), keepdims=True)).astype(np.uint8)
 
 
 def read_overview(slide: Slide, size: Size) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -198,10 +229,8 @@ def fit_size(slide: Slide, longest_px: int) -> Size:
     return Size(max(1, round(width * factor)), max(1, round(height * factor)))
 
 
-def _read_padded(
-    slide: Slide, level: int, squares: tuple[int, int, int, int], shrink: int
-) -> NDArray[np.uint8]:
-    """Means of squares (left, top, right, bottom) of a level's pixels, white beyond the level."""
+def read_padded(slide: Slide, level: int, squares: Squares, shrink: int) -> NDArray[np.uint8]:
+    """Means of squares of a level's pixels, white beyond the level."""
     left, top, right, bottom = squares
     size = slide.level_sizes[level]
     x0, y0 = max(left, 0), max(top, 0)
@@ -215,9 +244,7 @@ def _read_padded(
     return canvas
 
 
-def _read_squares(
-    slide: Slide, level: int, squares: tuple[int, int, int, int], shrink: int
-) -> NDArray[np.uint8]:
+def _read_squares(slide: Slide, level: int, squares: Squares, shrink: int) -> NDArray[np.uint8]:
     """Means of squares of a level's pixels; those that its edge cuts are filled up with white."""
     left, top, right, bottom = squares
     size = slide.level_sizes[level]

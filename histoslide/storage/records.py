@@ -182,7 +182,7 @@ def from_toml(
     """
     try:
         content = tomllib.loads(raw if isinstance(raw, str) else raw.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, *_UNFIT) as reason:
+    except (ValueError, *_UNFIT) as reason:  # also of numbers of thousands of digits
         raise _unfit(source, reason, error) from None
     return from_builtins(content, kind, source=source, error=error)
 

@@ -7,8 +7,9 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,6 +17,9 @@ import psutil
 
 from histoslide.errors import OutputExistsError, StoreError
 from histoslide.storage.location import Location, file_system, is_remote, object_key, storage_errors
+
+_IDLE_S = 600
+"""A small file that is not whole after so long never will be."""
 
 
 def refuse_existing(path: Location, *, overwrite: bool) -> None:
@@ -80,10 +84,28 @@ def _sweep(path: Path) -> None:
     """Remove what killed runs of this machine left of the same output."""
     start = f".{path.name}.{socket.gethostname()}."
     for left in path.parent.iterdir():
-        if left.name.startswith(start) and left.name.endswith(".partial"):
-            pid = left.name.removeprefix(start).removesuffix(".partial")
-            if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-                left.unlink(missing_ok=True)
+        if left.name.startswith(start) and _is_of_dead(left):
+            left.unlink(missing_ok=True)
+
+
+def sweep_folder(folder: Path) -> None:
+    """Remove what killed runs left of small files, of which a folder gets very many.
+
+    Those of this machine's processes that are no more, and those that nobody has written to for
+    longer than any small file takes: another machine's, such as a container that is gone.
+    """
+    for left in folder.glob(".*.partial"):
+        with suppress(FileNotFoundError):  # another run has removed it, or finished it
+            idle_s = time.time() - left.stat().st_mtime
+            ours = f".{socket.gethostname()}." in left.name
+            if idle_s > _IDLE_S or (ours and _is_of_dead(left)):
+                left.unlink()
+
+
+def _is_of_dead(partial: Path) -> bool:
+    """Whether the process of this machine that wrote a partial file is no more."""
+    pid = partial.suffixes[-2].removeprefix(".") if len(partial.suffixes) > 1 else ""
+    return partial.suffix == ".partial" and pid.isdecimal() and not psutil.pid_exists(int(pid))
 
 
 @contextmanager

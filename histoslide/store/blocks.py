@@ -20,6 +20,8 @@ from histoslide.scoring.runners import BlockIndex, Runner
 from histoslide.storage.location import Location
 from histoslide.storage.lock import LockGuard
 from histoslide.store.arrays import StoreArrays
+from histoslide.store.layout import stored_classes
+from histoslide.store.losses import forget_lost
 from histoslide.store.metadata import read_record, write_record
 
 
@@ -29,7 +31,7 @@ class BlockTarget:
     def __init__(self, path: Location, tumour_index: int | None, guard: LockGuard) -> None:
         arrays = StoreArrays.open(path, "r+")
         self._probability, self._status = arrays.probability(), arrays.status()
-        self._disagreement = arrays.disagreement
+        self._disagreement = arrays.disagreement()
         # Two classes sum to one: the heatmap shows the tumour class, or else the second.
         self._shown = 1 if tumour_index is None else tumour_index
         self._guard = guard
@@ -71,7 +73,17 @@ def run_blocks(
         LockLostError: another run has taken the store.
     """
     arrays = StoreArrays.open(path, "r+")
-    status = np.asarray(arrays.status()[:])
+    stored = arrays.status()
+    status = np.asarray(stored[:])
+    # Not of a packed store, which is whole when it is made.
+    if stored.shards is None and (status == Status.SCORED).any():
+        forget_lost(
+            path,
+            status,
+            lazy.grid.block_cells,
+            classes=len(stored_classes(lazy.spec.classes, lazy.spec.tumour_class)),
+            v3=stored.metadata.zarr_format == 3,
+        )
     _settle_untouched(lazy, arrays, status)
     total, done = lazy.grid.block_shape[0] * lazy.grid.block_shape[1], 0
     blocks: list[BlockIndex] = []

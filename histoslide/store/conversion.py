@@ -87,8 +87,9 @@ def _copy(heat: Heatmap, path: Location, ngff: NgffVersion, *, packed: bool) -> 
     )
     arrays = StoreArrays(root)
     if disagreement is not None:
-        assert arrays.disagreement is not None
-        arrays.disagreement[...] = disagreement
+        copied = arrays.disagreement()
+        assert copied is not None
+        copied[...] = disagreement
     arrays.fill(np.asarray(heat.array), heat.status)
     fingerprint = {**heat.record.fingerprint, "ngff": ngff}
     write_record(root, dataclasses.replace(heat.record, fingerprint=fingerprint))

@@ -14,6 +14,7 @@ from histoslide.store.arrays import (
     DISAGREEMENT_NAME,
     LABEL,
     LABELS,
+    PACKED_BLOCKS,
     STATUS,
     probability_name,
     status_name,
@@ -22,9 +23,6 @@ from histoslide.store.ngff import image_metadata, label_metadata, labels_metadat
 from histoslide.store.pyramid import level_shapes
 
 NgffVersion = Literal["0.5", "0.4"]
-
-_PACKED_BLOCKS = 32
-"""Side in blocks of what a packed store keeps in one file: most slides have one or two a level."""
 
 
 def zarr_format(ngff: NgffVersion) -> Literal[2, 3]:
@@ -37,6 +35,29 @@ def stored_classes(classes: tuple[str, ...], tumour_class: str | None) -> tuple[
     if len(classes) > 2:
         return classes
     return (tumour_class if tumour_class is not None else classes[1],)
+
+
+def array_names(levels: int, *, disagreement: bool) -> list[str]:
+    """Names of all arrays of a store."""
+    names = [name(level) for level in range(levels) for name in (probability_name, status_name)]
+    return names + [DISAGREEMENT_NAME] * disagreement
+
+
+def metadata_name(node: str, *, array: bool, v3: bool) -> str:
+    """Name of the file that says what an array or group is.
+
+    Args:
+        node: name of the array or group; empty for the root.
+        array: whether it is an array.
+        v3: version of Zarr; otherwise 2.
+    """
+    kind = ".zarray" if array else ".zgroup"
+    return f"{node}/{'zarr.json' if v3 else kind}".removeprefix("/")
+
+
+def chunk_name(array: str, chunk: tuple[int, ...], *, v3: bool) -> str:
+    """Name of the file of a chunk, or in a packed store of a shard."""
+    return "/".join([array, *(["c"] if v3 else []), *map(str, chunk)])
 
 
 def lay_out(
@@ -91,7 +112,7 @@ def _create_array(
     packed: bool,
 ) -> None:
     """An array of one chunk a block: float32 where the fill is NaN, else uint8."""
-    packed_cells = block_cells * _PACKED_BLOCKS
+    packed_cells = block_cells * PACKED_BLOCKS
     v3 = root.metadata.zarr_format == 3
     root.create_array(
         name,

@@ -8,7 +8,6 @@ from importlib.resources import files
 from typing import Any
 
 import zarr
-import zarr.errors
 
 from histoslide.errors import SettingsDifferError, StoreError
 from histoslide.grid.cells import TileGrid
@@ -18,6 +17,7 @@ from histoslide.storage.location import Location, is_remote, open_group
 from histoslide.storage.records import from_builtins, to_builtins
 from histoslide.storage.writing import named_difference
 from histoslide.storage.zarr_folder import is_there
+from histoslide.store.arrays import DAMAGED_METADATA
 from histoslide.store.layout import NgffVersion
 from histoslide.store.record import SCHEMA_VERSION, GridRecord, HeatmapRecord
 
@@ -114,7 +114,7 @@ def read_attribute(path: Location) -> dict[str, Any]:
         if is_remote(path):
             raise StoreError(f"{path} cannot be read: {error}") from error
         found = None
-    except (KeyError, TypeError, ValueError, AttributeError, zarr.errors.BaseZarrError):
+    except DAMAGED_METADATA:
         found = None
     if not isinstance(found, dict):
         raise StoreError(f"{path} is not a heatmap made by histoslide{_way_out(path)}")
@@ -131,9 +131,18 @@ def _way_out(path: Location) -> str:
     return f": it is a folder of heatmaps, pass {path / inside[0]}" if inside else ""
 
 
+MOST_CELLS = 2**30
+"""Cells of the largest heatmap that is opened: a square metre of them at 31 µm a side."""
+
+
 def refuse_contradictions(path: Location, record: HeatmapRecord, grid: TileGrid) -> None:
     """Make sure that no fact was altered since: places and sizes would silently be wrong."""
     slide, model, stored = record.slide, record.model, record.grid
+    if grid.rows * grid.cols > MOST_CELLS:
+        raise StoreError(
+            f"{path} claims {grid.rows:,} × {grid.cols:,} cells, which no slide has: it is "
+            "damaged, score the slide again"
+        )
     facts: dict[str, object] = {
         "grid.stride_px": stored.stride_px,
         "grid.block_cells": stored.block_cells,

@@ -24,6 +24,7 @@ from histoslide.storage.location import Location, storage_errors
 from histoslide.storage.records import from_builtins
 from histoslide.store.arrays import StoreArrays
 from histoslide.store.layout import stored_classes
+from histoslide.store.losses import refuse_losses
 from histoslide.store.metadata import read_record, refuse_contradictions
 from histoslide.store.pyramid import level_shapes
 from histoslide.store.record import CellCounts, HeatmapRecord
@@ -99,7 +100,7 @@ class Heatmap:
         that was made without test-time augmentation.
         """
         with storage_errors(self.path):
-            stored = StoreArrays.open(self.path).disagreement
+            stored = StoreArrays.open(self.path).disagreement(self.grid)
         return None if stored is None else self._read(stored, np.s_[:])
 
     @property
@@ -199,12 +200,13 @@ class Heatmap:
         """Refuse values that a run cannot have written: files were lost or altered since."""
         finite = np.isfinite(values)
         problem = None
-        if values.shape != self.grid.shape or status.shape != self.grid.shape:
-            problem = f"arrays of {values.shape} and {status.shape} for a grid of {self.grid.shape}"
-        elif outside := int(((values[finite] < 0) | (values[finite] > 1)).sum()):
+        if outside := int(((values[finite] < 0) | (values[finite] > 1)).sum()):
             problem = f"{outside:,} probabilities outside 0-1"
         elif lost := int(((status == Status.SCORED) & ~finite).sum()):
             problem = f"{lost:,} cells that were scored but have no probability"
+        elif self.complete and CellCounts.of(status) != self.record.counts:
+            pending = int((status == Status.PENDING).sum())
+            problem = f"its cells are not those that it counted, {pending:,} are undecided"
         if problem:
             raise StoreError(f"{self.path} is damaged ({problem}): score the slide again")
 
@@ -222,11 +224,11 @@ class Heatmap:
 
     def _probability(self, level: int = 0) -> zarr.Array[Any]:
         with storage_errors(self.path):
-            return StoreArrays.open(self.path).probability(level)
+            return StoreArrays.open(self.path).probability(level, self.grid)
 
     def _status(self, level: int = 0) -> zarr.Array[Any]:
         with storage_errors(self.path):
-            return StoreArrays.open(self.path).status(level)
+            return StoreArrays.open(self.path).status(level, self.grid)
 
 
 @contextmanager
@@ -245,15 +247,20 @@ def readable(path: Location) -> Iterator[None]:
         raise StoreError(f"{path} is damaged ({error}): score the slide again") from error
 
 
-def open_heatmap(path: Location, *, allow_incomplete: bool = False) -> Heatmap:
+def open_heatmap(
+    path: Location, *, allow_incomplete: bool = False, allow_damaged: bool = False
+) -> Heatmap:
     """Open a heat.zarr.
 
     Args:
         path: of the store.
         allow_incomplete: also open one whose run has not finished.
+        allow_damaged: also open one that lost blocks, to show what is left of it; ``probability``
+            refuses it still.
 
     Raises:
-        StoreError: missing, not a heatmap, of an unknown schema version, or incomplete.
+        StoreError: missing, not a heatmap, of an unknown schema version, incomplete, or damaged:
+            files are lost, or cells are not those that it counted.
     """
     with storage_errors(path):
         record = read_record(path)
@@ -270,6 +277,9 @@ def open_heatmap(path: Location, *, allow_incomplete: bool = False) -> Heatmap:
         block_cells=record.grid.block_cells,
     )
     refuse_contradictions(path, record, grid)
+    channels = len(stored_classes(spec.classes, spec.tumour_class))
+    with readable(path):
+        refuse_losses(path, record, grid, channels, allow_damaged=allow_damaged)
     return Heatmap(path=path, record=record, grid=grid, spec=spec)
 
 

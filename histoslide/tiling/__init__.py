@@ -1,1 +1,1 @@
-"""Tissue tiles of a slide as files: pictures or PCam's HDF5 layout, with a manifest."""
+"""Tissue tiles of slides: as files, pictures or PCam's HDF5 layout, and as a torch dataset."""

@@ -168,7 +168,7 @@ def _tiles(
             cells = window.cells
             for i, j in np.argwhere(wanted[cells.slices]).tolist():
                 tile = None
-                if window.pixels is not None:
+                if window.pixels is not None and not window.unreadable[i, j]:
                     top, left = i * stride, j * stride
                     tile = window.pixels[top : top + side, left : left + side]
                 yield cells.row + i, cells.col + j, tile

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from histoslide.geometry import Mpp
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
-from histoslide.model import ModelSpec
 from histoslide.pipeline.options import DEFAULT_TISSUE, TissueOptions
 from histoslide.scoring.lazy import make_grid, plan_cells
-from histoslide.slide import Slide, open_slide
+from histoslide.slide import Slide
+from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
 from histoslide.storage.location import Location
-from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache, local_copy
 from histoslide.tiling.extraction import TileSet, extract_tiles
+from histoslide.tiling.planned import tile_spec
 from histoslide.tiling.record import TileSettings
 from histoslide.tiling.writers import TileFormat
 
@@ -35,7 +35,7 @@ def tile_slide(
     tile_format: TileFormat = "png",
     mpp: Mpp | None = None,
     overwrite: bool = False,
-    cache: SlideCache = DEFAULT_CACHE,
+    access: SlideAccess = DEFAULT_ACCESS,
     on_tiles: Callable[[int, int], None] | None = None,
 ) -> TileSet:
     """Cut a slide's tissue into tiles on disk; see ``histoslide.tiling.extraction.extract_tiles``.
@@ -51,21 +51,14 @@ def tile_slide(
         tile_format: see ``histoslide.tiling.extraction.extract_tiles``.
         mpp: resolution that replaces what the slide records.
         overwrite: replace an existing folder of tiles.
-        cache: where slides from object storage are kept.
+        access: how the slide is opened.
         on_tiles: called with (tiles done, tiles in all).
 
     Raises:
         HistoslideError: the slide, a mask or the output cannot be used.
     """
-    spec = ModelSpec(
-        name="tiles",
-        architecture="none",
-        classes=("unlabelled", "tile"),
-        input_px=input_px,
-        label_px=label_px,
-        mpp=target_mpp,
-    )
-    with local_copy(path, cache) as file, open_slide(file, mpp=mpp) as slide:
+    spec = tile_spec(input_px=input_px, label_px=label_px, mpp=target_mpp)
+    with access.open(path, mpp=mpp) as slide:
         grid = make_grid(slide, spec, stride_px=input_px if stride_px is None else stride_px)
         mask, roi = tissue.find(slide)
         plan = plan_cells(grid, mask, threshold=tissue.threshold, roi=roi)

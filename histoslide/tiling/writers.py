@@ -14,7 +14,7 @@ from PIL import Image
 
 from histoslide.grid.cells import TileGrid
 from histoslide.slide import Slide
-from histoslide.storage.writing import whole_file
+from histoslide.storage.writing import sweep_folder, whole_file
 
 TileFormat = Literal["png", "jpg", "pcam-hdf5"]
 
@@ -64,6 +64,7 @@ class _PictureWriter:
     def __init__(self, folder: Path, stem: str, suffix: str) -> None:
         self._folder, self._stem, self._suffix = folder / "tiles", stem, suffix
         self._folder.mkdir(exist_ok=True)
+        sweep_folder(self._folder)
 
     def __enter__(self) -> Self:
         return self

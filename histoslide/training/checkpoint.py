@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import pickle
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from torch import Tensor
 from histoslide.datasets import PatchData, PatchSet
 from histoslide.errors import HistoslideError, OutputExistsError
 from histoslide.model.bundle import bundle_sha256
+from histoslide.model.torch_file import read_torch_file
 from histoslide.storage.records import from_builtins, to_builtins
 from histoslide.storage.writing import named_difference, whole_file
 from histoslide.training.recipe import Recipe
@@ -103,14 +103,11 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:
         HistoslideError: it cannot be read.
     """
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        values = read_torch_file(path)
         values["settings"] = from_builtins(values["settings"], dict[str, Any], source=path)
         values["records"] = from_builtins(values["records"], list[EpochRecord], source=path)
         checkpoint = Checkpoint(**values)
-    except (
-        HistoslideError, OSError, RuntimeError, TypeError, KeyError, EOFError,
-        pickle.UnpicklingError,
-    ) as error:  # fmt: skip
+    except (HistoslideError, OSError, TypeError, KeyError) as error:
         raise HistoslideError(
             f"{path} cannot be read: pass --overwrite to start the run again"
         ) from error

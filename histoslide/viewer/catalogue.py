@@ -17,12 +17,14 @@ from cachetools import LRUCache
 
 from histoslide.cohort.records import read_run
 from histoslide.comparison.same_slide import check_same_slide
-from histoslide.errors import HistoslideError, StoreError
+from histoslide.errors import HistoslideError, SlideCrashError, SlideOpenError, StoreError
 from histoslide.geometry import Mpp
 from histoslide.pipeline.result import SlideResult
-from histoslide.slide import Slide, find_slides, is_slide_file, open_slide
+from histoslide.slide import Slide, find_slides, is_slide_file
+from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
+from histoslide.slide.file_identity import FileIdentity
 from histoslide.storage.location import Location, is_remote, storage_errors
-from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache, local_copy
+from histoslide.storage.slide_copies import local_copy
 from histoslide.storage.zarr_folder import has_root
 from histoslide.store import Heatmap, open_heatmap
 from histoslide.viewer.cells import CellSource
@@ -43,10 +45,14 @@ class Entry:
     """The heat.zarr."""
 
 
-class _OpenSlides(LRUCache[tuple[Path, float], Slide]):
-    """Slides by path and resolution; one that makes room for another is closed."""
+_FileKey = tuple[Path, float, FileIdentity]
+"""A slide file, the resolution it is opened with, and which file it was then."""
 
-    def popitem(self) -> tuple[tuple[Path, float], Slide]:
+
+class _OpenSlides(LRUCache[_FileKey, Slide]):
+    """Slides by file; one that makes room for another is closed."""
+
+    def popitem(self) -> tuple[_FileKey, Slide]:
         key, slide = super().popitem()
         slide.close()
         return key, slide
@@ -61,7 +67,7 @@ class Catalogue:
         *,
         slides: Sequence[Location] = (),
         force: bool = False,
-        cache: SlideCache = DEFAULT_CACHE,
+        access: SlideAccess = DEFAULT_ACCESS,
     ) -> None:
         """Look at what was given.
 
@@ -70,7 +76,7 @@ class Catalogue:
             slides: slide files, or folders of them, for the stores. A slide that lies beside its
                 store under its own name is found without.
             force: lay a slide under a heatmap even if it is not the one that was scored.
-            cache: where slides from object storage are kept; only those given are fetched.
+            access: how slides are opened; of those in object storage only those given are.
 
         Raises:
             StoreError: a path is neither a store nor a folder of stores, or a slide was given
@@ -79,7 +85,9 @@ class Catalogue:
         """
         self._lock = threading.Lock()
         self._sources: dict[str, CellSource] = {}
+        self._access, self._opening = access, threading.Lock()
         self._open = _OpenSlides(MAX_OPEN_SLIDES)
+        self._broken: dict[_FileKey, str] = {}
         self._folders = [path for path in paths if not is_store(path)]
         self._stores = [path for path in paths if is_store(path)]
         self._keys: dict[Location, str] = {}
@@ -91,10 +99,10 @@ class Catalogue:
                 raise StoreError(f"{folder} {missing}: pass a heat.zarr or a folder of them")
             if not _stores_in(folder) and not (folder / "run.json").exists():
                 raise StoreError(f"{folder} holds no heatmaps: pass what score wrote")
-        for path in self._stores:
-            open_heatmap(path, allow_incomplete=True)  # says now what is wrong with it
+        for path in self._stores:  # says now what is wrong with it
+            open_heatmap(path, allow_incomplete=True, allow_damaged=True)
         self._copies = ExitStack()
-        copies = [self._copies.enter_context(local_copy(path, cache)) for path in slides]
+        copies = [self._copies.enter_context(local_copy(path, access.cache)) for path in slides]
         found = find_slides(copies) if copies else []
         self._slides = {path.name: path for path in found}
         given = [path for path in copies if not path.is_dir()]
@@ -193,17 +201,37 @@ class Catalogue:
         return known[key]
 
     def _opened(self, path: Path, mpp: Mpp) -> Slide:
-        key = (path, mpp.value)
-        with self._lock:
-            if key not in self._open:
-                self._open[key] = open_slide(path, mpp=mpp)
-            return self._open[key]
+        """A slide that stays open; why one could not be opened is remembered while it is the same.
+
+        Raises:
+            HistoslideError: it cannot be opened.
+        """
+        try:
+            key = (path, mpp.value, FileIdentity.of(path))
+        except OSError as error:
+            raise SlideOpenError(f"{path} cannot be read: {error.strerror or error}") from error
+        with self._opening:  # not the lock of the heatmaps, which a slow slide must not hold up
+            with self._lock:
+                if (known := self._open.get(key)) is not None:
+                    return known
+            if key in self._broken:
+                raise SlideOpenError(self._broken[key])
+            try:
+                slide = self._access.open(path, mpp=mpp)
+            except HistoslideError as error:
+                self._broken[key] = str(error)
+                if isinstance(error, SlideCrashError):
+                    logger.warning("%s", error)
+                raise
+            with self._lock:
+                self._open[key] = slide
+            return slide
 
     def _match(self, given: Sequence[Path]) -> None:
         """Find out which heatmaps each slide belongs to, whatever it is called by now."""
         for path in given:
             problem: StoreError | None = None
-            with open_slide(path, mpp=Mpp(value=1.0, source="not used")) as slide:
+            with self._access.open(path, mpp=Mpp(value=1.0, source="not used")) as slide:
                 for entry in self.entries():
                     try:
                         heat: Heatmap = self.source(entry.key).heat

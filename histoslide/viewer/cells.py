@@ -159,6 +159,8 @@ class CellSource:
             index = where if made.probability.ndim == 2 else (channel, *where)
             values, status = made.probability[index], made.status[where]
         lost = (status == Status.SCORED) & ~((values >= 0) & (values <= 1))
+        if live is None:  # nothing is still to come
+            lost |= status == Status.PENDING
         values, status = np.where(lost, np.nan, values), np.where(lost, Status.UNREADABLE, status)
         return (
             np.ascontiguousarray(values, dtype="<f4").tobytes()
@@ -169,7 +171,7 @@ class CellSource:
         # The stamp comes first: what changes after it is seen the next time. It counts once all is
         # read: what cannot be read is tried again, not shown as it was.
         self._stamp, stamp = _UNREAD, _stamp(self._path)
-        self._heat = open_heatmap(self._path, allow_incomplete=True)
+        self._heat = open_heatmap(self._path, allow_incomplete=True, allow_damaged=True)
         self._levels: tuple[PyramidLevel, ...] = self._heat.levels()
         self._live: list[_Arrays] | None = None
         self._next_look = 0.0

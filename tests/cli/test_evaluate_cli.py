@@ -13,6 +13,7 @@ from PIL import Image
 from histoslide.datasets import PatchFolder, Split, save_split
 from histoslide.evaluation.patches.assessment import assess
 from histoslide.evaluation.patches.bootstrap import FEWEST_SLIDES
+from histoslide.evaluation.patches.perturbations import PERTURBATIONS
 from histoslide.evaluation.patches.predictions import Predictions
 from histoslide.model import load_bundle, load_model, save_bundle
 
@@ -137,6 +138,32 @@ def test_slides_and_threshold_and_symmetries(
     turned = json.loads(capsys.readouterr().out)
     assert turned["tta"] is True
     assert turned["figures"]["loss"] != once["figures"]["loss"]
+
+
+def test_robustness_is_a_table_for_people_and_programs(
+    data: Path, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [it.name for it in PERTURBATIONS]
+    out = tmp_path / "out"
+    assert evaluate(data, small_bundle, "--robustness", "--out", str(out), "--quiet") == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index(next(line for line in lines if line.startswith("patches changed by")))
+    assert lines[start + 1].startswith("nothing  ")
+    for line, name in zip(lines[start + 2 :], names, strict=False):
+        assert line.startswith(f"{name}  ")
+        assert line.endswith("%")
+    table = json.loads((out / "figures.json").read_text(encoding="utf-8"))["robustness"]
+    assert '<h2 id="robustness">' in (out / "report.html").read_text(encoding="utf-8")
+    assert evaluate(data, small_bundle, "--robustness", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["robustness"] == table
+    assert table["auc"] == pytest.approx(told["figures"]["auc"])
+    assert [row["change"] for row in table["changes"]] == names
+    for row in table["changes"]:
+        assert row["auc_difference"] == pytest.approx(row["auc"] - table["auc"])
+        assert 0 <= row["decisions_changed"] <= 1
+    assert evaluate(data, small_bundle, "--predict", str(tmp_path / "p"), "--robustness") == 2
+    assert "--robustness says nothing" in capsys.readouterr().err
 
 
 def test_unlabelled_patches_get_a_submission(

@@ -5,6 +5,7 @@ import multiprocessing
 import pickle
 import shutil
 import tarfile
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -511,6 +512,36 @@ def test_pixels_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, .
     with pytest.raises(DataError) as caught:
         PatchFolder(root=tmp_path).divide()
     assert str(shape) in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["labels", "pixels", "both", "patch", "chunk"])
+def test_claims_of_a_pcam_file_allocate_nothing(tmp_path: Path, what: str) -> None:
+    root = tmp_path / "pcam"
+    x, y = write_split(root, "train", [0, 1])
+    write_split(root, "valid", [0, 1])
+    many = 10**10
+    with h5py.File(x, "a") as file:
+        if what in ("pixels", "both"):
+            del file["x"]
+            file.create_dataset("x", (many, 96, 96, 3), "uint8", chunks=(1, 96, 96, 3))
+        if what in ("patch", "chunk"):
+            side = 40_000
+            del file["x"]
+            each = (1, side, side, 3) if what == "chunk" else (1, 96, 96, 3)
+            file.create_dataset(
+                "x", (2, side, side, 3), "uint8", chunks=tuple(np.minimum(each, 30_000))
+            )
+    if what in ("labels", "both"):
+        with h5py.File(y, "a") as file:
+            del file["y"]
+            file.create_dataset("y", (many, 1, 1, 1), "uint8", chunks=(1000, 1, 1, 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"claims x of shape|for 10000000000 labels"):
+            PatchFolder(root=root).divide()
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("damage", ["text", "other dataset"])

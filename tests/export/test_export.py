@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,22 @@ def test_ome_tiff(tmp_path: Path, classes: tuple[str, ...]) -> None:
     assert [channel.name for channel in pixels.channels] == list(heat.shown_classes)
     with pytest.raises(HistoslideError, match=r"must end in \.ome\.tif"):
         write_ome_tiff(heat, tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.ome.tif", "a.npz", "a.csv", "a.geojson"])
+def test_equal_heatmaps_make_equal_files(
+    heat: Heatmap, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = {"ome.tif": "ome-tiff", "npz": "numpy"}.get(name[2:], name[2:])
+    contents = []
+    for folder, later in (("one", 0), ("two", 100_000)):
+        now = time.time() + later
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / name
+        assert main(["export", str(heat.path), "--to", kind, "--out", str(path)]) == 0
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1]
 
 
 def test_classes_are_told_apart_by_their_colours(tmp_path: Path) -> None:

@@ -343,7 +343,7 @@ def test_altered_stores_are_refused(tmp_path: Path) -> None:
         find_lesions(heat)
     values[3, 3] = 0.5
     values.resize((40, 40))
-    with pytest.raises(StoreError, match="for a grid of"):
+    with pytest.raises(StoreError, match="claims 40 × 40 cells"):
         find_lesions(heat)
 
 

@@ -1,6 +1,7 @@
 """Damage in JPEG 2000 that a decoder passes over."""
 
 from collections.abc import Callable
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -13,7 +14,7 @@ from histoslide.slide.tiff.codestream import BrokenCodestreamError, check_codest
 RNG = np.random.default_rng(7)
 
 
-def encoded(pixels: NDArray[np.uint8], **options: object) -> bytes:
+def encoded(pixels: NDArray[np.uint8], **options: Any) -> bytes:
     return bytes(imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", **options))
 
 

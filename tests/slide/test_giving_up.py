@@ -97,9 +97,8 @@ def test_cells_of_a_slide_that_is_given_up_are_unreadable_without_being_read(
 
     monkeypatch.setattr(SegmentReader, "read", counted)
     windows = list(read_windows(slide, grid, cells, wanted))
-    assert len(windows) == wanted.sum() == 40 * 30
     assert all(window.pixels is None for window in windows)
-    assert len({(window.cells.row, window.cells.col) for window in windows}) == 40 * 30
+    assert sum(int(window.unreadable.sum()) for window in windows) == 40 * 30
     assert len(reads) < 150
     pixels, readable = read_overview(slide, Size(64, 48))
     assert not readable.any()

@@ -553,8 +553,11 @@ def test_a_truncated_slide_that_begins_with_the_whole_glass_keeps_its_levels(
     path = tmp_path / "leica.scn"
     with tifffile.TiffWriter(path) as tiff:
         for pixels, mpp in (
-            (finest[::8, ::8], 4), (finest, 0.5), (finest[::4, ::4], 2),
-            (finest[::2, ::2], 0.5), (finest[::16, ::16], 4),
+            (finest[::8, ::8], 4),
+            (finest, 0.5),
+            (finest[::4, ::4], 2),
+            (finest[::2, ::2], 0.5),
+            (finest[::16, ::16], 4),
         ):
             tiff.write(
                 pixels.copy(), photometric="rgb", tile=(256, 256), metadata=None,
@@ -656,6 +659,7 @@ def test_true_downsample_is_found_behind_rounded_sizes(
 ) -> None:
     level = Size(*(rounding(side / downsample) for side in size_l0))
     found = true_downsample(Size(*size_l0), level)
+    assert found is not None
     # Over the whole slide the far edge moves by less than a pixel of the level.
     assert abs(max(size_l0) / found - max(size_l0) / downsample) < 1
     if min(size_l0) / downsample > 500:

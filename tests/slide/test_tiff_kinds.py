@@ -185,7 +185,8 @@ def test_levels_and_resolution_of_an_ome_tiff_are_those_of_its_xml(tmp_path: Pat
     assert slide.level_sizes == (Size(512, 384), Size(256, 192), Size(128, 96))
     assert slide.level_downsamples == (1, 2, 4)
     assert slide.mpp is not None
-    assert (slide.mpp.value, slide.mpp.source) == (pytest.approx(0.499), "slide metadata")
+    assert slide.mpp.value == pytest.approx(0.499)
+    assert slide.mpp.source == "slide metadata"
     for level in range(3):
         step = 2**level
         np.testing.assert_array_equal(whole(slide, level), pixels[::step, ::step])

@@ -13,12 +13,13 @@ import pytest
 from heatmaps import stored_heatmap
 
 from histoslide.errors import StoreError
+from histoslide.geometry import Size
 from histoslide.grid.status import Status
 from histoslide.model import ModelSpec
 from histoslide.storage.location import Location, open_group
 from histoslide.storage.records import ABSENT, from_builtins, to_builtins, to_json
 from histoslide.store import metadata_schema, open_heatmap
-from histoslide.store.metadata import read_record
+from histoslide.store.metadata import read_record, refuse_contradictions
 from histoslide.store.record import CellCounts, HeatmapRecord
 
 BEFORE = (Path(__file__).parent / "heatmap-1-written-before.json").read_text()
@@ -162,3 +163,13 @@ def test_a_field_that_nobody_knows_is_named(tmp_path: Path) -> None:
     alter(path, lambda found: found["grid"].update(pitch=1))
     with pytest.raises(StoreError, match=r"damaged metadata and cannot be read: `\$\.grid\.pitch`"):
         read_record(path)
+
+
+def test_a_claim_of_cells_that_no_slide_has_is_refused(tmp_path: Path) -> None:
+    """Before an array of that size is read, which would take a terabyte."""
+    heat = stored_heatmap(tmp_path / "heat.zarr", np.full((5, 5), 0.25))
+    grid = dataclasses.replace(heat.grid, size_l0=Size(10**9, 10**9))
+    with pytest.raises(
+        StoreError, match=r"heat\.zarr claims [0-9,]+ × [0-9,]+ cells, which no slide"
+    ):
+        refuse_contradictions(heat.path, heat.record, grid)

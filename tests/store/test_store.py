@@ -469,6 +469,7 @@ def test_a_block_that_is_written_meanwhile_is_no_damage(
     values = np.full((4, 64), 0.25, np.float32)
     path = store_heatmap(lazy_of(values), tmp_path / "h.zarr").path
     group: Any = zarr.open_group(path, mode="r+")
+    group.attrs["histoslide"] = to_builtins(open_heatmap(path).record) | {"complete": False}
     late = np.s_[:, 32:]
     group["0"][late], group["labels/status/0"][late] = np.nan, Status.PENDING
     read = Heatmap._read
@@ -479,4 +480,5 @@ def test_a_block_that_is_written_meanwhile_is_no_damage(
         return found
 
     monkeypatch.setattr(Heatmap, "_read", read_while_a_run_writes)
-    assert (open_heatmap(path).probability()[:, :32] == 0.25).all()
+    heat = open_heatmap(path, allow_incomplete=True)
+    assert (heat.probability()[:, :32] == 0.25).all()

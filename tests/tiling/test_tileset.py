@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import resource
+import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +53,26 @@ def test_tiles_hold_the_pixels_of_their_box(slide: Path, tmp_path: Path) -> None
             assert x == pytest.approx(box[0] + side / 2, abs=2)
             assert y == pytest.approx(box[1] + side / 2, abs=2)
     assert (out / "contact-sheet.png").exists()
+
+
+def test_what_killed_runs_left_is_removed(slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tiles"
+    assert tile(slide, out) == 0
+    names = {path.name for path in (out / "tiles").iterdir()}
+    record = json.loads((out / "tiles.json").read_text())
+    record["complete"] = False
+    (out / "tiles.json").write_text(json.dumps(record))
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    first = min(names)
+    (out / "tiles" / f".{first}.{socket.gethostname()}.{dead.pid}.partial").touch()
+    elsewhere = out / "tiles" / f".{first}.other-machine.1.partial"
+    elsewhere.touch()
+    os.utime(elsewhere, (1, 1))
+    fresh = out / "tiles" / f".{first}.other-machine.2.partial"  # may be being written
+    fresh.touch()
+    assert tile(slide, out) == 0
+    assert {path.name for path in (out / "tiles").iterdir()} == names | {fresh.name}
 
 
 def test_restart_keeps_what_is_there(

@@ -153,11 +153,13 @@ def test_every_class_has_its_own_tiles(tmp_path: Path) -> None:
         assert values[5, 5] == pytest.approx(share, abs=0.01)
 
 
-@pytest.mark.parametrize("damage", ["lost", "altered", "garbled"])
+@pytest.mark.parametrize("damage", ["lost", "all lost", "altered", "garbled"])
 def test_damage_never_looks_like_normal_tissue(tmp_path: Path, damage: str) -> None:
     stored_heatmap(tmp_path / "h.zarr", np.full((150, 200), 0.25, np.float32))
     chunk = tmp_path / "h.zarr" / "0" / "c" / "1" / "2"
-    if damage == "lost":
+    if damage == "all lost":
+        (tmp_path / "h.zarr/labels/status/0/c/1/2").unlink()
+    if damage in ("lost", "all lost"):
         chunk.unlink()
     elif damage == "garbled":
         chunk.write_bytes(b"not what was written")

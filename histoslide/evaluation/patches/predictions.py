@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from histoslide.errors import DataError
+from histoslide.evaluation.patches.perturbations import Change
 from histoslide.machine.processors import usable_processors
 from histoslide.model import Model
 from histoslide.storage.tables import TableWriter, original_cell
@@ -212,6 +213,7 @@ def predict_patches(
     patches: Patches,
     *,
     tta: bool = False,
+    change: Change | None = None,
     workers: int | None = None,
     class_map: NDArray[np.int64] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -226,6 +228,7 @@ def predict_patches(
         tta: test-time augmentation: the mean of the logits of all eight symmetries of the patch.
             The mean is taken of logits, not of probabilities, so that temperature scaling applies
             to it as to any other output. It takes eight times as long.
+        change: made to patches before the model sees them; None for none.
         workers: threads that decode; None for one a core, at most eight.
         class_map: the model's class index of every label of the data; see ``match_classes``.
         progress: called with the patches done and in all.
@@ -238,7 +241,7 @@ def predict_patches(
         raise DataError("there are no patches to predict on")
     logits = np.empty((total, len(model.spec.classes)), dtype=np.float32)
     done = 0
-    for tiles in read_batches(patches, model, workers):
+    for tiles in read_batches(patches, model, workers, change=change):
         stop = done + len(tiles)
         logits[done:stop] = (
             model.logits_of_views(tiles).mean(axis=0) if tta else model.logits(tiles)
@@ -261,7 +264,7 @@ def predict_patches(
 
 
 def read_batches(
-    patches: Patches, model: Model, workers: int | None = None
+    patches: Patches, model: Model, workers: int | None = None, *, change: Change | None = None
 ) -> Iterator[NDArray[np.uint8]]:
     """Patches as a model takes them, decoded ahead in threads.
 
@@ -269,6 +272,7 @@ def read_batches(
         patches: labelled or not.
         model: gives the size of batches and of patches.
         workers: threads that decode; None for one a core, at most eight.
+        change: made to patches after they are decoded, in the same threads; None for none.
 
     Yields:
         Batches in order, uint8, shape (n, 3, input_px, input_px).
@@ -282,8 +286,8 @@ def read_batches(
 
     def load(start: int) -> NDArray[np.uint8]:
         stop = min(start + size, len(patches))
-        tiles = [_read_one(patches, i, model) for i in range(start, stop)]
-        return np.stack(tiles).transpose(0, 3, 1, 2)
+        tiles = np.stack([_read_one(patches, i, model) for i in range(start, stop)])
+        return (tiles if change is None else change(tiles)).transpose(0, 3, 1, 2)
 
     waiting: deque[Future[NDArray[np.uint8]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")

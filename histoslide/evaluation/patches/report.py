@@ -22,7 +22,9 @@ from histoslide.evaluation.patches.assessment import Assessment, assess, resampl
 from histoslide.evaluation.patches.bootstrap import Interval
 from histoslide.evaluation.patches.figures import CALIBRATION_BINS
 from histoslide.evaluation.patches.history import History
+from histoslide.evaluation.patches.perturbations import PERTURBATIONS
 from histoslide.evaluation.patches.predictions import Patches, Predictions
+from histoslide.evaluation.patches.robustness import Robustness
 from histoslide.model import ModelSpec
 from histoslide.storage.records import to_json
 from histoslide.storage.writing import refuse_existing, whole_file
@@ -40,6 +42,7 @@ PICTURES = (
     "confusion",
     "probabilities",
     "reliability",
+    "robustness",
     "slides",
     "top-losses",
 )
@@ -89,6 +92,7 @@ def write_report(
     history: History | None = None,
     threshold: float | None = None,
     assessment: Assessment | None = None,
+    robustness: Robustness | None = None,
     title: str,
     data: str | None = None,
     overwrite: bool = False,
@@ -106,6 +110,7 @@ def write_report(
         history: of its training; None takes the epochs that the spec records.
         threshold: probability from which a patch is called tumour; None for 0.5.
         assessment: of these predictions, where there is one already; None makes it.
+        robustness: of the model on these patches, where it was measured.
         title: of the page.
         data: what the patches are, in a few words.
         overwrite: replace an earlier report, and other files of those names.
@@ -136,6 +141,7 @@ def write_report(
     pictures = [
         *_training_pictures(history),
         *_figure_pictures(predictions, assessment),
+        *_perturbed_pictures(predictions, patches, spec, robustness),
         *_patch_pictures(predictions, patches, spec),
     ]
     text = render_page(
@@ -144,10 +150,13 @@ def write_report(
         pictures=pictures,
         spec=spec,
         history=history,
+        robustness=robustness,
         title=title,
         data=data,
     )
     figures = {"model": spec.name, "data": data} | assessment.as_dict()
+    if robustness is not None:
+        figures["robustness"] = robustness
     files = {f"{picture.name}.png": picture.png for picture in pictures}
     files[FIGURES_NAME] = to_json(figures).encode()
     files[REPORT_NAME] = text.encode()
@@ -247,6 +256,28 @@ def _figure_pictures(predictions: Predictions, assessment: Assessment) -> Iterat
         )
 
 
+def _perturbed_pictures(
+    predictions: Predictions, patches: Patches, spec: ModelSpec, robustness: Robustness | None
+) -> Iterator[Picture]:
+    """One patch of the tumour class, or of the first, under every change of the table."""
+    if robustness is None:
+        return
+    labels = predictions.known_labels
+    tumour = predictions.tumour
+    shown = int(labels[0]) if tumour is None or tumour not in labels else tumour
+    chosen = samples.pick_samples(labels, shown)[0]
+    names = {row.change for row in robustness.changes}
+    changes = [it for it in PERTURBATIONS if it.name in names]
+    yield _picture(
+        "robustness",
+        "Robustness",
+        samples.perturbed_figure(patches.read(int(chosen)), changes, label_px=spec.label_px),
+        f"A patch labelled {predictions.classes[shown]} as it is, and under every change of the "
+        "table.",
+        wide=True,
+    )
+
+
 def _patch_pictures(
     predictions: Predictions, patches: Patches, spec: ModelSpec
 ) -> Iterator[Picture]:
@@ -302,6 +333,7 @@ def render_page(
     pictures: Sequence[Picture],
     spec: ModelSpec,
     history: History,
+    robustness: Robustness | None,
     title: str,
     data: str | None,
 ) -> str:
@@ -309,7 +341,12 @@ def render_page(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "spread": spread, "percent": percent}
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "spread": spread,
+        "percent": percent,
+    }
     text = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     sections: dict[str, list[Picture]] = {}
     for picture in pictures:
@@ -322,6 +359,7 @@ def render_page(
         predictions=predictions,
         sections=sections,
         history=history,
+        robustness=robustness,
         note=resampling_note(assessment) if assessment.resamples else "",
         top=_top_losses(predictions, spec),
         made=list(flatten(_without(spec.training, ("epochs",)))),
@@ -334,6 +372,13 @@ def render_page(
 def number(value: float | None, digits: int = 3) -> str:
     """A figure, or a dash where it is undefined."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference with its sign, or a dash where it is undefined."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def percent(value: float | None) -> str:

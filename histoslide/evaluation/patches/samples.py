@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from histoslide.evaluation.patches.perturbations import Perturbation
 from histoslide.evaluation.patches.plots import plain
 from histoslide.evaluation.patches.predictions import Patches, Predictions
 
@@ -71,6 +72,21 @@ def top_loss_figure(
     return patch_figure(patches, chosen, titles, label_px=label_px, columns=6)
 
 
+def perturbed_figure(
+    patch: NDArray[np.uint8], perturbations: Sequence[Perturbation], *, label_px: int
+) -> Figure:
+    """A patch as it is and after each change.
+
+    Args:
+        patch: RGB, shape (side, side, 3).
+        perturbations: the changes.
+        label_px: side of the box.
+    """
+    views = [patch, *(it.change(patch[None])[0] for it in perturbations)]
+    titles = ["as it is", *(it.name for it in perturbations)]
+    return picture_figure(views, titles, label_px=label_px, columns=7)
+
+
 def patch_figure(
     patches: Patches,
     chosen: NDArray[np.intp],
@@ -84,18 +100,29 @@ def patch_figure(
     Raises:
         DataError: a patch cannot be read.
     """
-    rows = max(1, -(-len(chosen) // columns))
+    pictures = (patches.read(int(index)) for index in chosen)
+    return picture_figure(pictures, titles, label_px=label_px, columns=columns)
+
+
+def picture_figure(
+    pictures: Iterable[NDArray[np.uint8]],
+    titles: Sequence[str],
+    *,
+    label_px: int,
+    columns: int = _COLUMNS,
+) -> Figure:
+    """Square pictures side by side, one a title, each with a box around its centre."""
+    rows = max(1, -(-len(titles) // columns))
     lines = max((title.count("\n") + 1 for title in titles), default=0)
     head, gap = 0.14 * lines + 0.1, 0.1
     width, height = columns * (_INCHES + gap) + gap, rows * (_INCHES + head + gap) + gap
     # Places are computed here: an automatic layout of so many axes takes seconds.
     figure = Figure(figsize=(width, height))
-    for place, (index, title) in enumerate(zip(chosen, titles, strict=True)):
+    for place, (pixels, title) in enumerate(zip(pictures, titles, strict=True)):
         row, column = divmod(place, columns)
         left = gap + column * (_INCHES + gap)
         bottom = height - (row + 1) * (_INCHES + head + gap)
         axes = figure.add_axes((left / width, bottom / height, _INCHES / width, _INCHES / height))
-        pixels = patches.read(int(index))
         axes.imshow(pixels, interpolation="bicubic")
         axes.set_title(title, fontsize=7.5, linespacing=1.15, pad=3)
         axes.set_axis_off()

@@ -64,6 +64,14 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Naming:
+    """A message to a worker: name what reads each level."""
+
+    seconds: float
+    """How long that may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Logged:
     """A message from a worker: something was logged."""
 
@@ -116,8 +124,8 @@ def main(descriptor: int) -> None:
     with contextlib.suppress(ConnectionError):  # the parent went away
         slide = _answer(channel, opening.seconds, partial(_open, channel, opening))
         while slide is not None:
-            reading: Reading = messages.get()
-            _answer(channel, reading.seconds, partial(_read, channel, slide, reading))
+            asked: Reading | Naming = messages.get()
+            _answer(channel, asked.seconds, partial(_act, channel, slide, asked))
 
 
 def _listen(channel: Channel, messages: queue.SimpleQueue[Any]) -> None:
@@ -148,8 +156,11 @@ def _open(channel: Channel, opening: Opening) -> Slide:
     return slide
 
 
-def _read(channel: Channel, slide: Slide, reading: Reading) -> None:
-    pixels = slide.read(reading.region, reading.shrink)
+def _act(channel: Channel, slide: Slide, asked: Reading | Naming) -> None:
+    if isinstance(asked, Naming):
+        channel.send(slide.readers)
+        return
+    pixels = slide.read(asked.region, asked.shrink)
     channel.send(pixels.shape, pixels)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +17,9 @@ from histoslide.errors import SlideCrashError, SlideReadError
 from histoslide.geometry import Mpp, Region
 from histoslide.machine.processors import usable_processors
 from histoslide.slide.base import Slide
-from histoslide.slide.isolated.process import Opening, Reading
+from histoslide.slide.facts import SlideFacts
+from histoslide.slide.file_identity import FileIdentity, replaced
+from histoslide.slide.isolated.process import Naming, Opening, Reading
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.slide.isolated.worker import Worker, WorkerDiedError
 from histoslide.slide.openslide_slide import DEFAULT_CACHE_BYTES
@@ -101,6 +106,7 @@ class IsolatedSlide(Slide):
             SlideReadError: the pixels cannot be read; two workers died of it, or one of it and two
                 of a region around it.
             SlideCrashError: too many workers died of this slide.
+            SlideReplacedError: the file is no longer the one that was opened.
             SlideTimeoutError: the time of the slide is up.
         """
         with self._state:
@@ -108,13 +114,32 @@ class IsolatedSlide(Slide):
         reason = ""
         for _ in range(1 if known_to_kill else 2):
             try:
-                return self._read_once(region, shrink)
+                shape, pixels = self._ask(
+                    lambda seconds: Reading(region=region, shrink=shrink, seconds=seconds)
+                )
+                return pixels.reshape(shape)
             except WorkerDiedError as death:
                 reason = str(death)
                 self._count(death, str(region))
         with self._state:
             self._deadly.append(region)
         raise SlideReadError(f"{self.name}: {region} cannot be read: the reader died ({reason})")
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """What reads each level, for people to see.
+
+        Raises:
+            SlideCrashError: the worker died of looking for it.
+        """
+        try:
+            found, _ = self._ask(lambda seconds: Naming(seconds=seconds))
+        except WorkerDiedError as death:
+            raise SlideCrashError(
+                f"{self.name}: the slide library died at looking at its levels ({death}): the "
+                "file is damaged or in a format that the library cannot cope with"
+            ) from None
+        return tuple(found)
 
     def close(self) -> None:
         """End the workers; new ones start when the slide is read again.
@@ -145,6 +170,7 @@ class IsolatedSlide(Slide):
         self._read_some = False
         self._deadly: list[Region] = []
         self._process = os.getpid()
+        self._file: FileIdentity | None = None
 
     def _open_first(self) -> Worker:
         reason = ""
@@ -160,8 +186,14 @@ class IsolatedSlide(Slide):
         )
 
     def _new_worker(self, *, silent: bool = True) -> Worker:
-        """One more worker; what the first one said at opening need not be said again."""
+        """One more worker; what the first one said at opening need not be said again.
+
+        Raises:
+            SlideReplacedError: it opened another slide than the first one.
+        """
         self._limit.check()
+        with suppress(OSError):  # the slide's reader says it better
+            self._file = self._file or FileIdentity.of(self._path)
         opening = Opening(
             path=self._path,
             mpp=self._given_mpp,
@@ -170,12 +202,27 @@ class IsolatedSlide(Slide):
             log_level=logging.getLogger("histoslide").getEffectiveLevel(),
             seconds=self._patience(_START_SECONDS),
         )
-        return Worker(opening, silent=silent)
+        worker = Worker(opening, silent=silent)
+        try:
+            self._refuse_replaced()
+            known: SlideFacts | None = getattr(self, "_facts", None)  # not while it opens first
+            if known is not None and worker.facts.quickhash != known.quickhash:
+                raise replaced(self._path)
+        except BaseException:
+            worker.end()
+            raise
+        return worker
+
+    def _refuse_replaced(self) -> None:
+        """Slide libraries open a file again and again by its name: it must stay the same."""
+        if self._file is not None:
+            self._file.check(self._path)
 
     def _patience(self, more: float = 0.0) -> float:
         return min(self._read_seconds + more, max(0.0, self._limit.left), _LONGEST_S)
 
-    def _read_once(self, region: Region, shrink: int) -> NDArray[np.uint8]:
+    def _ask(self, message: Callable[[float], Reading | Naming]) -> tuple[Any, NDArray[np.uint8]]:
+        """Have a worker answer a message that is made for the seconds that it may take."""
         if self._process != os.getpid():
             self._start()  # forked: the parent's workers are not ours to talk to
         self._limit.check()
@@ -183,14 +230,16 @@ class IsolatedSlide(Slide):
         healthy = False
         try:
             seconds = self._patience()
-            shape, pixels = worker.ask(
-                Reading(region=region, shrink=shrink, seconds=seconds), seconds
-            )
-            healthy = self._read_some = True
-            return pixels.reshape(shape)
+            try:
+                answer = worker.ask(message(seconds), seconds)
+            finally:  # pixels of another file count as little as its errors
+                self._refuse_replaced()
         except SlideReadError:
             healthy = True  # the worker lives, it only could not read
             raise
+        else:
+            healthy = self._read_some = True
+            return answer
         finally:
             self._give_back(worker if healthy else None, generation)
             if not healthy:

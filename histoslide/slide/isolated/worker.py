@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from histoslide.slide.facts import SlideFacts
 from histoslide.slide.isolated.channel import Channel
-from histoslide.slide.isolated.process import Logged, Opening, Reading, Warned
+from histoslide.slide.isolated.process import Logged, Naming, Opening, Reading, Warned
 
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
@@ -120,7 +120,7 @@ class Worker:
             raise
 
     def ask(
-        self, message: Opening | Reading, seconds: float, *, silent: bool = False
+        self, message: Opening | Reading | Naming, seconds: float, *, silent: bool = False
     ) -> tuple[Any, NDArray[np.uint8]]:
         """Send a message and wait for what it brings.
 

@@ -105,7 +105,6 @@ def _refuse_planes(name: str, directory: TiffDirectory) -> None:
     channels = max(len(alike), ome.channels if ome is not None else 1)
     if channels > 1:
         raise SlideOpenError(
-            f"{name} holds {channels} channels as pages of their own, of which only the first would "
-            "be read: write interleaved RGB, for example with "
-            "`bfconvert -merge` or `tifffile.imwrite(..., photometric='rgb')`"
+            f"{name} holds {channels} channels as pages of their own, of which only the first "
+            "would be read: write interleaved RGB, for example with `bfconvert -merge`"
         )

@@ -1,0 +1,331 @@
+"""Every format that is read: how a good file comes about, and all that reads it."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from fakes import FakeSlide
+from heatmaps import stored_heatmap
+from patch_files import pixels_of, write_kaggle, write_split
+from PIL import Image
+from tiffs import KINDS, tissue_pixels, write_kind
+
+from histoslide.cohort.jobs import read_slide_list
+from histoslide.cohort.records import read_run, write_run
+from histoslide.datasets.images import read_image
+from histoslide.datasets.kaggle import open_kaggle
+from histoslide.datasets.patches import PatchSet
+from histoslide.datasets.pcam_hdf5 import open_pcam_hdf5
+from histoslide.datasets.split_file import read_split
+from histoslide.evaluation.patches.history import RateSearch
+from histoslide.evaluation.patches.predictions import Predictions
+from histoslide.export.numpy_file import write_npz
+from histoslide.export.ome_tiff import write_ome_tiff
+from histoslide.geometry import Mpp, Region
+from histoslide.lesions import find_lesions
+from histoslide.lesions.table import heatmap_of_lesions, write_lesions
+from histoslide.model import ModelSpec, save_bundle
+from histoslide.model.bundle import is_bundle, load_bundle, measure_bundle, read_spec
+from histoslide.model.fast_paths import FastPaths, Gate, read_fast_paths, write_fast_paths
+from histoslide.model.given_weights import read_state
+from histoslide.pipeline.result import SlideResult
+from histoslide.slide.opening import open_slide
+from histoslide.slide.resolutions import read_mpp_csv
+from histoslide.storage.records import to_json
+from histoslide.store import open_heatmap
+from histoslide.tissue.masks import read_mask
+from histoslide.training.checkpoint import Checkpoint, load_checkpoint
+from histoslide.training.recipe import RECIPES
+from histoslide.training.recipe_file import find_recipe
+from histoslide.viewer.cells import CellSource
+
+Read = Callable[[Path], object]
+"""Reads what lies in a folder; a result of any kind is good."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A format that is read."""
+
+    make: Callable[[Path], object]
+    """Writes good files into a folder."""
+    reads: Sequence[Read]
+    """All that reads them, each from the folder."""
+
+
+SPEC = ModelSpec(
+    name="small",
+    architecture="resnet18",
+    classes=("normal", "tumour"),
+    tumour_class="tumour",
+)
+
+WEIGHTS = {
+    "0.weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),
+    "1.running_mean": torch.zeros(4),
+    "1.num_batches_tracked": torch.tensor(7),
+}
+
+_BUNDLE = "model.safetensors"
+
+
+def _make_fast_paths(folder: Path) -> None:
+    gate = Gate(
+        auc=0.9,
+        auc_fp32=0.9,
+        largest_difference=0.1,
+        mean_difference=0.01,
+        patches=10,
+        computed_by="openvino 2026.1",
+    )
+    paths = FastPaths(
+        weights_sha256="00", data="made", gates={"bf16": gate}, ranges={"0.weight": 1.5}
+    )
+    write_fast_paths(folder / _BUNDLE, paths)
+
+
+def _make_heatmap(folder: Path) -> None:
+    rows, cols = np.mgrid[:40, :50]
+    values = np.abs(np.sin(rows / 7.0) * np.cos(cols / 5.0))
+    stored_heatmap(folder / "h.zarr", np.where(values < 0.05, np.nan, values))
+
+
+def _cells_in_viewer(folder: Path) -> None:
+    source = CellSource(folder / "h.zarr")
+    source.state()
+    source.highest()
+    source.tile(0, 0, 0)
+
+
+def _values(folder: Path) -> None:
+    heat = open_heatmap(folder / "h.zarr", allow_incomplete=True)
+    for name in heat.classes:
+        heat.probability(name)
+    assert heat.counts
+    assert heat.disagreement is None or heat.disagreement.size
+
+
+def _ome_tiff(folder: Path) -> None:
+    write_ome_tiff(open_heatmap(folder / "h.zarr"), folder / "out.ome.tiff", overwrite=True)
+
+
+def _npz(folder: Path) -> None:
+    write_npz(open_heatmap(folder / "h.zarr"), folder / "out.npz", overwrite=True)
+
+
+def _slide() -> FakeSlide:
+    return FakeSlide(
+        [np.zeros((300, 400, 3), np.uint8)], mpp=Mpp(value=2.0, source="slide metadata")
+    )
+
+
+def _make_mask(folder: Path, mode: str) -> None:
+    drawn = np.zeros((60, 80), np.uint8)
+    drawn[10:40, 20:60] = 200
+    Image.fromarray(drawn).convert(mode).save(folder / "mask.png")
+
+
+def _make_outlines(folder: Path) -> None:
+    (folder / "mask.geojson").write_text(
+        '{"type": "FeatureCollection", "features": ['
+        '{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": '
+        "[[[10, 10], [300, 20], [200, 250], [10, 10]], [[50, 50], [60, 50], [60, 60], [50, 50]]]}, "
+        '"properties": {"name": "a"}}, '
+        '{"type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": ['
+        '{"type": "MultiPolygon", "coordinates": [[[[5, 5], [90.5, 5], [90, 80]]]]}]}}]}'
+    )
+
+
+def _make_recipe(folder: Path) -> None:
+    (folder / "recipe.toml").write_text(
+        'base = "pcam"\nbatch_size = 32\nmixup = 0.2\n[augmentation]\nstain = 0.1\n'
+        "[[stages]]\nepochs = 2\nlr = [1e-5, 1e-3]\n[[stages]]\nepochs = 1\nlr = 1e-4\n"
+    )
+
+
+def _make_run(folder: Path) -> None:
+    results = [
+        SlideResult(
+            slide="a.svs",
+            state="done",
+            output="a.zarr",
+            counts={"scored": 10, "background": 3},
+            threshold=0.5,
+            warnings=("w",),
+        ),
+        SlideResult(slide="b.svs", state="failed", error="b.svs is empty"),
+    ]
+    write_run(folder, "small", results, total=2)
+
+
+def _make_lesions(folder: Path) -> None:
+    heat = stored_heatmap(folder / "h.zarr", np.full((4, 5), 0.95, np.float32))
+    write_lesions(find_lesions(heat), folder / "h.lesions.csv", folder / "h.lesions.json")
+    for path in sorted((folder / "h.zarr").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def _make_predictions(folder: Path) -> None:
+    Predictions(
+        logits=np.array([[0.1, 2.0], [1.5, -1.0], [0.3, 0.2]], dtype=np.float32),
+        labels=np.array([1, 0, 1]),
+        names=("a", "b", "c"),
+        slides=("s", "s", "t"),
+        classes=("normal", "tumour"),
+        tumour=1,
+    ).save(folder / "predictions.csv", temperature=1.3)
+
+
+def _make_checkpoint(folder: Path) -> None:
+    Checkpoint(
+        settings={"seed": 1, "classes": ["a", "b"]},
+        losses=[0.5, 0.25],
+        rates=[[0.1], [0.2]],
+        network=dict(WEIGHTS),
+        optimiser={"state": [{"step": 3}]},
+    ).save(folder / "checkpoint.pt")
+
+
+def _text_file(name: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(text)
+
+
+def _all_patches(parts: Mapping[str, PatchSet]) -> None:
+    for patches in parts.values():
+        for index in range(min(len(patches), 8)):
+            patches.read(index)
+
+
+def _picture(suffix: str, **options: str) -> Format:
+    def make(folder: Path) -> None:
+        Image.fromarray(pixels_of(300, 32)).save(folder / f"p{suffix}", **options)
+
+    return Format(make=make, reads=[lambda folder: read_image(folder / f"p{suffix}")])
+
+
+def _slide_file(kind: str) -> Format:
+    def make(folder: Path) -> None:
+        levels = [tissue_pixels(300, 200), tissue_pixels(150, 100)]
+        write_kind(folder / "slide.tif", levels, KINDS[kind])
+
+    def read(folder: Path) -> None:
+        slide = open_slide(folder / "slide.tif")
+        try:
+            for level, size in enumerate(slide.level_sizes):
+                width, height = min(size.width, 256), min(size.height, 256)
+                slide.read(Region(level, 0, 0, width, height))
+        finally:
+            slide.close()
+
+    return Format(make=make, reads=[read])
+
+
+FORMATS = {
+    "bundle": Format(
+        make=lambda folder: save_bundle(folder / _BUNDLE, SPEC, WEIGHTS),
+        reads=[
+            lambda folder: is_bundle(folder / _BUNDLE),
+            lambda folder: read_spec(folder / _BUNDLE),
+            lambda folder: measure_bundle(folder / _BUNDLE),
+            lambda folder: load_bundle(folder / _BUNDLE),
+            lambda folder: read_state(folder / _BUNDLE),
+        ],
+    ),
+    "weights": Format(
+        make=lambda folder: torch.save(WEIGHTS, folder / "weights.pth"),
+        reads=[lambda folder: read_state(folder / "weights.pth")],
+    ),
+    "fast-paths.json": Format(
+        make=_make_fast_paths,
+        reads=[lambda folder: read_fast_paths(folder / _BUNDLE, sha256="00")],
+    ),
+    "heat.zarr": Format(
+        make=_make_heatmap,
+        reads=[
+            _values,
+            lambda folder: find_lesions(open_heatmap(folder / "h.zarr")),
+            _cells_in_viewer,
+            _ome_tiff,
+            _npz,
+        ],
+    ),
+    "mask PNG": Format(
+        make=lambda folder: _make_mask(folder, "L"),
+        reads=[lambda folder: read_mask(folder / "mask.png", _slide())],
+    ),
+    "mask PNG, palette": Format(
+        make=lambda folder: _make_mask(folder, "P"),
+        reads=[lambda folder: read_mask(folder / "mask.png", _slide())],
+    ),
+    "mask GeoJSON": Format(
+        make=_make_outlines,
+        reads=[lambda folder: read_mask(folder / "mask.geojson", _slide())],
+    ),
+    "recipe TOML": Format(
+        make=_make_recipe, reads=[lambda folder: find_recipe(str(folder / "recipe.toml"))]
+    ),
+    "recipe JSON": Format(
+        make=lambda folder: (folder / "recipe.json").write_text(to_json(RECIPES["pcam"])),
+        reads=[lambda folder: find_recipe(str(folder / "recipe.json"))],
+    ),
+    "slide list": Format(
+        make=_text_file("list.csv", "slide,mpp,output\na.svs,0.25,a\nb.svs,,\n'=c.svs,0.5,c\n"),
+        reads=[lambda folder: read_slide_list(folder / "list.csv")],
+    ),
+    "mpp table": Format(
+        make=_text_file("mpp.csv", "slide,mpp\na.svs,0.25\nC:\\x\\b.svs,0.5\n"),
+        reads=[lambda folder: read_mpp_csv(folder / "mpp.csv")],
+    ),
+    "run.json": Format(make=_make_run, reads=[read_run]),
+    "lesions": Format(
+        make=_make_lesions, reads=[lambda folder: heatmap_of_lesions(folder / "h.lesions.json")]
+    ),
+    "split": Format(
+        make=_text_file("split.csv", "name,part,slide\na,train,s\nb,valid,t\nc,duplicate,\n"),
+        reads=[lambda folder: read_split(folder / "split.csv", ("a", "b", "c"))],
+    ),
+    "predictions": Format(
+        make=_make_predictions,
+        reads=[lambda folder: Predictions.load(folder / "predictions.csv", tumour_class="tumour")],
+    ),
+    "rates": Format(
+        make=lambda folder: (folder / "rates.json").write_text(
+            RateSearch(
+                lrs=np.array([1e-5, 1e-3]), losses=np.array([0.7, math.nan]), suggestion=None
+            ).to_json()
+        ),
+        reads=[lambda folder: RateSearch.from_json((folder / "rates.json").read_bytes(), source="r")],
+    ),
+    "checkpoint": Format(
+        make=_make_checkpoint,
+        reads=[
+            lambda folder: load_checkpoint(
+                folder / "checkpoint.pt", {"seed": 1, "classes": ["a", "b"]}
+            )
+        ],
+    ),
+    "Kaggle": Format(
+        make=lambda folder: write_kaggle(folder, [0, 1, 1]),
+        reads=[lambda folder: _all_patches(open_kaggle(folder).parts)],
+    ),
+    "PCam HDF5": Format(
+        make=lambda folder: write_split(folder, "train", [0, 1, 0], slides=["a", "b", "a"]),
+        reads=[lambda folder: _all_patches(open_pcam_hdf5(folder).parts)],
+    ),
+    "patch PNG": _picture(".png"),
+    "patch TIFF": _picture(".tif"),
+    "patch TIFF, deflate": _picture(".tiff", compression="tiff_adobe_deflate"),
+    "patch JPEG": _picture(".jpg"),
+    "patch WebP": _picture(".webp"),
+    "slide JPEG": _slide_file("4:2:0"),
+    "slide BigTIFF": _slide_file("BigTIFF"),
+    "slide SVS, JPEG": _slide_file("4:2:0, tables apart"),
+    "slide SVS, JPEG 2000": _slide_file("JPEG 2000 33005"),
+    "slide Philips": _slide_file("Philips"),
+    "slide deflate": _slide_file("deflate, predicted"),
+    "slide LZW": _slide_file("LZW"),
+}
+"""By name."""
