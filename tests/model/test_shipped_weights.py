@@ -1,12 +1,14 @@
-"""The bundle that ships: what it says of itself, and that it says so truly."""
+"""The bundles that ship: what they say of themselves, and that they say so truly."""
 
 import io
+import json
 import runpy
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from histoslide_cli.main import main
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -30,9 +32,22 @@ def test_it_is_what_the_design_says() -> None:
 
 
 def test_the_model_card_is_up_to_date() -> None:
-    make_card = runpy.run_path(str(ROOT / "docs" / "make_model_card.py"))["make_card"]
+    make = runpy.run_path(str(ROOT / "docs" / "make_model_card.py"))
     card = (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
-    assert card == make_card(read_spec(default_bundle()))
+    assert card == make["make_card"](read_spec(default_bundle()))
+    card = (ROOT / "docs" / "model-card-light.md").read_text(encoding="utf-8")
+    assert card == make["light_card"]()
+
+
+def test_the_light_one_is_asked_for_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "info", "light", "--verify", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["spec"]["name"], told["spec"]["architecture"]) == (
+        "pcam-efficientnet-lite0",
+        "timm/tf_efficientnet_lite0",
+    )
+    report = ROOT / "docs" / "weights" / "pcam-efficientnet-lite0.report.json"
+    assert json.loads(report.read_text())["sha256"] == told["sha256"]
 
 
 def test_its_recorded_figures_hold_on_real_patches(real_data: Path) -> None:
