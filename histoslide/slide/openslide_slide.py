@@ -129,7 +129,8 @@ class OpenSlideSlide(Slide):
 
     def _know_colours(self) -> None:
         """Find the levels whose luma and chroma are shown as colours, and warn of what is wrong."""
-        ycbcr, warnings = set(), {}
+        ycbcr: set[int] = set()
+        warnings: dict[str, None] = {}  # in order, each once
         for colours in DicomColours.of_series(self._path):
             if colours.size not in self._stored_sizes:
                 continue
