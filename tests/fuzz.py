@@ -156,7 +156,8 @@ def read_apart(name: str, seeds: range, *, isolated: bool = False) -> Counter[st
     first = seeds.start
     while first < seeds.stop:
         code, said = _in_a_child(name, range(first, seeds.stop), isolated=isolated)
-        seed, rest = first, []
+        seed = first
+        rest: list[str] = []
         for line in said.splitlines():
             what, _, told = line.partition(" ")
             if what == "@begin":

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
 from histoslide.lesions import NOTICE
 from histoslide.storage.location import Location
-from histoslide.storage.records import to_builtins
+from histoslide.storage.records import to_builtins, to_json
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
 
@@ -31,6 +29,7 @@ def write_npz(heatmap: Heatmap, path: Location, *, overwrite: bool = False) -> N
     """
     grid = heatmap.grid
     x_l0, y_l0 = grid.edges_l0()
+    record = to_builtins(heatmap.record) | {"notice": NOTICE}
     with new_file(path, overwrite=overwrite) as partial, partial.open("wb") as file:
         np.savez_compressed(
             file,
@@ -41,5 +40,5 @@ def write_npz(heatmap: Heatmap, path: Location, *, overwrite: bool = False) -> N
             y_l0=y_l0,
             mpp=np.float64(grid.slide_mpp.value),
             cell_um=np.float64(grid.cell_um),
-            metadata=np.array(json.dumps({**to_builtins(heatmap.record), "notice": NOTICE})),
+            metadata=np.array(to_json(record, indent=None, ascii_only=True)),
         )

@@ -20,6 +20,7 @@ from histoslide.storage.records import (
     builtins_from_json,
     from_builtins,
     to_builtins,
+    to_json,
 )
 from histoslide.storage.writing import whole_file
 
@@ -115,8 +116,8 @@ def write_fast_paths(bundle: Path, paths: FastPaths) -> Path:
     """Write the record of a bundle beside it, and return its path."""
     target = fast_paths_file(bundle)
     with whole_file(target) as partial:
-        text = json.dumps({"version": _VERSION, **to_builtins(paths)}, indent=1)
-        partial.write_text(text + "\n", encoding="utf-8")
+        content = {"version": _VERSION, **to_builtins(paths)}
+        partial.write_text(to_json(content, indent=1, ascii_only=True), encoding="utf-8")
     return target
 
 

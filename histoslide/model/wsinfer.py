@@ -9,7 +9,6 @@ the network's last layer here: the softmax of the logits is the calibrated proba
 from __future__ import annotations
 
 import io
-import json
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from histoslide.errors import BundleError
 from histoslide.model.architectures import load_network
 from histoslide.model.networks import fold_batch_norm
 from histoslide.model.spec import ModelSpec
+from histoslide.storage.records import to_json
 from histoslide.storage.writing import refuse_existing, whole_file
 
 WEIGHTS_NAME = "torchscript_model.pt"
@@ -61,9 +61,8 @@ def write_wsinfer(
     try:
         with whole_file(weights) as new_weights, whole_file(config) as new_config:
             _save_torchscript(network, spec, new_weights)
-            new_config.write_text(
-                json.dumps(wsinfer_config(spec), indent=2) + "\n", encoding="utf-8"
-            )
+            text = to_json(wsinfer_config(spec), ascii_only=True)
+            new_config.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BundleError(f"{folder} cannot be written: {error}") from error
 

@@ -153,7 +153,7 @@ def finish_slide(
 
 def _import_render() -> None:
     """Import what draws, with Matplotlib: half a second that the network's threads leave over."""
-    import_module("histoslide.render")
+    import_module("histoslide.render.overlay")
 
 
 def _draw_overlay(

@@ -28,6 +28,9 @@ class SlideFacts:
     properties: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The reader's own metadata, for people to read."""
 
+    warnings: tuple[str, ...] = ()
+    """What a person should know before trusting the pixels; logged when the slide was opened."""
+
     def __post_init__(self) -> None:
         if not self.level_sizes:
             raise ValueError(f"{self.name} has no level")

@@ -29,7 +29,7 @@ from histoslide.slide.facts import SlideFacts
 from histoslide.slide.file_hash import file_hash
 from histoslide.slide.giving_up import GivingUp
 from histoslide.slide.shrinking import average_squares
-from histoslide.slide.ycbcr import rgb_of_ycbcr
+from histoslide.slide.ycbcr import looks_like_ycbcr, rgb_of_ycbcr, share_out_of_range
 from histoslide.storage.location import readable_name
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,22 @@ DEFAULT_CACHE_BYTES = 256 * 2**20
 
 MAX_AXIS_DIFFERENCE = 0.01
 """Relative difference of x and y resolution above which pixels are not treated as square."""
+
+_SAMPLES, _SAMPLE_PX = 3, 128
+"""Squares across and down, and their side, by which the colours of a level are judged."""
+
+_CONTRADICTED = 0.1
+"""Part of the pixels that are no luma and chroma from which a frame's word for it is not taken."""
+
+_UNDONE = (
+    "PhotometricInterpretation says {}, but the pixels are shown as luma and chroma: they are "
+    "converted to colours"
+)
+
+_LOST = (
+    "PhotometricInterpretation says {}, but the pixels are coded as red, green and blue: the "
+    "colours are wrong, and probabilities with them; correct the header"
+)
 
 
 class OpenSlideSlide(Slide):
@@ -69,7 +85,7 @@ class OpenSlideSlide(Slide):
         self._stored_sizes = tuple(Size(*size) for size in handle.level_dimensions)
         self._stored = tuple(range(len(self._stored_sizes)))
         name = readable_name(path)
-        self._ycbcr = _is_ycbcr_called_rgb(path, name, recorded)
+        self._ycbcr: frozenset[int] = frozenset()
         super().__init__(
             SlideFacts(
                 name=name,
@@ -82,6 +98,8 @@ class OpenSlideSlide(Slide):
             )
         )
         self._giving_up = GivingUp(name)
+        if recorded.get(openslide.PROPERTY_NAME_VENDOR) == "dicom":
+            self._know_colours()
         self._know_levels()
 
     @property
@@ -108,6 +126,42 @@ class OpenSlideSlide(Slide):
             level_sizes=tuple(self._stored_sizes[index] for index in self._stored),
             level_downsamples=tuple(downsample for _, downsample in known),
         )
+
+    def _know_colours(self) -> None:
+        """Find the levels whose luma and chroma are shown as colours, and warn of what is wrong."""
+        ycbcr: set[int] = set()
+        warnings: dict[str, None] = {}
+        for colours in DicomColours.of_series(self._path):
+            if colours.size not in self._stored_sizes:
+                continue
+            level = self._stored_sizes.index(colours.size)
+            if colours.is_rgb_called_ycbcr:
+                warnings[_LOST.format(colours.said)] = None
+            elif self._shows_ycbcr(level, colours):
+                ycbcr.add(level)
+                warnings[_UNDONE.format(colours.said)] = None
+        self._ycbcr = frozenset(ycbcr)
+        for warning in warnings:
+            logger.warning("%s: %s", self.name, warning)
+        self._facts = replace(self.facts, warnings=tuple(warnings))
+
+    def _shows_ycbcr(self, level: int, colours: DicomColours) -> bool:
+        if colours.is_ycbcr_called_rgb:
+            return share_out_of_range(self._sample(level)) < _CONTRADICTED
+        return colours.is_doubtful and looks_like_ycbcr(self._sample(level))
+
+    def _sample(self, level: int) -> NDArray[np.uint8]:
+        """Squares spread over a level, as OpenSlide shows it, beside each other."""
+        size = self._stored_sizes[level]
+        side = min(_SAMPLE_PX, size.width, size.height)
+        found = [np.empty((side, 0, 3), dtype=np.uint8)]
+        for y in np.linspace(0, size.height - side, _SAMPLES, dtype=int):
+            for x in np.linspace(0, size.width - side, _SAMPLES, dtype=int):
+                try:
+                    found.append(self._read_stored(Region(level, int(x), int(y), side, side)))
+                except SlideReadError as error:
+                    logger.debug("%s says nothing of colours", error)
+        return np.concatenate(found, axis=1)
 
     def read(self, region: Region, shrink: int = 1) -> NDArray[np.uint8]:
         """Read RGB pixels of one level; see ``Slide.read``."""
@@ -184,32 +238,13 @@ class OpenSlideSlide(Slide):
         image = self._handle().read_region(location_l0, level, size)
         rgba = np.asarray(image)
         rgb, alpha = rgba[..., :3], rgba[..., 3:]
-        if self._ycbcr:
+        if level in self._ycbcr:
             rgb = rgb_of_ycbcr(rgb)
         if alpha.min() == 255:
             return rgb
         weight = alpha.astype(np.float32) / 255
         blended = rgb * weight + self._background * (1 - weight)
         return np.rint(blended).astype(np.uint8)
-
-
-def _is_ycbcr_called_rgb(path: Path, name: str, properties: Mapping[str, str]) -> bool:
-    """Whether OpenSlide shows luma and chroma of a DICOM slide as colours; warns of lies."""
-    if properties.get(openslide.PROPERTY_NAME_VENDOR) != "dicom":
-        return False
-    colours = DicomColours.of(path)
-    if colours is None or not (colours.is_ycbcr_called_rgb or colours.is_rgb_called_ycbcr):
-        return False
-    logger.warning(
-        "%s: PhotometricInterpretation says %s, but the pixels are coded as %s: %s",
-        name,
-        colours.said,
-        colours.coded,
-        "they are read as such"
-        if colours.is_ycbcr_called_rgb
-        else "colours may be wrong, and probabilities with them; correct the header",
-    )
-    return colours.is_ycbcr_called_rgb
 
 
 def _recorded_mpp(name: str, properties: Mapping[str, str]) -> Mpp | None:

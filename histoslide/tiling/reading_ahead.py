@@ -154,7 +154,7 @@ class _Source:
             if window.pixels is None:
                 continue
             inside = self._planned.wanted[window.cells.slices]
-            for i, j in np.argwhere(inside).tolist():
+            for i, j in np.argwhere(inside & ~window.unreadable).tolist():
                 top, left = i * stride, j * stride
                 tile = window.pixels[top : top + side, left : left + side]
                 yield Tile(

@@ -28,6 +28,7 @@ from histoslide.geometry import Size
 from histoslide.grid.cells import TileGrid
 from histoslide.slide import Slide, require_mpp
 from histoslide.slide.resampling import read_overview
+from histoslide.slide.ycbcr import looks_converted_twice, looks_like_ycbcr
 from histoslide.storage.pictures import DAMAGED_PICTURE, open_picture
 from histoslide.tissue.glass import Glass, find_glass
 from histoslide.tissue.hsv import Hsv
@@ -87,6 +88,11 @@ _GREY_VALUE = 0.7
 
 _NOT_HE = (
     "this does not look like H&E: {}; probabilities from an H&E model mean nothing on other stains"
+)
+
+_WRONG_COLOURS = (
+    "{}: the file says wrongly how its colours are coded; correct it and score again, the "
+    "probabilities mean nothing"
 )
 
 _FADED = (
@@ -286,12 +292,16 @@ def find_tissue(slide: Slide, method: TissueMethod) -> TissueMask:
     else:
         mask, warnings, ink_share = _search(slide, rgb, method, um_per_px)
         settings |= {INK_SHARE: round(ink_share, 6)} if ink_share else {}
+    warnings = (*_colour_warnings(rgb), *warnings)
     for warning in warnings:
         logger.warning("%s: %s", slide.name, warning)
     if not readable.all():
         settings[UNREADABLE_OVERVIEW] = round(float(1 - readable.mean()), 6)
     return TissueMask(
-        mask=mask | ~readable, method=method.name, settings=settings, warnings=warnings
+        mask=mask | ~readable,
+        method=method.name,
+        settings=settings,
+        warnings=(*slide.facts.warnings, *warnings),
     )
 
 
@@ -351,7 +361,9 @@ def read_mask(path: Path, slide: Slide) -> TissueMask:
         mask = _read_picture(path, slide)
     if not mask.any():
         logger.warning("%s marks nothing on %s", path.name, slide.name)
-    return TissueMask(mask=mask, method="file", settings={"file": path.name})
+    return TissueMask(
+        mask=mask, method="file", settings={"file": path.name}, warnings=slide.facts.warnings
+    )
 
 
 def _read_picture(path: Path, slide: Slide) -> NDArray[np.bool_]:
@@ -431,6 +443,14 @@ def stain_warnings(hsv: Hsv, mask: NDArray[np.bool_]) -> tuple[str, ...]:
     share = float((pink_to_violet & (saturation > SATURATION_LIMITS[0])).mean())
     if share < _MOSTLY:
         return (_NOT_HE.format(f"only {share:.0%} of the tissue is pink to violet"),)
+    return ()
+
+
+def _colour_warnings(rgb: NDArray[np.uint8]) -> tuple[str, ...]:
+    if looks_like_ycbcr(rgb):
+        return (_WRONG_COLOURS.format("the picture looks like luma and chroma shown as colours"),)
+    if looks_converted_twice(rgb):
+        return (_WRONG_COLOURS.format("the picture looks like colours converted once too often"),)
     return ()
 
 

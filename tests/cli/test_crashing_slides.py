@@ -73,12 +73,12 @@ def test_info_goes_on(slides: Path, capsys: Captured) -> None:
 
 def test_overlay_ends_in_a_line(slides: Path, capsys: Captured) -> None:
     words = [str(slides / "abort.zarr"), "--slide", str(slides / "abort.tif")]
-    assert main(["overlay", *words, "--out", str(slides / "o.png")]) in (0, 2)
+    assert main(["overlay", *words, "--out", str(slides / "o.png")]) == 2
     assert "SIGABRT" in said(capsys, "abort")[0]
 
 
 def test_a_report_is_made_of_the_others(slides: Path) -> None:
-    assert main(["report", str(slides), "--out", str(slides / "r.html")]) in (0, 3)
+    assert main(["report", str(slides), "--out", str(slides / "r.html")]) == 3
     page = (slides / "r.html").read_text()
     assert "a.tif" in page
     assert "z.tif" in page
@@ -89,10 +89,9 @@ def test_the_viewer_answers_on(slides: Path) -> None:
     try:
         web = TestClient(create_app(catalogue), base_url="http://127.0.0.1")
         for _ in range(3):
-            web.get("/api/heatmaps/abort/slide/10/0/0.jpg")
+            assert web.get("/api/heatmaps/abort/slide/10/1/1").status_code != 404
         assert web.get("/api/heatmaps/abort").status_code == 200
-        tile = web.get("/api/heatmaps/a/slide/10/0/0.jpg")
-        assert tile.status_code in (200, 404), tile.text
+        assert web.get("/api/heatmaps/a/slide/10/1/1").status_code == 200
         assert web.get("/api/heatmaps/z").json()["slide"]["present"]
     finally:
         catalogue.close()

@@ -94,6 +94,15 @@ def test_commands_without_a_network_need_no_torch(tmp_path: Path) -> None:
     )
 
 
+def test_many_slides_are_begun_without_what_draws() -> None:
+    begun = "import sys, histoslide.cohort.run; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run(
+        [sys.executable, "-c", begun],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+    )
+
+
 @pytest.mark.parametrize("driver", [True, False])
 def test_torch_is_asked_for_a_gpu_only_where_there_is_a_driver(
     monkeypatch: pytest.MonkeyPatch, driver: bool

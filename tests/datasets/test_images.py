@@ -10,6 +10,8 @@ from PIL import Image
 
 from histoslide.datasets.images import read_image
 from histoslide.errors import DataError
+from histoslide.geometry import Region
+from histoslide.slide import open_slide
 
 PINK = (205, 130, 185)
 
@@ -74,3 +76,12 @@ def test_a_fourth_channel_that_means_nothing_hides_nothing(tmp_path: Path) -> No
     path = tmp_path / "patch.tif"
     tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unspecified"], metadata=None)
     assert (read_image(path) == PINK).all()
+
+
+def test_a_fourth_channel_that_means_nothing_is_left_out_as_in_slides(tmp_path: Path) -> None:
+    pixels = np.full((64, 64, 3), (200, 120, 180), dtype=np.uint8)
+    path = tmp_path / "a.tif"
+    four = np.dstack([pixels, np.zeros((64, 64), np.uint8)])
+    tifffile.imwrite(path, four, photometric="rgb", extrasamples=["unspecified"], tile=(64, 64))
+    np.testing.assert_array_equal(read_image(path), pixels)
+    np.testing.assert_array_equal(open_slide(path).read(Region(0, 0, 0, 64, 64)), pixels)

@@ -182,9 +182,10 @@ def test_a_silent_holder_elsewhere_is_replaced_and_finds_out(
         other.end()
 
 
-def test_a_lock_that_says_nothing_goes_stale_too(store: Path) -> None:
+@pytest.mark.parametrize("says", ["", '{"pid": 1}', "[" * 5000])
+def test_a_lock_that_says_nothing_goes_stale_too(store: Path, says: str) -> None:
     """A file system without hard links shows it empty for a moment, and a kill leaves it so."""
-    lock_path(store).touch()
+    lock_path(store).write_text(says)
     with pytest.raises(LockedError, match="by an unknown process"), hold(store):
         pytest.fail("somebody is just writing it")
 

@@ -16,6 +16,7 @@ from histoslide.errors import MaskError, ResolutionUnknownError
 from histoslide.geometry import Box, Mpp, Size
 from histoslide.grid.cells import TileGrid
 from histoslide.slide import open_slide
+from histoslide.slide.ycbcr import rgb_of_ycbcr
 from histoslide.tissue.masks import MASK_UM, METHODS, TissueMask, find_tissue, mask_size, read_mask
 
 PINK = (205, 130, 185)
@@ -379,3 +380,18 @@ def test_palette_masks_go_by_index(tmp_path: Path) -> None:
     found = read_mask(tmp_path / "rgba.png", slide)
     assert found.mask[:, :30].all()
     assert not found.mask[:, 30:].any()
+
+
+def test_luma_and_chroma_shown_as_colours_are_named() -> None:
+    """Salmon glass is pink enough to pass for stain."""
+    rgb = stained()
+    weights = np.array(
+        [[0.299, 0.587, 0.114], [-0.16874, -0.33126, 0.5], [0.5, -0.41869, -0.08131]]
+    )
+    shown = np.rint(rgb @ weights.T + (0, 128, 128)).clip(0, 255).astype(np.uint8)
+    assert "looks like luma and chroma shown as colours" in find(shown).warnings[0]
+    twice = rgb_of_ycbcr(rgb)
+    assert "looks like colours converted once too often" in find(twice).warnings[0]
+    assert find(rgb).warnings == ()
+    grey = np.full_like(rgb, 128)
+    assert not any("colours" in warning for warning in find(grey).warnings)

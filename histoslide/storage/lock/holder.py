@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import uuid
@@ -12,7 +11,9 @@ from typing import Protocol
 
 import psutil
 
+from histoslide.errors import HistoslideError
 from histoslide.storage.lock.process import started_when, this_machine
+from histoslide.storage.records import from_json, to_json
 
 BEAT_S = 10.0
 """Seconds between the heartbeats of a holder."""
@@ -55,9 +56,8 @@ class Holder:
     def read(cls, text: str) -> Holder | None:
         """What a lock says; None where it says nothing that can be understood."""
         try:
-            values = json.loads(text)
-            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
-        except (ValueError, KeyError, TypeError):
+            return from_json(text, cls, source="a lock")
+        except HistoslideError:
             return None
 
     @property
@@ -105,4 +105,4 @@ class LockMedium(Protocol):
 
 def lock_text(holder: Holder, **more: str) -> bytes:
     """What a lock says, for ``Holder.read``; further facts are left alone by that."""
-    return json.dumps(asdict(holder) | more).encode()
+    return to_json(asdict(holder) | more, indent=None, ascii_only=True).encode()

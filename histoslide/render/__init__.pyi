@@ -1,0 +1,16 @@
+from .bars import scale_bar_um as scale_bar_um
+from .blending import COLOUR_MAP as COLOUR_MAP
+from .blending import blend as blend
+from .canvas import Overlay as Overlay
+from .cell_pixels import cell_index as cell_index
+from .cell_pixels import cells_to_pixels as cells_to_pixels
+from .difference import DIFFERENCE_MAP as DIFFERENCE_MAP
+from .difference import ONLY_COLOURS as ONLY_COLOURS
+from .difference import draw_difference as draw_difference
+from .difference import round_limit as round_limit
+from .mask_picture import draw_mask as draw_mask
+from .overlay import draw_overlay as draw_overlay
+from .paper import paper_picture as paper_picture
+from .paper import size_on_paper as size_on_paper
+from .paper import slide_picture as slide_picture
+from .tile_sheet import contact_sheet as contact_sheet
