@@ -43,6 +43,7 @@ from histoslide.tissue.masks import read_mask
 from histoslide.training.checkpoint import Checkpoint, load_checkpoint
 from histoslide.training.recipe import RECIPES
 from histoslide.training.recipe_file import find_recipe
+from histoslide.training.run_folder import RATES_NAME, read_rates
 from histoslide.viewer.cells import CellSource
 
 Read = Callable[[Path], object]
@@ -305,14 +306,12 @@ FORMATS = {
         reads=[lambda folder: Predictions.load(folder / "predictions.csv", tumour_class="tumour")],
     ),
     "rates": Format(
-        make=lambda folder: (folder / "rates.json").write_text(
+        make=lambda folder: (folder / RATES_NAME).write_text(
             RateSearch(
                 lrs=np.array([1e-5, 1e-3]), losses=np.array([0.7, math.nan]), suggestion=None
             ).to_json()
         ),
-        reads=[
-            lambda folder: RateSearch.from_json((folder / "rates.json").read_bytes(), source="r")
-        ],
+        reads=[read_rates],
     ),
     "checkpoint": Format(
         make=_make_checkpoint,

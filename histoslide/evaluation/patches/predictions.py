@@ -204,7 +204,7 @@ class Predictions:
                 classes=classes,
                 tumour=None if tumour_class is None else index[tumour_class],
             )
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
             raise DataError(f"{path} is not a table of predictions: {error}") from error
 
 
