@@ -25,6 +25,9 @@ _MAX_SAMPLE_VALUE = 281
 
 _ALL_16_BITS = 65535
 
+_MOST_PIXELS = 2**26
+"""Of a patch; Pillow itself takes gigabytes for what a damaged file claims."""
+
 _SHA1 = re.compile("[0-9a-f]{40}")
 
 
@@ -39,6 +42,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with open_picture(path) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise DataError(f"{path} is no patch: it claims {image.width}×{image.height} px")
             return _rgb(image, path)
     except DAMAGED_PICTURE as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
