@@ -108,7 +108,7 @@ class ModelSpec:
 
     def to_json(self) -> str:
         """The spec as JSON text, keys sorted, so that equal specs are equal texts."""
-        # Not by way of records: NumPy's numbers among the figures of training are written, too.
+        # Not by way of records, which would not sort the keys.
         fields = dataclasses.asdict(self) | {"spec_version": SPEC_VERSION}
         return json.dumps(fields, sort_keys=True)
 
