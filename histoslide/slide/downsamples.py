@@ -236,8 +236,8 @@ class _Doubt:
                     pixels = _grey(self._read(Region(self._reference, x, y, width, height)))
                 except SlideReadError:
                     continue
-                texture = float(_shrunk(pixels, (max(1, round(height / gap)),
-                                                 max(1, round(width / gap)))).std())  # fmt: skip
+                shape = max(1, round(height / gap)), max(1, round(width / gap))
+                texture = float(_detail(_shrunk(pixels, shape)).std())
                 if texture > _TEXTURE:
                     found.append((texture * (1 + max(x, y)), (x, y, width, height), pixels))
         found.sort(key=lambda each: each[0], reverse=True)
@@ -287,8 +287,19 @@ def _resized(
     return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR, box=box))
 
 
+def _detail(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What is left beside the plane through a picture: slopes are alike wherever they are."""
+    found = pixels - pixels.mean()
+    for axis, side in enumerate(pixels.shape):
+        way = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
+        along = way[:, None] if axis == 0 else way[None, :]
+        if side > 1:
+            found -= along * ((found * along).mean() / (along * along).mean())
+    return found
+
+
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Of two pictures of one shape, -1 to 1; 0 where one of them shows nothing."""
-    a, b = one - one.mean(), other - other.mean()
+    a, b = _detail(one), _detail(other)
     norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / norm if norm > 0 else 0.0

@@ -331,7 +331,8 @@ def test_where_openslide_cannot_read_exactly_pixels_move_by_one_at_most(
     tmp_path: Path, size_l0: tuple[int, int], size: tuple[int, int], share: float
 ) -> None:
     level = position_pixels(*size, seed=5)
-    slide = open_slide(write_tiff(tmp_path / "f.tif", [position_pixels(*size_l0), level]))
+    finest = np.asarray(Image.fromarray(level).resize(size_l0, Image.Resampling.NEAREST))
+    slide = open_slide(write_tiff(tmp_path / "f.tif", [finest, level]))
     padded = np.pad(level, ((1, 1), (1, 1), (0, 0)), mode="edge").astype(int)
     moved = total = 0
     for x, y, width, height in random_windows(size):

@@ -27,6 +27,7 @@ from histoslide.slide import open_slide
 from histoslide.storage.records import to_builtins
 from histoslide.storage.writing import swap_folder
 from histoslide.store import open_heatmap
+from histoslide.store.record import CellCounts
 from histoslide.synthetic import decode_fiducial, fiducial_slide
 from histoslide.viewer.catalogue import Catalogue
 from histoslide.viewer.server import create_app
@@ -437,7 +438,7 @@ def test_a_heatmap_being_written_fills_in(visit: Open, serve: Serve, tmp_path: P
     playwright.expect(page.locator("#foci button")).to_have_count(2)
     assert page.locator("#progress-text").inner_text().startswith("100 %")
     heat = open_heatmap(path, allow_incomplete=True)
-    counts = dict.fromkeys(("pending", "background", "scored", "unreadable", "excluded"), 1)
+    counts = to_builtins(CellCounts.of(status))
     group.attrs["histoslide"] = {**to_builtins(heat.record), "complete": True, "counts": counts}
     playwright.expect(page.locator("#progress")).to_be_hidden(timeout=30_000)
 

@@ -131,7 +131,7 @@ def test_nothing_else_can_be_asked_for(scored: Path, path: str) -> None:
     assert answer.headers["content-security-policy"]
 
 
-@pytest.mark.parametrize("digits", [30, 300, 990, 4301, 10**6])
+@pytest.mark.parametrize("digits", [30, 300, 990, 4301, 60_000])
 def test_numbers_without_end_are_refused(scored: Path, digits: int) -> None:
     page = client(scored / "a.zarr")
     for path in ("cells/0/{}/0/0", "cells/0/0/{}/0", "cells/{}/0/0/0", "slide/{}/0/0", "foci/{}"):
