@@ -43,8 +43,8 @@ def add_parser(
         nargs="+",
         type=location,
         metavar="SLIDE",
-        help="files, folders or s3:// URLs; with --annotations also a CSV with the column slide and "
-        "any of mpp, patient, centre, annotations, exhaustive, part",
+        help="files, folders or s3:// URLs; with --annotations also a CSV with the column slide "
+        "and any of mpp, patient, centre, annotations, exhaustive, part",
     )
     parser.add_argument(
         "--out", type=location, required=True, metavar="FOLDER", help="where to write"

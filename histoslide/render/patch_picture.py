@@ -18,7 +18,7 @@ from histoslide.render.canvas import Canvas
 from histoslide.slide import Slide
 from histoslide.slide.resampling import fit_size, read_overview
 
-PATCH_COLOURS: Mapping[str, str] = {"normal": "#1f5fd0", "tumour": "#e02020"}
+PATCH_COLOURS: Mapping[str, str] = {"normal": "#00b7ff", "tumour": "#e02020"}
 """Of the squares of each class."""
 
 _OUTLINES = "#ffd500"

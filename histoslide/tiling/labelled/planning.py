@@ -142,6 +142,7 @@ def plan_patches(slide: LabelledSlide, where: Path, options: CutOptions) -> Plan
         plan = plan_cells(grid, mask, threshold=options.tissue.threshold, roi=roi)
         quickhash = opened.quickhash
     cells = np.argwhere(plan == Status.PENDING)
+    cells = cells[_on_slide(grid, centred(grid, cells, options.input_px))]
     centres = centred(grid, cells, options.label_px)
     labels = options.rule.labels(truth, centres, exhaustive=slide.exhaustive)
     lesions = _lesions_of(truth, centres, labels)
@@ -171,6 +172,14 @@ def centred(grid: TileGrid, cells: NDArray[np.int64], side_px: int) -> Boxes:
     middle = (cells[:, ::-1] + 0.5) * grid.cell_l0
     half = side_px * grid.scale / 2
     return np.concatenate([middle - half, middle + half], axis=1)
+
+
+def _on_slide(grid: TileGrid, boxes: Boxes) -> NDArray[np.bool_]:
+    """Whether all of each patch is on the slide: the white beyond would tell of its class."""
+    edges = np.array([grid.size_l0.width, grid.size_l0.height])
+    slack = 0.5 * grid.scale  # half a pixel of the patch
+    inside: NDArray[np.bool_] = (boxes[:, :2] > -slack) & (boxes[:, 2:] < edges + slack)
+    return inside.all(axis=1)
 
 
 def _annotations(slide: LabelledSlide, where: Path, options: CutOptions) -> Path | None:
