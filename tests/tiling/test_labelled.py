@@ -209,12 +209,13 @@ def test_patches_hold_the_pixels_of_their_place(slides: Path, tmp_path: Path) ->
     names = {path.name for path in out.iterdir()}
     assert {"split.csv", "slides", "samples-normal.png", "samples-tumour.png"} <= names
     assert ".slides" not in names
-    assert Image.open(out / "slides" / "a.tif" / "patches.png").size[0] > 400
+    with Image.open(out / "slides" / "a.tif" / "patches.png") as picture:
+        assert picture.size[0] > 400
 
 
 def test_no_patient_and_no_equal_patch_is_in_two_parts(slides: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
-    for seed in ("0", "1", "2"):
+    for seed in ("0", "1"):
         assert cut(slides, out, "--split", "0.4,0.3,0.3", "--seed", seed, "--overwrite") == 0
         part_of: dict[str, str] = {}
         seen: dict[bytes, str] = {}

@@ -125,9 +125,9 @@ def _write_pictures(
         for start in range(0, len(chosen), _AT_ONCE):
             some = chosen[start : start + _AT_ONCE]
             for index, patch in zip(some.tolist(), read_pixels(shard, some), strict=True):
-                label = PCAM_CLASSES[shard.planned.labels[index]]
+                kind = PCAM_CLASSES[shard.planned.labels[index]]
                 name = f"{patch_name(shard, index)}.{suffix}"
-                save_tile(patch, folder / part / label / name)
+                save_tile(patch, folder / part / kind / name)
 
 
 def patch_name(shard: Shard, index: int) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,8 +113,6 @@ class PlannedPatches:
 
     def only(self, keep: NDArray[np.int64]) -> PlannedPatches:
         """The same with some of the patches."""
-        from dataclasses import replace  # noqa: PLC0415
-
         return replace(
             self, cells=self.cells[keep], labels=self.labels[keep], lesions=self.lesions[keep]
         )
@@ -178,8 +177,8 @@ def _on_slide(grid: TileGrid, boxes: Boxes) -> NDArray[np.bool_]:
     """Whether all of each patch is on the slide: the white beyond would tell of its class."""
     edges = np.array([grid.size_l0.width, grid.size_l0.height])
     slack = 0.5 * grid.scale  # half a pixel of the patch
-    inside: NDArray[np.bool_] = (boxes[:, :2] > -slack) & (boxes[:, 2:] < edges + slack)
-    return inside.all(axis=1)
+    inside = (boxes[:, :2] > -slack) & (boxes[:, 2:] < edges + slack)
+    return np.asarray(inside.all(axis=1))
 
 
 def _annotations(slide: LabelledSlide, where: Path, options: CutOptions) -> Path | None:
@@ -205,7 +204,7 @@ def _lesions_of(truth: SlideTruth, centres: Boxes, labels: NDArray[np.int8]) -> 
     lesions = np.array(truth.lesions(), dtype=object)
     if not len(mine) or not len(lesions):
         return found
-    boxes = shapely.box(*centres[mine].T)
+    boxes: Any = shapely.box(*centres[mine].T)
     box, lesion = shapely.STRtree(lesions).query(boxes, predicate="intersects")
     overlap = np.zeros(len(box))
     several = np.isin(box, np.flatnonzero(np.bincount(box, minlength=len(boxes)) > 1))

@@ -130,8 +130,8 @@ def _slide(
     told = value["exhaustive"].lower()
     if told not in _YES + _NO:
         raise SlideOpenError(f"{path}, line {line}: exhaustive is {told!r}: write yes or no")
-    part = value["part"] or None
-    if part not in (None, *get_args(Part)):
+    parts: dict[str, Part | None] = {"": None} | {name: name for name in get_args(Part)}
+    if (part := value["part"]) not in parts:
         raise SlideOpenError(
             f"{path}, line {line}: the part is {part!r}: write {', '.join(get_args(Part))}"
         )
@@ -146,5 +146,5 @@ def _slide(
         annotations=Path(str(path.parent / drawn)) if drawn else None,
         tumour_free=tumour_free,
         exhaustive=told in _YES if told else exhaustive,
-        part=part,
+        part=parts[part],
     )
