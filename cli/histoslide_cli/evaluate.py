@@ -14,8 +14,8 @@ from histoslide_cli.outcomes import EXIT_DONE
 from histoslide_cli.patch_options import add_part_option, add_patch_options, patch_folder
 
 if TYPE_CHECKING:
+    from histoslide.evaluation.bootstrap import Interval
     from histoslide.evaluation.patches.assessment import Assessment
-    from histoslide.evaluation.patches.bootstrap import Interval
     from histoslide.evaluation.patches.predictions import Patches, Predictions
     from histoslide.evaluation.patches.robustness import Robustness
     from histoslide.model import Model, ModelSpec

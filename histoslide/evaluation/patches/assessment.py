@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from histoslide.errors import DataError
-from histoslide.evaluation.patches.bootstrap import (
+from histoslide.evaluation.bootstrap import (
     FEWEST_SLIDES,
     RESAMPLES,
     Interval,

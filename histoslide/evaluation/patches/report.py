@@ -17,9 +17,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from histoslide.errors import DataError
+from histoslide.evaluation.bootstrap import Interval
+from histoslide.evaluation.drawing import to_png
 from histoslide.evaluation.patches import plots, samples
 from histoslide.evaluation.patches.assessment import Assessment, assess, resampling_note
-from histoslide.evaluation.patches.bootstrap import Interval
 from histoslide.evaluation.patches.figures import CALIBRATION_BINS
 from histoslide.evaluation.patches.history import History
 from histoslide.evaluation.patches.perturbations import PERTURBATIONS
@@ -319,7 +320,7 @@ def _picture(
     name: str, section: str, figure: Figure, caption: str, *, wide: bool = False
 ) -> Picture:
     assert name in PICTURES or name.startswith("samples-"), "refuse_report knows all names"
-    png = plots.to_png(figure)
+    png = to_png(figure)
     return Picture(name=name, section=section, caption=caption, png=png, wide=wide)
 
 
