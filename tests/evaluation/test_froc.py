@@ -128,6 +128,7 @@ def hits(
 ) -> SlideHits:
     return SlideHits(
         best=np.array(best, dtype=float),
+        reached=np.array(best, dtype=float),
         required=len(best) if required is None else required,
         false=Detections.of([(score, 0, 0) for score in false]),
         negative=not best,
