@@ -286,7 +286,7 @@ def _judge(
     from histoslide.errors import DataError
     from histoslide.judging.assessment import assess
     from histoslide.judging.choice import same_slides
-    from histoslide.judging.cohort import judge_cohort
+    from histoslide.judging.cohort import cases_of, judge_cohort
     from histoslide.judging.links import ViewerLinks
     from histoslide.judging.page import figures, refuse_report, warnings_of, write_report
 
@@ -294,16 +294,16 @@ def _judge(
         refuse_report(arguments.out, overwrite=arguments.overwrite)
     chosen = chosen_settings(arguments)
     paths = [entry.path for entry in catalogue.entries()]
+    same = [] if chosen is None else same_slides(chosen, cases_of(paths, reference)[0])
+    if same and not arguments.same_slides:
+        raise DataError(
+            f"{arguments.lesion_settings} was chosen on {len(same)} of these slides or on their "
+            f"patients ({', '.join(same[:3])}{', …' if len(same) > 3 else ''}): judge others, or "
+            "pass --same-slides, and the report says so"
+        )
     with Progress("judge", unit="heatmap", quiet=arguments.quiet) as progress:
         cohort = judge_cohort(
             paths, reference, options, workers=arguments.workers, progress=progress.update
-        )
-    same = [] if chosen is None else same_slides(chosen, cohort.slides)
-    if same and not arguments.same_slides:
-        raise DataError(
-            f"--lesion-settings {arguments.lesion_settings} were chosen on {len(same)} of these "
-            f"slides or on their patients ({', '.join(same[:3])}{', …' if len(same) > 3 else ''}): "
-            "judge others, or pass --same-slides, and the report says so"
         )
     assessment = assess(cohort, reference, options)
     warnings = warnings_of(cohort, assessment, chosen, same)

@@ -16,12 +16,11 @@ from histoslide.evaluation.slides.hits import SlideHits, match
 from histoslide.judging.cohort import Case, NotJudged, cases_of, each
 from histoslide.judging.options import JudgeOptions
 from histoslide.judging.reference import Reference
-from histoslide.judging.slide import JudgedSlide, in_excluded, slide_truth
-from histoslide.lesions import LesionSettings
+from histoslide.judging.slide import JudgedSlide, in_excluded, opened, slide_truth
+from histoslide.lesions import DEFAULT_EXTEND, DEFAULT_GAP_UM, DEFAULT_SEED, LesionSettings
 from histoslide.lesions.peaks import lesion_peaks
 from histoslide.lesions.settings_file import ChosenOn, ChosenSettings
 from histoslide.storage.location import Location
-from histoslide.store import open_heatmap
 
 SEEDS = (0.5, 0.6, 0.7, 0.8, 0.84, 0.9, 0.95, 0.98, 0.99)
 EXTENDS = (0.3, 0.5, 0.7, 0.9)
@@ -217,7 +216,7 @@ class _Tries:
 
 
 def _hits(case: Case, options: JudgeOptions, tried: tuple[LesionSettings, ...]) -> _Tries:
-    heat = open_heatmap(case.path)
+    heat = opened(case.path)
     model = heat.record.model.sha256
     drawn, truth = slide_truth(heat, case.reference, options)
     if not case.reference.exhaustive or (case.reference.tumour and truth is None):
@@ -249,13 +248,19 @@ def _row(
 
 
 def _rank(row: Tried, aim: Aim) -> tuple[float, ...]:
-    """What comes first is better; of equals, fewer false lesions, then the plainer settings."""
+    """What comes first is better; of equals, fewer false lesions, then the usual settings."""
     it = row.settings
-    plainer = (row.false_per_slide, it.smoothing_um, abs(it.join_gap_um - 75), -it.seed_probability)
+    usual = (
+        row.false_per_slide,
+        it.smoothing_um,
+        abs(it.join_gap_um - DEFAULT_GAP_UM),
+        abs(it.extend_probability - DEFAULT_EXTEND),
+        abs(it.seed_probability - DEFAULT_SEED),
+    )
     if aim.kind == "froc":
-        return (-row.score, *plainer)
+        return (-row.score, *usual)
     false = float("inf") if row.false_per_negative is None else row.false_per_negative
-    return (max(0.0, false - aim.false_per_negative), -row.sensitivity, -row.score, *plainer)
+    return (max(0.0, false - aim.false_per_negative), -row.sensitivity, -row.score, *usual)
 
 
 def _refuse_missed(aim: Aim, best: Tried, rows: Sequence[Tried]) -> None:

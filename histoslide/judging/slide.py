@@ -143,7 +143,7 @@ def judge_slide(path: Location, reference: ReferenceSlide, options: JudgeOptions
         AnnotationError: the annotation cannot be read or does not fit the slide.
         DataError: what is known contradicts itself, or foreign detections cannot be read.
     """
-    heat = open_heatmap(path)
+    heat = opened(path)
     record, settings = heat.record, options.settings
     probability, status = heat.cells(settings.class_name)
     lesions: Sequence[Lesion] | None = None
@@ -179,6 +179,15 @@ def judge_slide(path: Location, reference: ReferenceSlide, options: JudgeOptions
         highest_false=() if hits is None else _highest(hits.false),
         unreadable_cells=int((status == Status.UNREADABLE).sum()),
     )
+
+
+def opened(path: Location) -> Heatmap:
+    """A complete heatmap, whose damage is noticed when its cells are read, not twice.
+
+    Raises:
+        StoreError: it is incomplete, or is none.
+    """
+    return open_heatmap(path, allow_damaged=True)
 
 
 def detect(heat: Heatmap, probability: NDArray[np.float32], options: JudgeOptions) -> Detections:
@@ -276,7 +285,8 @@ def cells_of(
     """Rows and columns of the cells that the middles of a lesion's annotated pixels lie in."""
     pixels = np.argwhere(lesion.annotated) + [side.start for side in lesion.window]
     cells = ((pixels + 0.5) * downsample / heat.grid.cell_l0).astype(np.intp)
-    row, col = np.unique(np.minimum(cells, np.array(heat.grid.shape) - 1), axis=0).T
+    row, col = np.minimum(cells, np.array(heat.grid.shape) - 1).T
+    row, col = np.divmod(np.unique(row * heat.grid.cols + col), heat.grid.cols)
     return row, col
 
 

@@ -113,8 +113,14 @@ def lesion_truth(
 def _groups(tumour: NDArray[np.bool_], reach: float) -> Iterator[_Window]:
     """Windows with all tumour, none of which has to do with another."""
     rows, cols = tumour.shape
-    pad = np.pad(tumour, ((0, -rows % _BLOCK), (0, -cols % _BLOCK)))
-    blocks = pad.reshape(pad.shape[0] // _BLOCK, _BLOCK, -1, _BLOCK).any(axis=(1, 3))
+    with_any = np.flatnonzero(tumour.any(axis=1))
+    if not len(with_any):
+        return
+    above = int(with_any[0]) // _BLOCK  # most of a slide is empty
+    part = tumour[above * _BLOCK : with_any[-1] + 1]
+    pad = np.pad(part, ((0, -len(part) % _BLOCK), (0, -cols % _BLOCK)))
+    blocks = pad.reshape(len(pad) // _BLOCK, _BLOCK, -1, _BLOCK).any(axis=(1, 3))
+    blocks = np.pad(blocks, ((above, -(-rows // _BLOCK) - above - len(blocks)), (0, 0)))
     # Tumour in blocks that are not joined here is farther apart than both can grow.
     around = int(reach // _BLOCK) + 1
     side = 2 * around + 1
@@ -181,5 +187,8 @@ def _first_pixel(lesion: dict[str, Any]) -> tuple[int, int]:
 
 def _longest(pixels: NDArray[np.intp]) -> float:
     """Largest distance between two corners of pixels (row, col), in pixels."""
-    corners = np.concatenate([pixels + shift for shift in ((0, 0), (0, 1), (1, 0), (1, 1))])
+    # The first and the last of each row: no other can be a corner of the hull.
+    first = np.flatnonzero(np.diff(pixels[:, 0], prepend=-1))
+    ends = pixels[np.unique([first, np.append(first[1:] - 1, len(pixels) - 1)])]
+    corners = np.concatenate([ends + shift for shift in ((0, 0), (0, 1), (1, 0), (1, 1))])
     return float(pdist(corners[ConvexHull(corners).vertices]).max())
