@@ -1,5 +1,6 @@
 """Shared fixtures: where real data lie, and small networks that need no training."""
 
+import gc
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ from typing import cast
 import pytest
 import torch
 from patches import make_tiny
+from processes import reading_processes
 
 from histoslide.model import ModelSpec, save_bundle
 from histoslide.model.architectures import ARCHITECTURES, build_network
@@ -83,6 +85,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     add_tiny(monkeypatch)
     with one_thread():
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """What a module's tests open they close, or let go: others count the processes that read."""
+    yield
+    if reading_processes():
+        gc.collect()
+        assert not reading_processes()
 
 
 @pytest.fixture(autouse=True)

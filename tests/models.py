@@ -61,3 +61,16 @@ def three_class_model() -> Model:
         std=(1, 1, 1),
     )
     return Model(spec, ThreeColours(), device="cpu", sha256="three")
+
+
+def randomise_norms(network: nn.Module, *, std: float = 0.1) -> nn.Module:
+    """Give every batch norm statistics and factors of its own, so that none is without effect."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean, std=std)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1)
+            nn.init.normal_(module.bias, std=std)
+    return network

@@ -65,13 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise HistoslideError(f"--out {arguments.out}: the report is HTML, end its name in .html")
     settings = lesion_settings(arguments)
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
-    catalogue = Catalogue(
+    with Catalogue(
         arguments.heatmaps,
         slides=arguments.slides,
         force=arguments.force,
         access=SlideAccess(cache=slide_cache(arguments)),
-    )
-    try:
+    ) as catalogue:
         _, failed = write_report(
             catalogue,
             arguments.out,
@@ -79,7 +78,5 @@ def run(arguments: argparse.Namespace) -> int:
             picture_px=arguments.size,
             overwrite=arguments.overwrite,
         )
-    finally:
-        catalogue.close()
     print(arguments.out)  # noqa: T201
     return exit_code([Outcome.IN_PART if failed else Outcome.DONE])

@@ -59,11 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
     options = ServeOptions(
         port=arguments.port, token=arguments.token, browser=not arguments.no_browser
     )
-    catalogue = Catalogue(
+    with Catalogue(
         arguments.heatmaps,
         slides=arguments.slides,
         force=arguments.force,
         access=SlideAccess(cache=slide_cache(arguments)),
-    )
-    serve(catalogue, options, lambda url: print(url, flush=True))  # noqa: T201
+    ) as catalogue:
+        serve(catalogue, options, lambda url: print(url, flush=True))  # noqa: T201
     return EXIT_DONE

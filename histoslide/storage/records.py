@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import numbers
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -180,6 +179,8 @@ def from_toml(
     Raises:
         HistoslideError: ``error``; it is no TOML, or not such a record.
     """
+    import tomllib  # noqa: PLC0415 - JSON is what most commands read
+
     try:
         content = tomllib.loads(raw if isinstance(raw, str) else raw.decode("utf-8"))
     except (ValueError, *_UNFIT) as reason:  # also of numbers of thousands of digits

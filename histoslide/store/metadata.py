@@ -17,7 +17,7 @@ from histoslide.storage.location import Location, is_remote, open_group
 from histoslide.storage.records import from_builtins, to_builtins
 from histoslide.storage.writing import named_difference
 from histoslide.storage.zarr_folder import is_there
-from histoslide.store.arrays import DAMAGED_METADATA
+from histoslide.store.arrays import DAMAGED_METADATA, MOST_CELLS
 from histoslide.store.layout import NgffVersion
 from histoslide.store.record import SCHEMA_VERSION, GridRecord, HeatmapRecord
 
@@ -129,10 +129,6 @@ def _way_out(path: Location) -> str:
         return ": make one of a slide with histoslide score"
     inside = sorted(inner.name for inner in path.glob("*.zarr"))
     return f": it is a folder of heatmaps, pass {path / inside[0]}" if inside else ""
-
-
-MOST_CELLS = 2**30
-"""Cells of the largest heatmap that is opened: a square metre of them at 31 µm a side."""
 
 
 def refuse_contradictions(path: Location, record: HeatmapRecord, grid: TileGrid) -> None:

@@ -42,8 +42,7 @@ from histoslide.training.callbacks import (
 from histoslide.training.checkpoint import FILE_NAME, Checkpoint, load_checkpoint, run_settings
 from histoslide.training.distributed import is_distributed, train_together
 from histoslide.training.kept_patches import keep_patches
-from histoslide.training.learner import fit_stage, make_learner
-from histoslide.training.memory import fitting_batch_size, free_memory
+from histoslide.training.learner import fit_stage, fitted_learner
 from histoslide.training.network import start_network
 from histoslide.training.precision import choose_precision
 from histoslide.training.recipe import Recipe
@@ -181,14 +180,20 @@ def train(
     report = Report(run, recipe, on_epoch=finish_epoch, on_batch=on_batch)
     keeper = SaveCheckpoints(run, recipe, None if folder is None else folder / FILE_NAME)
     make = partial(
-        _stage_learner, data, recipe, network, device=device, workers=workers, teachers=teachers
+        fitted_learner,
+        data,
+        recipe,
+        network=network,
+        device=device,
+        workers=workers,
+        teachers=teachers,
     )
     learner = None
     while run.stage < len(recipe.stages):
-        learner = make(run.stage)
+        learner = make(stage=recipe.stages[run.stage])
         _run_stage(learner, recipe, run, seed, [report, keeper, *callbacks])
     if learner is None:  # every stage was done before
-        learner = make(len(recipe.stages) - 1)
+        learner = make(stage=recipe.stages[-1])
     if recipe.keep == "best" and run.best is not None:
         network.load_state_dict(run.best)
     predictions = predict_patches(Model(spec, network, device=str(device), sha256=""), data.valid)
@@ -217,37 +222,6 @@ def _begin(folder: Path | None, settings: dict[str, object], network: nn.Module)
     network.load_state_dict(run.network)
     logger.info("going on after epoch %d, from %s", len(run.records), path)
     return run
-
-
-def _stage_learner(
-    data: PatchData,
-    recipe: Recipe,
-    network: nn.Module,
-    index: int,
-    *,
-    device: torch.device,
-    workers: int,
-    teachers: Sequence[Teacher],
-) -> Learner:
-    stage = recipe.stages[index]
-    side = recipe.side_px(stage)
-    size = fitting_batch_size(network, recipe.batch_size, side, free_bytes=free_memory(device))
-    if size < recipe.batch_size:
-        logger.warning(
-            "%d patches of %d px do not fit into the memory of %s: %d at a time, with gradients "
-            "summed to a batch of %d",
-            recipe.batch_size, side, device, size, recipe.batch_size,
-        )  # fmt: skip
-    return make_learner(
-        data,
-        recipe,
-        stage,
-        network,
-        device=device,
-        workers=workers,
-        batch_size=size,
-        teachers=teachers,
-    )
 
 
 def _run_stage(

@@ -23,6 +23,7 @@ from histoslide.errors import DataError
 from histoslide.model.architectures import split_body
 from histoslide.training.accumulation import WholeBatches
 from histoslide.training.loaders import make_loaders
+from histoslide.training.memory import fitting_batch_size, free_memory
 from histoslide.training.mosaic import MosaicContext
 from histoslide.training.optimiser import optimiser
 from histoslide.training.precision import choose_precision
@@ -99,6 +100,37 @@ def make_learner(
     # Always: the network remembers what an earlier stage froze.
     learner.freeze_to(-(stage.trainable_groups or 0))
     return learner
+
+
+def fitted_learner(
+    data: PatchData,
+    recipe: Recipe,
+    stage: Stage,
+    network: nn.Module,
+    *,
+    device: torch.device,
+    workers: int,
+    teachers: Sequence[Teacher],
+) -> Learner:
+    """``make_learner`` with as many patches at a time as the memory of the device holds."""
+    side = recipe.side_px(stage)
+    size = fitting_batch_size(network, recipe.batch_size, side, free_bytes=free_memory(device))
+    if size < recipe.batch_size:
+        logger.warning(
+            "%d patches of %d px do not fit into the memory of %s: %d at a time, with gradients "
+            "summed to a batch of %d",
+            recipe.batch_size, side, device, size, recipe.batch_size,
+        )  # fmt: skip
+    return make_learner(
+        data,
+        recipe,
+        stage,
+        network,
+        device=device,
+        workers=workers,
+        batch_size=size,
+        teachers=teachers,
+    )
 
 
 def fit_stage(learner: Learner, stage: Stage, *, first_epoch: int = 0) -> None:

@@ -15,9 +15,8 @@ from histoslide.errors import DataError
 from histoslide.evaluation.patches.history import RateSearch
 from histoslide.model.devices import pick_device
 from histoslide.training.checkpoint import seed_epoch
-from histoslide.training.learner import make_learner
+from histoslide.training.learner import fitted_learner
 from histoslide.training.loaders import reseed
-from histoslide.training.memory import fitting_batch_size, free_memory
 from histoslide.training.network import start_network
 from histoslide.training.recipe import Recipe
 from histoslide.training.teachers import Teacher
@@ -54,18 +53,13 @@ def find_rate(
     """
     device = torch.device(pick_device()) if device is None else device
     network = start_network(data, recipe, device=device, seed=seed, initial=initial)
-    stage = recipe.stages[0]
-    size = fitting_batch_size(
-        network, recipe.batch_size, recipe.side_px(stage), free_bytes=free_memory(device)
-    )
-    learner = make_learner(
+    learner = fitted_learner(
         data,
         recipe,
-        stage,
+        recipe.stages[0],
         network,
         device=device,
         workers=workers,
-        batch_size=size,
         teachers=teachers,
     )
     reseed(learner.dls, seed_epoch(seed, 0))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from cachetools import LRUCache
 
@@ -59,7 +60,7 @@ class _OpenSlides(LRUCache[_FileKey, Slide]):
 
 
 class Catalogue:
-    """Heatmaps and their slides; usable from several threads."""
+    """Heatmaps and their slides, open until it is closed; usable from several threads."""
 
     def __init__(
         self,
@@ -110,6 +111,12 @@ class Catalogue:
         self._forced = given[0] if force and len(given) == 1 else None
         if self._forced is None:
             self._match(given)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def is_cohort(self) -> bool:

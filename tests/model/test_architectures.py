@@ -10,6 +10,7 @@ import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.vision.learner import create_head, vision_learner
+from models import randomise_norms
 from torch import Tensor, nn
 from torchvision import models
 
@@ -35,25 +36,13 @@ def fastai_learner(architecture: str, classes: int) -> Any:
     )
 
 
-def randomise(network: nn.Module) -> None:
-    """Give every weight and every batch norm statistic a value that is not its default."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1)
-            nn.init.normal_(module.bias, std=0.1)
-
-
 @pytest.mark.parametrize(
     ("architecture", "classes"), [("resnet18", 2), ("resnet34", 3), ("resnet50", 2)]
 )
 def test_the_network_is_fastais(architecture: str, classes: int) -> None:
     torch.manual_seed(0)
     ours = build_network(architecture, classes).eval()
-    randomise(ours)
+    randomise_norms(ours)
     learner = fastai_learner(architecture, classes)
     theirs = learner.model.eval()
     images = torch.randn(2, 3, 48, 48)

@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 import timm
 import torch
+from models import randomise_norms
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
@@ -33,14 +34,7 @@ def features_of(body: nn.Module, images: Tensor = IMAGES) -> Tensor:
 
 def randomise(network: nn.Module) -> nn.Module:
     torch.manual_seed(3)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1)
-    return network.eval()
+    return randomise_norms(network).eval()
 
 
 def test_the_naming_of_torchvision() -> None:

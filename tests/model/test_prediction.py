@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from models import randomise_norms
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -45,14 +46,7 @@ class ChannelMeans(nn.Module):
 def _trained(architecture: str) -> nn.Sequential:
     torch.manual_seed(0)
     network = build_network(architecture, 2)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.3, 0.7)
-            nn.init.normal_(module.bias, std=0.2)
+    randomise_norms(network, std=0.2)
     return network.eval()
 
 

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from conftest import one_thread
+from models import randomise_norms
 from torch import Tensor, nn
 
 from histoslide.errors import BundleError, WeightsUnavailableError
@@ -29,14 +30,7 @@ def build(architecture: str, classes: int = 2) -> nn.Sequential:
     """A network whose batch norms all do something."""
     torch.manual_seed(0)
     network = build_network(architecture, classes).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1)
-            nn.init.normal_(module.bias, std=0.1)
+    randomise_norms(network)
     return network
 
 

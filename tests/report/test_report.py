@@ -79,7 +79,8 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def report(out: Path, *paths: Path, **options: Any) -> Page:
-    write_report(Catalogue(list(paths), slides=options.pop("slides", ())), out, **options)
+    with Catalogue(list(paths), slides=options.pop("slides", ())) as catalogue:
+        write_report(catalogue, out, **options)
     return Page(out.read_text(encoding="utf-8"))
 
 
@@ -275,7 +276,8 @@ def test_a_cohort_begins_with_a_table(tmp_path: Path, caplog: pytest.LogCaptureF
     ]
     write_run(tmp_path, "made", results, total=2)
     out = tmp_path / "r.html"
-    slides, failed = write_report(Catalogue([tmp_path]), out)
+    with Catalogue([tmp_path]) as catalogue:
+        slides, failed = write_report(catalogue, out)
     assert "<d>.svs is left out, since scoring it failed: <d>.svs is empty" in caplog.text
     assert [slide.name for slide in slides] == ["a", "b"]
     assert sorted(slide.name for slide in failed) == ["<d>.svs", "c.zarr"]

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
+from processes import reading_processes
 
 import histoslide.slide.isolated.slide as isolated_slide_module
 from histoslide.errors import (
@@ -54,10 +55,6 @@ def crashing(path: Path, *, read_seconds: float = 120, workers: int | None = Non
     return IsolatedSlide(path, opener=CRASHING, read_seconds=read_seconds, workers=workers)
 
 
-def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "isolated.process" in " ".join(p.cmdline())]
-
-
 def test_it_is_the_slide_that_it_isolates(good: Path) -> None:
     with IsolatedSlide(good) as slide, open_slide(good) as direct:
         for name in (
@@ -71,7 +68,7 @@ def test_it_is_the_slide_that_it_isolates(good: Path) -> None:
         pixels = slide.read(Region(0, 0, 0, 4, 4))
         pixels[:] = 0  # ours to change
         assert slide.read(Region(0, 0, 0, 4, 4)).any()
-    assert not children()
+    assert not reading_processes()
 
 
 def test_workers_import_little(good: Path) -> None:
@@ -84,25 +81,25 @@ def test_a_process_started_ahead_reads_the_next_slide(
     good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with SlideAccess().begin():
-        (ahead,) = children()
+        (ahead,) = reading_processes()
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/nowhere")  # as torch does meanwhile
         with IsolatedSlide(good) as slide:
-            assert children() == [ahead]
+            assert reading_processes() == [ahead]
             with IsolatedSlide(good) as other:  # there was only one
-                assert len(children()) == 2
+                assert len(reading_processes()) == 2
                 assert other.quickhash == slide.quickhash
-    assert not children()
+    assert not reading_processes()
     with SlideAccess().begin():
-        assert children()
-    assert not children()  # nobody needed it
+        assert reading_processes()
+    assert not reading_processes()  # nobody needed it
     with SlideAccess(isolate=False).begin():
-        assert not children()
+        assert not reading_processes()
     with SlideAccess().begin():
-        (ahead,) = children()
+        (ahead,) = reading_processes()
         monkeypatch.chdir(good.parent)  # where that process is not
         with IsolatedSlide(Path(good.name)):
-            assert children() != [ahead]
-            assert len(children()) == 1
+            assert reading_processes() != [ahead]
+            assert len(reading_processes()) == 1
 
 
 def test_a_slide_opens_where_the_current_folder_was_deleted(good: Path, tmp_path: Path) -> None:
@@ -147,7 +144,7 @@ def test_a_given_resolution_and_errors_of_opening_pass_through(good: Path, tmp_p
     )
     with pytest.raises(ResolutionError, match=r"flat\.tif records 0\.5 .*0\.25 .*pass --mpp"):
         IsolatedSlide(flat)
-    assert not children()
+    assert not reading_processes()
 
 
 @SAYS
@@ -176,7 +173,7 @@ def test_a_crash_is_a_failed_read(
         with pytest.raises(SlideReadError):
             slide.read(Region(0, 390, 290, 20, 20))
         assert slide._crashes == deaths + 1
-    assert not children()
+    assert not reading_processes()
 
 
 @SAYS
@@ -193,7 +190,7 @@ def test_a_read_that_hangs_is_ended(good: Path, tmp_path: Path, stem: str) -> No
         with pytest.raises(SlideReadError, match="no answer in"):
             slide.read(Region(0, 350, 250, 100, 100))
         assert slide.read(Region(0, 0, 0, 10, 10)).shape == (10, 10, 3)
-    assert not children()
+    assert not reading_processes()
 
 
 @SAYS
@@ -220,7 +217,7 @@ def test_a_crash_at_opening(
     monkeypatch.setattr(isolated_slide_module, "_START_SECONDS", 3.0)
     with pytest.raises(SlideCrashError, match="at opening it, twice"):
         crashing(named(good, tmp_path, stem), read_seconds=0.1)
-    assert not children()
+    assert not reading_processes()
 
 
 @SAYS
@@ -241,7 +238,7 @@ def test_errors_arrive_as_themselves(good: Path, tmp_path: Path) -> None:
         pytest.raises(RuntimeError, match="OddError: cannot be pickled"),
     ):
         slide.read(region)
-    assert not children()
+    assert not reading_processes()
 
 
 def test_what_a_worker_says_is_said_once(
@@ -268,13 +265,13 @@ def test_threads_read_at_once_within_the_bound(good: Path) -> None:
             nonlocal most
             region = Region(0, i * 7, i * 5, 300, 200)
             same = np.array_equal(slide.read(region), direct.read(region))
-            most = max(most, len(children()))
+            most = max(most, len(reading_processes()))
             return same
 
         with ThreadPoolExecutor(6) as pool:
             assert all(pool.map(read, range(60)))
         assert most == 2
-    assert not children()
+    assert not reading_processes()
     assert slide.read(Region(0, 0, 0, 10, 10)).any()  # closed, it opens again
     slide.close()
 
@@ -298,25 +295,25 @@ def test_closing_while_another_thread_reads(good: Path, tmp_path: Path) -> None:
         stop.set()
         assert reading.result() >= 0
     slide.close()
-    assert not children()
+    assert not reading_processes()
 
 
 def test_it_can_be_pickled(good: Path) -> None:
     with IsolatedSlide(good) as slide:
         copy = pickle.loads(pickle.dumps(slide))
         assert copy.size_l0 == slide.size_l0
-        assert len(children()) == 1  # nothing is opened before it is read
+        assert len(reading_processes()) == 1  # nothing is opened before it is read
         region = Region(0, 10, 20, 30, 40)
         assert np.array_equal(copy.read(region), slide.read(region))
         copy.close()
-    assert not children()
+    assert not reading_processes()
 
 
 def test_a_forgotten_slide_leaves_no_process(good: Path) -> None:
     slide = IsolatedSlide(good)
-    assert len(children()) == 1
+    assert len(reading_processes()) == 1
     del slide
-    assert not children()
+    assert not reading_processes()
 
 
 SCRIPT = """
@@ -367,7 +364,7 @@ def test_the_time_of_a_slide_ends_a_hung_read(good: Path, tmp_path: Path) -> Non
             slide.read(Region(0, 350, 250, 100, 100))
         with pytest.raises(SlideTimeoutError):
             slide.read(Region(0, 0, 0, 10, 10))
-    assert not children()
+    assert not reading_processes()
 
 
 def test_a_clock_runs_only_while_the_slide_is_in_work() -> None:
@@ -393,6 +390,6 @@ def test_a_clock_runs_only_while_the_slide_is_in_work() -> None:
 def test_isolation_can_be_switched_off(good: Path) -> None:
     with SlideAccess(isolate=False).open(good) as slide:
         assert slide.read(Region(0, 0, 0, 10, 10)).shape == (10, 10, 3)
-        assert not children()
+        assert not reading_processes()
     with SlideAccess().open(good) as slide:
-        assert len(children()) == 1
+        assert len(reading_processes()) == 1

@@ -1,5 +1,7 @@
 """heat.zarr: what is in it, and that nothing can be lost or mixed."""
 
+from __future__ import annotations
+
 import dataclasses
 import errno
 import json

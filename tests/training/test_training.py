@@ -846,7 +846,7 @@ def test_summed_gradients_step_once_a_batch() -> None:
 @pytest.fixture
 def tens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory for ten patches: of the 64 there are, batches of 20 or 32 leave 20 over."""
-    monkeypatch.setattr("histoslide.training.fit.fitting_batch_size", lambda *_, **__: 10)
+    monkeypatch.setattr("histoslide.training.learner.fitting_batch_size", lambda *_, **__: 10)
 
 
 def weights_of(trained: TrainedModel) -> dict[str, Tensor]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 _UM = {"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4,
        "in": 25.4e3, "m": 1e6}  # fmt: skip
@@ -27,6 +30,8 @@ class OmeImage:
         """Read a TIFF's description; None where it is no OME-XML, or is damaged."""
         if "<OME" not in description or "<!ENTITY" in description:
             return None
+        from xml.etree import ElementTree  # noqa: PLC0415 - few slides are OME-TIFF
+
         try:
             root = ElementTree.fromstring(description.encode())  # noqa: S314 - no entities in it
             pixels = root.find(".//{*}Pixels")
@@ -41,7 +46,7 @@ class OmeImage:
             return None
 
 
-def _length(pixels: ElementTree.Element, name: str) -> float | None:
+def _length(pixels: Element, name: str) -> float | None:
     um = _UM.get(pixels.get(f"{name}Unit", "µm"))
     try:
         value = float(pixels.get(name, "nan"))
