@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import tifffile
 import torch
 from fakes import FakeSlide
 from heatmaps import stored_heatmap
@@ -14,6 +15,7 @@ from patch_files import pixels_of, write_kaggle, write_split
 from PIL import Image
 from tiffs import KINDS, tissue_pixels, write_kind
 
+from histoslide.annotations.truth import read_truth
 from histoslide.cohort.jobs import read_slide_list
 from histoslide.cohort.records import read_run, write_run
 from histoslide.datasets.images import read_image
@@ -25,7 +27,7 @@ from histoslide.evaluation.patches.history import RateSearch
 from histoslide.evaluation.patches.predictions import Predictions
 from histoslide.export.numpy_file import write_npz
 from histoslide.export.ome_tiff import write_ome_tiff
-from histoslide.geometry import Mpp, Region
+from histoslide.geometry import Mpp, Region, Size
 from histoslide.lesions import find_lesions
 from histoslide.lesions.table import heatmap_of_lesions, write_lesions
 from histoslide.model import ModelSpec, save_bundle
@@ -39,6 +41,8 @@ from histoslide.slide.opening import open_slide
 from histoslide.slide.resolutions import read_mpp_csv
 from histoslide.storage.records import to_json
 from histoslide.store import open_heatmap
+from histoslide.tiling.labelled.patient_split import read_patient_split
+from histoslide.tiling.labelled.slide_list import read_labelled_list
 from histoslide.tissue.masks import read_mask
 from histoslide.training.checkpoint import Checkpoint, load_checkpoint
 from histoslide.training.recipe import RECIPES
@@ -139,12 +143,62 @@ def _make_mask(folder: Path, mode: str) -> None:
 def _make_outlines(folder: Path) -> None:
     (folder / "mask.geojson").write_text(
         '{"type": "FeatureCollection", "features": ['
-        '{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": '
+        '{"type": "Feature", "geometry": '
+        '{"type": "Polygon", "coordinates": '
         "[[[10, 10], [300, 20], [200, 250], [10, 10]], [[50, 50], [60, 50], [60, 60], [50, 50]]]}, "
         '"properties": {"name": "a"}}, '
         '{"type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": ['
         '{"type": "MultiPolygon", "coordinates": [[[[5, 5], [90.5, 5], [90, 80]]]]}]}}]}'
     )
+
+
+def _annotations(name: str, make: Callable[[Path], object]) -> Format:
+    def read(folder: Path) -> None:
+        truth = read_truth(folder / name, Size(400, 300))
+        boxes = np.array([[0, 0, 400, 300], [15, 15, 60, 60], [100.5, 20, 130, 50.25]])
+        truth.tumour_in(boxes)
+        truth.unknown_in(boxes, exhaustive=False)
+        truth.tumour_mask(Size(40, 30))
+        truth.lesions()
+
+    return Format(make=make, reads=[read])
+
+
+def _make_asap(folder: Path) -> None:
+    rings: dict[str, list[tuple[float, float]]] = {
+        "Tumor": [(10, 10), (300.5, 20), (200, 250)],
+        "_2": [(50, 50), (90, 50), (90, 90)],
+    }
+    parts = "".join(
+        f'<Annotation Name="a" Type="Polygon" PartOfGroup="{group}"><Coordinates>'
+        + "".join(f'<Coordinate Order="{i}" X="{x}" Y="{y}" />' for i, (x, y) in enumerate(ring))
+        + "</Coordinates></Annotation>"
+        for group, ring in rings.items()
+    )
+    (folder / "a.xml").write_text(
+        f'<?xml version="1.0"?><ASAP_Annotations><Annotations>{parts}</Annotations>'
+        "</ASAP_Annotations>"
+    )
+
+
+def _make_classed(folder: Path) -> None:
+    (folder / "a.geojson").write_text(
+        '{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": '
+        '{"name": "x", "classification": {"name": "Tumor"}}, "geometry": {"type": "Polygon", '
+        '"coordinates": '
+        "[[[10, 10], [300, 20], [200, 250], [10, 10]], [[60, 50], [90, 50], [90, 60], [60, 50]]]}}"
+        ', {"type": "Feature", "properties": {"classification": "normal"}, "geometry": {"type": '
+        '"MultiPolygon", "coordinates": [[[[5, 5], [90.5, 5], [90, 80]]]]}}]}'
+    )
+
+
+def _make_drawn_mask(folder: Path, name: str) -> None:
+    drawn = np.zeros((150, 200), np.uint8)
+    drawn[10:40, 20:60] = 1
+    if name.endswith(".png"):
+        Image.fromarray(drawn).save(folder / name)
+    else:
+        tifffile.imwrite(folder / name, drawn, tile=(64, 64), compression="lzw")
 
 
 def _make_recipe(folder: Path) -> None:
@@ -275,6 +329,30 @@ FORMATS = {
     "mask GeoJSON": Format(
         make=_make_outlines,
         reads=[lambda folder: read_mask(folder / "mask.geojson", _slide())],
+    ),
+    "annotations ASAP": _annotations("a.xml", _make_asap),
+    "annotations GeoJSON": _annotations("a.geojson", _make_classed),
+    "annotations NCRF": _annotations(
+        "a.json",
+        _text_file(
+            "a.json",
+            '{"positive": [{"name": "_0", "vertices": [[10, 10], [300, 20], [200, 250]]}], '
+            '"negative": [{"name": "a", "vertices": [[50, 50], [90, 50], [90, 90.5]]}]}',
+        ),
+    ),
+    "annotations mask TIFF": _annotations("a.tif", lambda f: _make_drawn_mask(f, "a.tif")),
+    "annotations mask PNG": _annotations("a.png", lambda f: _make_drawn_mask(f, "a.png")),
+    "list of annotated slides": Format(
+        make=_text_file(
+            "list.csv",
+            "slide,mpp,patient,centre,annotations,exhaustive,part\na.svs,0.25,p,c,a.xml,no,test\n"
+            "b.svs,,,,none,,\n",
+        ),
+        reads=[lambda folder: read_labelled_list(folder / "list.csv")],
+    ),
+    "split of patients": Format(
+        make=_text_file("split.csv", "patient,part,slide\np,train,a.svs\nq,valid,b.svs\n"),
+        reads=[lambda folder: read_patient_split(folder / "split.csv")],
     ),
     "recipe TOML": Format(
         make=_make_recipe, reads=[lambda folder: find_recipe(str(folder / "recipe.toml"))]

@@ -75,6 +75,10 @@ class Annotations:
         return cls(source=source, items=tuple(kept.values()), mended=found)
 
 
+_FARTHEST = 1e12
+"""Level-0 pixels from the slide's corner; beyond, areas are no numbers any more."""
+
+
 def as_ring(vertices: Sequence[Sequence[float]]) -> Ring:
     """Vertices as an array of shape (n, 2); what they have beyond x and y is passed over.
 
@@ -82,7 +86,7 @@ def as_ring(vertices: Sequence[Sequence[float]]) -> Ring:
         ValueError: they are not pairs of finite numbers.
     """
     ring = np.array([vertex[:2] for vertex in vertices], dtype=np.float64).reshape(-1, 2)
-    if len(ring) != len(vertices) or not np.isfinite(ring).all():
+    if len(ring) != len(vertices) or not (np.abs(ring) < _FARTHEST).all():  # or not a number
         raise ValueError(f"a ring must be finite (x, y), not {str(vertices)[:60]}")
     return ring
 

@@ -146,7 +146,7 @@ def _one_channel(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     marked = (pixels[..., :3] > 0).any(axis=2)
     if pixels.shape[2] == 4:
         marked &= pixels[..., 3] > 0
-    return marked.astype(np.uint8) * np.uint8(255)
+    return np.where(marked, 255, 0).astype(np.uint8)
 
 
 def _tiff(file: tifffile.TiffFile) -> tuple[Size, Size, _Tiles]:

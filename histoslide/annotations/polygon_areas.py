@@ -61,7 +61,7 @@ class PolygonAreas:
         shapes: dict[Role, shapely.Geometry] = {}
         above: Any = shapely.Polygon()
         for role in (Role.EXCLUDED, Role.NORMAL, Role.TUMOUR):
-            whole = shapely.intersection(shapely.union_all(parts[role]), slide)
+            whole = _surfaces(shapely.intersection(_united(parts[role]), slide))
             shapes[role] = _surfaces(shapely.difference(whole, above))
             above = shapely.union(above, whole)
         found = {what: count for what, count in mended.items() if count}
@@ -86,8 +86,9 @@ class PolygonAreas:
 
     def lesions(self) -> tuple[shapely.Polygon, ...]:
         """Connected regions of tumour, the largest first."""
-        parts = [*shapely.get_parts(self.shapes[Role.TUMOUR])]
-        return tuple(sorted(parts, key=lambda part: (-part.area, part.bounds)))
+        return tuple(
+            sorted(_parts(self.shapes[Role.TUMOUR]), key=lambda part: (-part.area, part.bounds))
+        )
 
     def _cut(self, role: Role) -> tuple[NDArray[np.object_], shapely.STRtree]:
         """The area of a role in pieces of few vertices, and where to find them."""
@@ -111,7 +112,17 @@ def _valid(polygon: Polygon) -> Any:
     """What a polygon covers by the even-odd rule, ring by ring."""
     outline = shapely.make_valid(shapely.Polygon(polygon.outline))
     holes = [shapely.make_valid(shapely.Polygon(hole)) for hole in polygon.holes]
-    return _surfaces(shapely.difference(outline, shapely.union_all(holes)))
+    return _surfaces(shapely.difference(_surfaces(outline), _surfaces(_united(holes))))
+
+
+def _united(parts: Sequence[Any]) -> Any:
+    """All of some shapes; without any a polygon that is empty, not a collection."""
+    return shapely.union_all(parts) if len(parts) else shapely.Polygon()
+
+
+def _parts(shape: Any) -> list[Any]:
+    """The polygons of a shape; none of an empty one."""
+    return [part for part in shapely.get_parts(shape) if not part.is_empty]
 
 
 def _surfaces(shape: Any) -> Any:
@@ -119,16 +130,14 @@ def _surfaces(shape: Any) -> Any:
     if shape.geom_type in ("Polygon", "MultiPolygon"):
         return shape
     parts = shapely.get_parts(shape)
-    return shapely.union_all([part for part in parts if shapely.get_dimensions(part) == 2])
+    return _united([part for part in parts if shapely.get_dimensions(part) == 2])
 
 
 def _pieces(shape: Any) -> list[Any]:
     """A shape halved until its pieces have few vertices."""
-    waiting, done = [*shapely.get_parts(shape)], []
+    waiting, done = _parts(shape), []
     while waiting:
         part = waiting.pop()
-        if part.is_empty or part.geom_type not in ("Polygon", "MultiPolygon"):
-            continue
         if shapely.get_num_coordinates(part) <= _FEW_VERTICES:
             done.append(part)
             continue
@@ -143,9 +152,7 @@ def _pieces(shape: Any) -> list[Any]:
             done.append(part)
             continue
         for half in halves:
-            waiting += [
-                *shapely.get_parts(_surfaces(shapely.intersection(part, shapely.box(*half))))
-            ]
+            waiting += _parts(_surfaces(shapely.intersection(part, shapely.box(*half))))
     return done
 
 
@@ -155,5 +162,5 @@ def _polygons(shape: Any) -> list[Polygon]:
             shapely.get_coordinates(part.exterior)[:-1],
             tuple(shapely.get_coordinates(ring)[:-1] for ring in part.interiors),
         )
-        for part in shapely.get_parts(shape)
+        for part in _parts(shape)
     ]

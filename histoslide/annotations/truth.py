@@ -131,6 +131,8 @@ def read_truth(path: Path, size_l0: Size, *, classes: ClassMap = DEFAULT_CLASSES
         AnnotationError: it cannot be read, a class is not mapped, all of it lies outside the
             slide, or a mask is not in proportion to the slide.
     """
+    from shapely.errors import GEOSException  # noqa: PLC0415
+
     from histoslide.annotations.mask_areas import MaskAreas  # noqa: PLC0415 - shapely is slow
     from histoslide.annotations.mask_image import read_mask_image  # noqa: PLC0415 - and tifffile
     from histoslide.annotations.polygon_areas import PolygonAreas, is_outside  # noqa: PLC0415
@@ -145,7 +147,10 @@ def read_truth(path: Path, size_l0: Size, *, classes: ClassMap = DEFAULT_CLASSES
     roles = classes.roles(drawn.classes, source=path)
     of = [(item.polygon, roles[item.class_name or UNCLASSIFIED]) for item in drawn.items]
     meant = [(polygon, role) for polygon, role in of if role != Role.NOTHING]
-    areas, mended = PolygonAreas.of(meant, size_l0)
+    try:
+        areas, mended = PolygonAreas.of(meant, size_l0)
+    except GEOSException as error:
+        raise AnnotationError(f"{path} has polygons that cannot be mended: {error}") from error
     if meant and is_outside(mended) == len(meant):
         raise AnnotationError(
             f"{path}: all {len(meant)} polygons lie outside the slide "

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,7 +105,7 @@ def test_every_format_says_the_same(form: str, backwards: bool, tmp_path: Path) 
     )
     np.testing.assert_allclose(found, [1 - 2500 / 40000, 0, 0, 0.25])
     assert not truth.mended
-    assert [lesion.area for lesion in truth.lesions()] == [40000 - 2500]
+    assert [shapely.area(lesion) for lesion in truth.lesions()] == [40000 - 2500]
     mask = truth.tumour_mask(Size(100, 80))
     assert mask.sum() == 400 - 25
     assert mask[10:30, 10:30].sum() == 375
@@ -129,7 +130,9 @@ def test_real_annotations_are_read(real_data: Path) -> None:
             abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
             for x, y in (ring.T for ring in rings)
         )
-        assert sum(lesion.area for lesion in truth.lesions()) == pytest.approx(area, rel=2e-3)
+        assert sum(shapely.area(lesion) for lesion in truth.lesions()) == pytest.approx(
+            area, rel=2e-3
+        )
     everywhere = boxes((0, 0, size.width, size.height))
     normal = read_truth(folder / "Normal_015.json", size)
     assert normal.tumour_in(everywhere)[0] == 0
@@ -274,8 +277,8 @@ def slow_share(ring: Sequence[Sequence[float]], box: Sequence[float]) -> Fractio
     return abs(twice) / 2 / ((right - left) * (bottom - top))
 
 
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), corners=st.integers(3, 700))
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10**6), corners=st.sampled_from([3, 12, 300]))
 def test_shares_of_a_polygon_equal_a_slow_twin(
     seed: int, corners: int, tmp_path_factory: Any
 ) -> None:
@@ -289,8 +292,8 @@ def test_shares_of_a_polygon_equal_a_slow_twin(
     truth = read_truth(path, SIZE)
     if truth.mended:  # angles all on one side: the centre lies outside, and edges may cross
         return
-    corner = rng.uniform(0, (900, 700), (40, 2))
-    drawn = np.concatenate([corner, corner + rng.uniform(1, 99, (40, 1))], axis=1)
+    corner = rng.uniform(0, (900, 700), (12, 2))
+    drawn = np.concatenate([corner, corner + rng.uniform(1, 99, (12, 1))], axis=1)
     wanted = [float(slow_share(ring.tolist(), box)) for box in drawn.tolist()]
     np.testing.assert_allclose(truth.tumour_in(drawn), wanted, atol=1e-9)
 
@@ -314,9 +317,9 @@ def disk(height: int, width: int, value: int = 1) -> NDArray[np.uint8]:
     return inside.astype(np.uint8) * np.uint8(value)
 
 
-MASKS = {
-    "tiled, LZW": ("a.tif", {"tile": (64, 80), "compression": "lzw"}),
-    "tiled, deflate": ("a.tiff", {"tile": (128, 128), "compression": "deflate"}),
+MASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tiled, LZW": ("a.tif", {"tile": (32, 48), "compression": "lzw"}),
+    "tiled, deflate": ("a.tiff", {"tile": (64, 64), "compression": "deflate"}),
     "strips": ("a.tif", {"rowsperstrip": 7}),
     "png": ("a.png", {}),
 }
@@ -328,23 +331,23 @@ MASKS = {
 def test_shares_of_a_mask_equal_a_slow_twin(
     kind: str, value: int, factor: float, tmp_path: Path
 ) -> None:
-    mask = disk(330, 410, value)
+    mask = disk(112, 136, value)
     name, options = MASKS[kind]
     path = write_mask(tmp_path / name, mask, **options)
-    size = Size(round(410 * factor), round(330 * factor))
+    size = Size(round(136 * factor), round(112 * factor))
     truth = read_truth(path, size)
     rng = np.random.default_rng(1)
-    low = rng.uniform(-0.1, 1, (60, 2)) * (size.width, size.height)
-    drawn = np.concatenate([low, low + rng.uniform(1, 0.3 * size.width, (60, 1))], axis=1)
+    low = rng.uniform(-0.1, 1, (12, 2)) * (size.width, size.height)
+    drawn = np.concatenate([low, low + rng.uniform(1, 0.3 * size.width, (12, 1))], axis=1)
     np.testing.assert_allclose(
         truth.tumour_in(drawn), [slow_mask_share(mask > 0, size, box) for box in drawn], atol=1e-9
     )
     (lesion,) = truth.lesions()
     area = (mask > 0).sum() * size.width * size.height / mask.size
-    assert lesion.area == pytest.approx(area, rel=1e-9)
-    for other in (Size(410, 330), Size(41, 33), Size(500, 17)):
-        rows = ((np.arange(other.height) + 0.5) * 330 / other.height).astype(int)
-        cols = ((np.arange(other.width) + 0.5) * 410 / other.width).astype(int)
+    assert shapely.area(lesion) == pytest.approx(area, rel=1e-9)
+    for other in (Size(136, 112), Size(41, 33), Size(500, 17)):
+        rows = ((np.arange(other.height) + 0.5) * 112 / other.height).astype(int)
+        cols = ((np.arange(other.width) + 0.5) * 136 / other.width).astype(int)
         np.testing.assert_array_equal(truth.tumour_mask(other), mask[np.ix_(rows, cols)] > 0)
 
 
