@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import shapely
 import torch
 from fakes import FakeSlide
 from heatmaps import stored_heatmap
@@ -33,6 +34,13 @@ from histoslide.model.bundle import is_bundle, load_bundle, measure_bundle, read
 from histoslide.model.fast_paths import FastPaths, Gate, read_fast_paths, write_fast_paths
 from histoslide.model.given_weights import read_state
 from histoslide.pipeline.result import SlideResult
+from histoslide.review import (
+    FocusOrigin,
+    ReviewedSlide,
+    ReviewFile,
+    ReviewObject,
+    read_review,
+)
 from histoslide.slide import Slide
 from histoslide.slide.access import DEFAULT_ACCESS
 from histoslide.slide.opening import open_slide
@@ -145,6 +153,19 @@ def _make_outlines(folder: Path) -> None:
         '{"type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": ['
         '{"type": "MultiPolygon", "coordinates": [[[[5, 5], [90.5, 5], [90, 80]]]]}]}}]}'
     )
+
+
+_REVIEWED = ReviewedSlide(name="made.tif", quickhash="made", size_l0=(400, 300))
+_JUDGED = ReviewObject(
+    id="focus",
+    class_name="Normal",
+    outline_l0=shapely.box(10, 20, 300, 200),
+    origin=FocusOrigin(number=1, heatmap_id="a", model_sha256="b"),
+)
+
+
+def _make_review(folder: Path) -> None:
+    ReviewFile(folder / "review.geojson", _REVIEWED).change("focus", base=None, to=_JUDGED)
 
 
 def _make_recipe(folder: Path) -> None:
@@ -271,6 +292,15 @@ FORMATS = {
     "mask PNG, palette": Format(
         make=lambda folder: _make_mask(folder, "P"),
         reads=[lambda folder: read_mask(folder / "mask.png", _slide())],
+    ),
+    "review": Format(
+        make=_make_review,
+        reads=[
+            lambda folder: read_review(folder / "review.geojson"),
+            lambda folder: ReviewFile(folder / "review.geojson", _REVIEWED).change(
+                "another", base=None, to=replace(_JUDGED, id="another")
+            ),
+        ],
     ),
     "mask GeoJSON": Format(
         make=_make_outlines,
