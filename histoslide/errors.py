@@ -51,6 +51,10 @@ class MaskError(HistoslideError):
     """A tissue mask or region of interest cannot be read or does not fit the slide."""
 
 
+class AnnotationError(HistoslideError):
+    """Annotations cannot be read, name a class nobody mapped, or do not fit their slide."""
+
+
 class BundleError(HistoslideError):
     """A model bundle is missing, malformed, or its weights are not those it was written with."""
 

@@ -18,6 +18,7 @@ from histoslide_cli.console import (
     tissue_options,
 )
 from histoslide_cli.outcomes import Outcome, exit_code, outcome_of
+from histoslide_cli.tile_labelled import add_label_options, cut_patches, refuse_label_options
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -33,11 +34,17 @@ def add_parser(
         help="cut tissue into tiles on disk",
         description="Cuts the tissue of slides into tiles at a fixed resolution, with a CSV "
         "manifest and a contact sheet. Running it again continues; several slides get a folder "
-        "each.",
-        epilog="example: histoslide tile slide.svs --out tiles/ --format png",
+        "each. With --annotations, all slides together make one set of labelled patches, divided "
+        "by patient, as `train` takes it.",
+        epilog="example: histoslide tile slides/ --annotations drawn/ --out data/",
     )
     parser.add_argument(
-        "slides", nargs="+", type=location, metavar="SLIDE", help="files, folders or s3:// URLs"
+        "slides",
+        nargs="+",
+        type=location,
+        metavar="SLIDE",
+        help="files, folders or s3:// URLs; with --annotations also a CSV with the column slide and "
+        "any of mpp, patient, centre, annotations, exhaustive, part",
     )
     parser.add_argument(
         "--out", type=location, required=True, metavar="FOLDER", help="where to write"
@@ -45,8 +52,8 @@ def add_parser(
     parser.add_argument(
         "--format",
         choices=("png", "jpg", "pcam-hdf5"),
-        default="png",
-        help="picture files, or one HDF5 file a slide as PatchCamelyon has them (default: png)",
+        help="picture files, or HDF5 as PatchCamelyon has it (default: png; with --annotations "
+        "pcam-hdf5, and pictures lie in a folder per class)",
     )
     parser.add_argument(
         "--size", type=int, default=96, metavar="PX", help="side of a tile (default: 96)"
@@ -66,17 +73,24 @@ def add_parser(
         help="micrometres per pixel of the tiles (default: 0.972, as PatchCamelyon)",
     )
     parser.add_argument(
-        "--stride", type=int, metavar="PX", help="distance between tiles (default: their size)"
+        "--stride",
+        type=int,
+        metavar="PX",
+        help="distance between tiles (default: their size; with --annotations 32)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing tile folder")
     add_cache_options(parser)
     add_resolution_options(parser)
     add_tissue_options(parser)
+    add_label_options(parser)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Tile every slide; the exit code tells whether all of it could be read."""
+    if arguments.annotations is not None:
+        return cut_patches(arguments)
+    refuse_label_options(arguments)
     from histoslide.cohort.records import output_names
     from histoslide.errors import HistoslideError
     from histoslide.slide import find_slides, match_names
@@ -111,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
                     target_mpp=arguments.target_mpp,
                     stride_px=arguments.stride,
                     tissue=options,
-                    tile_format=arguments.format,
+                    tile_format=arguments.format or "png",
                     mpp=by_name.get(path.name, mpp),
                     overwrite=arguments.overwrite,
                     access=SlideAccess(cache=slide_cache(arguments)),

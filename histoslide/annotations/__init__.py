@@ -1,1 +1,1 @@
-"""Polygons drawn on slides: ``polygons`` are the values, one module reads each format."""
+"""What is drawn on slides: annotations of any format, and what is tumour by them."""

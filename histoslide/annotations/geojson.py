@@ -1,4 +1,4 @@
-"""Polygons of GeoJSON as QuPath writes it."""
+"""Polygons of GeoJSON as QuPath writes it, with the class of each."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from histoslide.annotations.polygons import Polygon, Ring
-from histoslide.errors import MaskError
+from histoslide.annotations.annotation import Annotation, Annotations, as_ring
+from histoslide.annotations.polygons import Polygon
+from histoslide.errors import AnnotationError, HistoslideError, MaskError
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +19,7 @@ _DEEPEST = 100
 
 
 def read_geojson(path: Path) -> list[Polygon]:
-    """Polygons of a GeoJSON file as QuPath writes it, with coordinates in level-0 pixels.
+    """Polygons of a GeoJSON file whatever their classes, with coordinates in level-0 pixels.
 
     Those without an area, as a slip of the pen leaves them, are skipped with a warning.
 
@@ -28,39 +27,59 @@ def read_geojson(path: Path) -> list[Polygon]:
         MaskError: unreadable, not GeoJSON, or without any polygon.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        raw = path.read_bytes()
     except OSError as error:
         raise MaskError(f"{path} cannot be read: {error.strerror or error}") from error
-    except RecursionError:
-        raise MaskError(f"{path} is not valid GeoJSON: it is nested too deeply") from None
-    except ValueError as error:  # of encoding, of JSON, or a number of thousands of digits
-        raise MaskError(f"{path} cannot be read as GeoJSON: {error}") from error
-    try:
-        outlines = [_rings(rings) for rings in _polygons(document)]
-    except RecursionError:
-        raise MaskError(f"{path} is not valid GeoJSON: it is nested too deeply") from None
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise MaskError(f"{path} is not valid GeoJSON: {error!r}") from error
-    polygons = [
-        Polygon(rings[0], tuple(hole for hole in rings[1:] if _has_area(hole)))
-        for rings in outlines
-        if rings and _has_area(rings[0])
-    ]
-    if not polygons:
-        what = "with an area" if outlines else "at all"
+    document = parse_json(raw, path, error=MaskError)
+    found = geojson_annotations(document, path, error=MaskError)
+    empty = sum(count for what, count in found.mended.items() if what.startswith("polygons"))
+    if not found.items:
+        what = "with an area" if empty else "at all"
         raise MaskError(f"{path} holds no Polygon or MultiPolygon {what}")
-    if len(polygons) < len(outlines):
-        logger.warning(
-            "%s: %d of %d polygons have no area and are skipped",
-            path.name,
-            len(outlines) - len(polygons),
-            len(outlines),
-        )
-    return polygons
+    if found.mended:
+        mended = "; ".join(f"{count} {what}" for what, count in found.mended.items())
+        logger.warning("%s: %s", path.name, mended)
+    return [item.polygon for item in found.items]
 
 
-def _polygons(node: Any, depth: int = 0) -> Iterator[Any]:
-    """The coordinates of all polygons."""
+def parse_json(raw: bytes, path: Path, *, error: type[HistoslideError] = AnnotationError) -> Any:
+    """The content of a file of GeoJSON or other JSON with polygons.
+
+    Raises:
+        HistoslideError: ``error``; it is no JSON.
+    """
+    try:
+        return json.loads(raw.decode("utf-8-sig"))
+    except RecursionError:
+        raise error(f"{path} is not valid GeoJSON: it is nested too deeply") from None
+    except ValueError as reason:  # of encoding, of JSON, or a number of thousands of digits
+        raise error(f"{path} cannot be read as GeoJSON: {reason}") from reason
+
+
+def geojson_annotations(
+    document: Any, path: Path, *, error: type[HistoslideError] = AnnotationError
+) -> Annotations:
+    """Polygons of parsed GeoJSON: of collections, features, geometries, and bare lists of them.
+
+    Args:
+        document: content of the file.
+        path: of the file, for messages.
+        error: what to raise.
+
+    Raises:
+        HistoslideError: ``error``; it is not GeoJSON.
+    """
+    try:
+        drawn = list(_drawn(document))
+    except RecursionError:
+        raise error(f"{path} is not valid GeoJSON: it is nested too deeply") from None
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as reason:
+        raise error(f"{path} is not valid GeoJSON: {reason!r}") from reason
+    return Annotations.tidied(path, drawn)
+
+
+def _drawn(node: Any, class_name: str = "", name: str = "", depth: int = 0) -> Iterator[Annotation]:
+    """All polygons of a part; what it says of class and name holds for all that is in it."""
     if depth > _DEEPEST:
         raise RecursionError
     if isinstance(node, list):  # older QuPath exports are a bare list of features
@@ -69,32 +88,24 @@ def _polygons(node: Any, depth: int = 0) -> Iterator[Any]:
         parts = node["features"]
     elif kind == "Feature":
         parts = [node["geometry"]] if node["geometry"] else []
+        properties = node.get("properties") or {}
+        class_name = _class_of(properties) or class_name
+        name = str(properties.get("name") or name)
     elif kind == "GeometryCollection":
         parts = node["geometries"]
     else:
-        if kind == "Polygon":
-            yield node["coordinates"]
-        elif kind == "MultiPolygon":
-            yield from node["coordinates"]
+        polygons = node["coordinates"] if kind in ("Polygon", "MultiPolygon") else []
+        for rings in [polygons] if kind == "Polygon" else polygons:
+            outline, *holes = [as_ring(ring) for ring in rings] or [as_ring([])]
+            yield Annotation(Polygon(outline, tuple(holes)), class_name, name)
         return
     for part in parts:
-        yield from _polygons(part, depth + 1)
+        yield from _drawn(part, class_name, name, depth + 1)
 
 
-def _rings(coordinates: list[list[list[float]]]) -> list[Ring]:
-    """The rings of a polygon, outline first; those that are empty have shape (0, 2)."""
-    rings = []
-    for ring in coordinates:
-        vertices = np.array([vertex[:2] for vertex in ring], dtype=np.float64).reshape(-1, 2)
-        if len(vertices) != len(ring) or not np.isfinite(vertices).all():
-            raise ValueError(f"a ring must be finite (x, y), not {str(ring)[:60]}")
-        rings.append(vertices)
-    return rings
-
-
-def _has_area(ring: Ring) -> bool:
-    """Whether a ring has three vertices that do not lie in a line."""
-    if len(ring) < 3:
-        return False
-    sides = ring - ring[0]
-    return bool(np.linalg.matrix_rank(sides) == 2)
+def _class_of(properties: Any) -> str:
+    """The class as QuPath writes it, or as its versions before 0.3 and other programs do."""
+    given = properties.get("classification")
+    if isinstance(given, dict):
+        given = given.get("name") or ": ".join(map(str, given.get("names") or ()))
+    return str(given or "")

@@ -13,4 +13,5 @@ from .overlay import draw_overlay as draw_overlay
 from .paper import paper_picture as paper_picture
 from .paper import size_on_paper as size_on_paper
 from .paper import slide_picture as slide_picture
+from .patch_picture import draw_patches as draw_patches
 from .tile_sheet import contact_sheet as contact_sheet

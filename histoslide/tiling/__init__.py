@@ -1,1 +1,1 @@
-"""Tissue tiles of slides: as files, pictures or PCam's HDF5 layout, and as a torch dataset."""
+"""Tissue tiles of slides as files or as a torch dataset; labelled patches of annotated slides."""

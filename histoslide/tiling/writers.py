@@ -76,30 +76,53 @@ class _PictureWriter:
         """Write a tile and return its name for the manifest."""
         path = self._folder / f"{self._stem}_r{row:05d}_c{col:05d}.{self._suffix}"
         if not path.exists():
-            with whole_file(path, sweep=False) as partial:
-                if self._suffix == "png":
-                    Image.fromarray(pixels).save(partial, "PNG")
-                else:
-                    Image.fromarray(pixels).save(
-                        partial, "JPEG", quality=JPEG_QUALITY, subsampling=0
-                    )
+            save_tile(pixels, path)
         return f"tiles/{path.name}"
 
 
+def save_tile(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write a tile as PNG or JPEG, as its name ends."""
+    with whole_file(path, sweep=False) as partial:
+        if path.suffix == ".png":
+            Image.fromarray(pixels).save(partial, "PNG")
+        else:
+            Image.fromarray(pixels).save(partial, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+
+
 class _Hdf5Writer:
-    """All tiles in one array; the file gets its name when it is whole."""
+    """All tiles in one array."""
 
     column = "index"
 
     def __init__(self, folder: Path, stem: str, side: int) -> None:
-        self._file_name = folder / f"{stem}_x.h5"
-        self._side = side
+        self._stack = Hdf5Stack(folder / f"{stem}_x.h5", side)
+
+    def __enter__(self) -> Self:
+        self._stack.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def add(self, row: int, col: int, pixels: NDArray[np.uint8]) -> str:  # noqa: ARG002
+        """Append a tile and return its index for the manifest."""
+        return str(self._stack.append(pixels))
+
+
+class Hdf5Stack:
+    """The dataset ``x`` of a file, to which tiles are appended while it is entered.
+
+    The file gets its name when it is whole.
+    """
+
+    def __init__(self, path: Path, side: int) -> None:
+        self._path, self._side = path, side
         self._count = 0
 
     def __enter__(self) -> Self:
         shape = (0, self._side, self._side, 3)
         with ExitStack() as stack:
-            partial = stack.enter_context(whole_file(self._file_name))
+            partial = stack.enter_context(whole_file(self._path))
             self._disk = stack.enter_context(_Disk(partial))
             file = stack.enter_context(h5py.File(self._disk, "w"))
             self._pixels = file.create_dataset(
@@ -111,13 +134,13 @@ class _Hdf5Writer:
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
 
-    def add(self, row: int, col: int, pixels: NDArray[np.uint8]) -> str:  # noqa: ARG002
-        """Append a tile and return its index for the manifest."""
+    def append(self, pixels: NDArray[np.uint8]) -> int:
+        """Append a tile and return its index."""
         self._pixels.resize(self._count + 1, axis=0)
         self._pixels[self._count] = pixels
         self._count += 1
         self._disk.check()
-        return str(self._count - 1)
+        return self._count - 1
 
 
 class _Disk(io.FileIO):

@@ -1,0 +1,47 @@
+"""Annotations of any format, recognised by content: the file's name says nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from histoslide.annotations.annotation import Annotations
+from histoslide.annotations.asap import is_asap, read_asap
+from histoslide.annotations.geojson import geojson_annotations, parse_json
+from histoslide.annotations.positive_negative import is_positive_negative, read_positive_negative
+from histoslide.errors import AnnotationError
+
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How PNG and TIFF files begin."""
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a mask picture (PNG or TIFF).
+
+    Raises:
+        AnnotationError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(8).startswith(_PICTURES)
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_annotations(path: Path) -> Annotations:
+    """The polygons of a file: ASAP's XML, GeoJSON, or NCRF's JSON of positives and negatives.
+
+    Raises:
+        AnnotationError: it cannot be read, or is none of them.
+    """
+    if is_picture(path):
+        raise AnnotationError(f"{path} is a picture, which has no polygons")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from error
+    if is_asap(raw):
+        return read_asap(raw, path)
+    document = parse_json(raw, path)
+    if is_positive_negative(document):
+        return read_positive_negative(document, path)
+    return geojson_annotations(document, path)
