@@ -7,7 +7,7 @@ changed.
 from __future__ import annotations
 
 from histoslide.review.file import ReviewFile
-from histoslide.review.geojson import read_review
+from histoslide.review.geojson import is_review, read_review
 from histoslide.review.objects import (
     CLASS_COLOURS,
     IGNORED,
@@ -37,6 +37,7 @@ __all__ = [
     "class_colour",
     "decision_classes",
     "focus_id",
+    "is_review",
     "outline_of",
     "polygons_of",
     "read_review",

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from histoslide.errors import ReviewError
+from histoslide.errors import HistoslideError, ReviewError
 from histoslide.review.objects import (
     FocusOrigin,
     Outline,
@@ -57,6 +57,32 @@ def read_review(path: Path, slide: ReviewedSlide | None = None) -> Review:
     except OSError as error:
         raise ReviewError(f"{path} cannot be read: {error.strerror or error}") from error
     return parse_review(raw, slide, source=path, version="")
+
+
+def is_review(path: Path) -> bool:
+    """Whether a file is a review, and no other annotations: by what it says, or by its foci.
+
+    QuPath drops the one and keeps the other.
+
+    Raises:
+        ReviewError: it cannot be read.
+    """
+    if path.suffix.lower() not in {".geojson", ".json"}:
+        return False  # masks may have gigabytes
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ReviewError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        document = builtins_from_json(raw.removeprefix(b"\xef\xbb\xbf"), source=path)
+        features = _features(document, path)
+    except HistoslideError:
+        return False  # whoever reads annotations says what is wrong with it
+    facts = document.get("histoslide") if isinstance(document, dict) else None
+    if isinstance(facts, dict) and "review" in facts:
+        return True
+    properties = (feature.get("properties") for feature in features)
+    return any(_origin(it) is not None for it in properties if isinstance(it, dict))
 
 
 def parse_review(raw: bytes, slide: ReviewedSlide | None, *, source: Path, version: str) -> Review:

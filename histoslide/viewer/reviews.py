@@ -147,20 +147,25 @@ class Reviews:
         return None if now is None else message_of(now)
 
     def _file(self, heat: Heatmap) -> ReviewFile:
-        slide = heat.record.slide
-        path = self._path if self._is_file else self._path / f"{Path(slide.name).name}.geojson"
-        corner = (0.0, 0.0) if slide.bounds_l0 is None else slide.bounds_l0[:2]
-        reviewed = ReviewedSlide(
-            name=slide.name,
-            quickhash=slide.quickhash,
-            size_l0=slide.size_l0,
-            corner_l0=(float(corner[0]), float(corner[1])),
-        )
+        reviewed = reviewed_slide(heat)
+        path = self._path if self._is_file else self._path / f"{Path(reviewed.name).name}.geojson"
         with self._lock:
             known = self._files.get(path)
             if known is None or known.slide != reviewed:
                 known = self._files[path] = ReviewFile(path, reviewed)
             return known
+
+
+def reviewed_slide(heat: Heatmap) -> ReviewedSlide:
+    """The slide of a heatmap as its review knows it."""
+    slide = heat.record.slide
+    corner = (0.0, 0.0) if slide.bounds_l0 is None else slide.bounds_l0[:2]
+    return ReviewedSlide(
+        name=slide.name,
+        quickhash=slide.quickhash,
+        size_l0=slide.size_l0,
+        corner_l0=(float(corner[0]), float(corner[1])),
+    )
 
 
 def message_of(kept: ReviewObject) -> ReviewObjectMessage:
