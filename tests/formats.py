@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import shapely
 import tifffile
 import torch
 from fakes import FakeSlide
@@ -35,6 +36,13 @@ from histoslide.model.bundle import is_bundle, load_bundle, measure_bundle, read
 from histoslide.model.fast_paths import FastPaths, Gate, read_fast_paths, write_fast_paths
 from histoslide.model.given_weights import read_state
 from histoslide.pipeline.result import SlideResult
+from histoslide.review import (
+    FocusOrigin,
+    ReviewedSlide,
+    ReviewFile,
+    ReviewObject,
+    read_review,
+)
 from histoslide.slide import Slide
 from histoslide.slide.access import DEFAULT_ACCESS
 from histoslide.slide.opening import open_slide
@@ -201,6 +209,19 @@ def _make_drawn_mask(folder: Path, name: str) -> None:
         tifffile.imwrite(folder / name, drawn, tile=(64, 64), compression="lzw")
 
 
+_REVIEWED = ReviewedSlide(name="made.tif", quickhash="made", size_l0=(400, 300))
+_JUDGED = ReviewObject(
+    id="focus",
+    class_name="Normal",
+    outline_l0=shapely.box(10, 20, 300, 200),
+    origin=FocusOrigin(number=1, heatmap_id="a", model_sha256="b"),
+)
+
+
+def _make_review(folder: Path) -> None:
+    ReviewFile(folder / "review.geojson", _REVIEWED).change("focus", base=None, to=_JUDGED)
+
+
 def _make_recipe(folder: Path) -> None:
     (folder / "recipe.toml").write_text(
         'base = "pcam"\nbatch_size = 32\nmixup = 0.2\n[augmentation]\nstain = 0.1\n'
@@ -325,6 +346,15 @@ FORMATS = {
     "mask PNG, palette": Format(
         make=lambda folder: _make_mask(folder, "P"),
         reads=[lambda folder: read_mask(folder / "mask.png", _slide())],
+    ),
+    "review": Format(
+        make=_make_review,
+        reads=[
+            lambda folder: read_review(folder / "review.geojson"),
+            lambda folder: ReviewFile(folder / "review.geojson", _REVIEWED).change(
+                "another", base=None, to=replace(_JUDGED, id="another")
+            ),
+        ],
     ),
     "mask GeoJSON": Format(
         make=_make_outlines,

@@ -173,7 +173,7 @@ def location(text: str) -> Location:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def add_cache_options(parser: argparse.ArgumentParser) -> None:
+def add_cache_options(parser: argparse._ActionsContainer) -> None:
     """``--cache-dir`` and ``--cache-size``, of commands that read slides."""
     parser.add_argument(
         "--cache-dir",
@@ -198,7 +198,7 @@ def slide_cache(arguments: argparse.Namespace) -> SlideCache:
     return SlideCache(folder=arguments.cache_dir, limit_gb=arguments.cache_size)
 
 
-def add_slides_option(parser: argparse.ArgumentParser) -> None:
+def add_slides_option(parser: argparse._ActionsContainer) -> None:
     """``--slide`` of the commands that show heatmaps over their slides."""
     parser.add_argument(
         "--slide",

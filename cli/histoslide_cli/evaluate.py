@@ -8,14 +8,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from histoslide_cli import evaluate_slides
 from histoslide_cli.console import Progress, refuse_file_name
 from histoslide_cli.model_choice import add_model_options, choose_model
 from histoslide_cli.outcomes import EXIT_DONE
 from histoslide_cli.patch_options import add_part_option, add_patch_options, patch_folder
 
 if TYPE_CHECKING:
+    from histoslide.evaluation.bootstrap import Interval
     from histoslide.evaluation.patches.assessment import Assessment
-    from histoslide.evaluation.patches.bootstrap import Interval
     from histoslide.evaluation.patches.predictions import Patches, Predictions
     from histoslide.evaluation.patches.robustness import Robustness
     from histoslide.model import Model, ModelSpec
@@ -30,12 +31,13 @@ def add_parser(
     """Add this command and what it evaluates."""
     parser = subparsers.add_parser(
         "evaluate",
-        help="judge a model on labelled data",
-        description="Judges a model on labelled data.",
+        help="judge a model on labelled patches, or its heatmaps on annotated slides",
+        description="Judges a model on labelled patches, or its heatmaps on annotated slides.",
         epilog="example: histoslide evaluate patches pcam/ --out evaluation/",
     )
     subjects = parser.add_subparsers(metavar="WHAT", required=True)
     _add_patches(subjects, common)
+    evaluate_slides.add_parser(subjects, common)
     return parser
 
 

@@ -27,6 +27,7 @@ OPTIONS = {
     "geojson": {
         "cells": "--cells",
         "no_bounds_crop": "--no-bounds-crop",
+        "lesion_settings": "--lesion-settings",
         "seed": "--seed",
         "extend": "--extend",
         "smooth": "--smooth",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from histoslide_cli.console import location, refuse_file_name
 from histoslide_cli.outcomes import EXIT_DONE
 
 if TYPE_CHECKING:
     from histoslide.lesions import LesionReport, LesionSettings
+    from histoslide.lesions.settings_file import ChosenSettings
     from histoslide.storage.location import Location
 
 logger = logging.getLogger("histoslide.cli")
@@ -48,6 +49,7 @@ def add_lesion_options(parser: argparse._ActionsContainer) -> None:
 
     What is not given is None and left to ``LesionSettings``: some commands must tell it apart.
     """
+    add_settings_file_option(parser)
     parser.add_argument(
         "--seed",
         type=float,
@@ -83,15 +85,39 @@ def add_lesion_options(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_settings_file_option(parser: argparse._ActionsContainer) -> None:
+    """``--lesion-settings`` of every command that finds lesions."""
+    parser.add_argument(
+        "--lesion-settings",
+        type=location,
+        metavar="FILE",
+        help="find lesions as this file says, which 'histoslide evaluate slides --choose' wrote; "
+        "other options go before it",
+    )
+
+
+def chosen_settings(arguments: argparse.Namespace) -> ChosenSettings | None:
+    """What the file of ``--lesion-settings`` says; None without one.
+
+    Raises:
+        HistoslideError: it cannot be read.
+    """
+    from histoslide.lesions.settings_file import read_settings
+
+    return None if arguments.lesion_settings is None else read_settings(arguments.lesion_settings)
+
+
 def lesion_settings(arguments: argparse.Namespace) -> LesionSettings:
     """What the options of ``add_lesion_options`` say.
 
     Raises:
         HistoslideError: a value is out of range.
     """
+    from dataclasses import replace
+
     from histoslide.lesions import LesionSettings
 
-    given = {
+    given: dict[str, Any] = {
         "class_name": arguments.class_name,
         "seed_probability": arguments.seed,
         "extend_probability": arguments.extend,
@@ -99,7 +125,9 @@ def lesion_settings(arguments: argparse.Namespace) -> LesionSettings:
         "join_gap_um": arguments.gap,
         "min_cells": arguments.min_cells,
     }
-    return LesionSettings(**{name: value for name, value in given.items() if value is not None})
+    chosen = chosen_settings(arguments)
+    base = LesionSettings() if chosen is None else chosen.settings
+    return replace(base, **{name: it for name, it in given.items() if it is not None})
 
 
 def run(arguments: argparse.Namespace) -> int:

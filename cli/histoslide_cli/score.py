@@ -26,6 +26,7 @@ from histoslide_cli.console import (
     tissue_options,
 )
 from histoslide_cli.engine_options import add_engine_options, chosen_engine, score_mode
+from histoslide_cli.lesions import add_settings_file_option, chosen_settings
 from histoslide_cli.model_choice import add_model_options
 from histoslide_cli.outcomes import Outcome, exit_code
 
@@ -88,9 +89,11 @@ def add_parser(
         help="OME-Zarr version; 0.4 for viewers that do not read 0.5 yet (default: 0.5)",
     )
     parser.add_argument("--no-overlay", action="store_true", help="do not draw the overlay PNG")
-    parser.add_argument(
+    lesions = parser.add_mutually_exclusive_group()
+    lesions.add_argument(
         "--no-lesions", action="store_true", help="do not write the tables of lesions"
     )
+    add_settings_file_option(lesions)
     parser.add_argument(
         "--threshold",
         type=float,
@@ -198,6 +201,8 @@ def _options(arguments: argparse.Namespace) -> ScoreOptions:
     from histoslide.pipeline import ScoreOptions
     from histoslide.slide.access import SlideAccess
 
+    chosen = chosen_settings(arguments)
+    settings = LesionSettings() if chosen is None else chosen.settings
     return ScoreOptions(
         stride_px=arguments.stride,
         tissue=tissue_options(arguments),
@@ -205,7 +210,7 @@ def _options(arguments: argparse.Namespace) -> ScoreOptions:
         ngff=arguments.ngff,
         overlay=not arguments.no_overlay,
         overlay_threshold=arguments.threshold,
-        lesions=None if arguments.no_lesions else LesionSettings(),
+        lesions=None if arguments.no_lesions else settings,
         mask_png=arguments.mask_png,
         overwrite=arguments.overwrite,
         retry_unreadable=arguments.retry_unreadable,

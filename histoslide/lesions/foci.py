@@ -84,3 +84,23 @@ def cells_of_lesions(
     split = np.cumsum(np.bincount(lesion_of_focus, minlength=count))[:-1]
     members = np.split(np.argsort(lesion_of_focus, kind="stable"), split)
     return list(zip(members, parts, strict=True))
+
+
+def joined_foci(
+    probability: NDArray[np.float32], cell_um: float, settings: LesionSettings
+) -> list[tuple[list[shapely.Geometry], NDArray[np.intp]]]:
+    """Each lesion's outlines, in cells, and (row, col) of its cells; those that are too small not.
+
+    Args:
+        probability: shape (rows, cols), NaN where nothing was scored.
+        cell_um: side of a cell in micrometres.
+        settings: how.
+    """
+    foci = label_foci(smoothed(probability, settings.smoothing_um / cell_um), settings)
+    outlines = outlines_of(foci)
+    lesion_of_focus = joined(outlines, settings.join_gap_um / cell_um)
+    return [
+        ([outlines[i] for i in part_of], cells)
+        for part_of, cells in cells_of_lesions(foci, lesion_of_focus)
+        if len(cells) >= settings.min_cells
+    ]

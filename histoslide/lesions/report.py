@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
+from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
-from histoslide.lesions.foci import cells_of_lesions, joined, label_foci, outlines_of, smoothed
+from histoslide.lesions.foci import joined_foci
 from histoslide.lesions.lesion import Lesion
 from histoslide.lesions.measures import measured
 from histoslide.lesions.settings import LesionSettings
@@ -49,26 +51,39 @@ def find_lesions(
     Raises:
         StoreError: no such class, or none was named and the model has no tumour class.
     """
-    grid, name = heatmap.grid, settings.class_name or heatmap.tumour_class
-    probability, status = heatmap.probability(name), heatmap.status
-    foci = label_foci(smoothed(probability, settings.smoothing_um / grid.cell_um), settings)
-    outlines = outlines_of(foci)
-    lesion_of_focus = joined(outlines, settings.join_gap_um / grid.cell_um)
-    unknown = np.isin(status, (Status.PENDING, Status.UNREADABLE, Status.EXCLUDED))
-    beside_unknown = binary_dilation(
-        np.pad(unknown, 1, constant_values=True), np.ones((3, 3), np.bool_)
-    )
-    found = []
-    for part_of, cells in cells_of_lesions(foci, lesion_of_focus):
-        if len(cells) >= settings.min_cells:
-            outline = shapely.union_all([outlines[i] for i in part_of])
-            cut_off = bool(beside_unknown[1:-1, 1:-1][tuple(cells.T)].any())
-            found.append(measured(grid, outline, cells, probability, cut_off=cut_off))
-    found.sort(key=lambda it: (-it["longest_diameter_um"], -it["area_mm2"], *it["cells_rc"][0]))
-    lesions = tuple(Lesion(number=i, **it) for i, it in enumerate(found, start=1))
+    name = settings.class_name or heatmap.tumour_class
+    probability, status = heatmap.cells(name)
+    lesions = lesions_of(heatmap.grid, probability, status, settings)
     return LesionReport(
         source=LesionSource.of(heatmap),
         settings=replace(settings, class_name=str(name)),
         lesions=lesions,
         summary=summary_of(heatmap, lesions, probability, status, settings),
     )
+
+
+def lesions_of(
+    grid: TileGrid,
+    probability: NDArray[np.float32],
+    status: NDArray[np.uint8],
+    settings: LesionSettings,
+) -> tuple[Lesion, ...]:
+    """The lesions among given cells, the longest first.
+
+    Args:
+        grid: of the cells.
+        probability: shape ``grid.shape``, NaN where nothing was scored.
+        status: of the cells, same shape.
+        settings: how; its class says nothing here.
+    """
+    unknown = np.isin(status, (Status.PENDING, Status.UNREADABLE, Status.EXCLUDED))
+    beside_unknown = binary_dilation(
+        np.pad(unknown, 1, constant_values=True), np.ones((3, 3), np.bool_)
+    )
+    found = []
+    for outlines, cells in joined_foci(probability, grid.cell_um, settings):
+        cut_off = bool(beside_unknown[1:-1, 1:-1][tuple(cells.T)].any())
+        outline = shapely.union_all(outlines)
+        found.append(measured(grid, outline, cells, probability, cut_off=cut_off))
+    found.sort(key=lambda it: (-it["longest_diameter_um"], -it["area_mm2"], *it["cells_rc"][0]))
+    return tuple(Lesion(number=i, **it) for i, it in enumerate(found, start=1))

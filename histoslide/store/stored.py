@@ -180,6 +180,14 @@ class Heatmap:
             StoreError: no such class, or none was named and the model has no tumour class; or
                 what is stored cannot be what was written.
         """
+        return self.cells(class_name)[0]
+
+    def cells(self, class_name: str | None = None) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """``probability`` and ``status`` of every cell, each read once.
+
+        Raises:
+            StoreError: see ``probability``.
+        """
         name = class_name if class_name is not None else self.tumour_class
         if name is None or name not in self.classes:
             raise StoreError(
@@ -194,7 +202,7 @@ class Heatmap:
             values = self._read(stored, np.s_[:])
             values = values if (name,) == self.shown_classes else 1 - values
         self._check(values, status)
-        return values
+        return values, status
 
     def _check(self, values: NDArray[np.float32], status: NDArray[np.uint8]) -> None:
         """Refuse values that a run cannot have written: files were lost or altered since."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from histoslide.datasets import PatchData, save_split
 from histoslide.errors import HistoslideError
+from histoslide.evaluation.drawing import plain, to_png
 from histoslide.evaluation.patches.history import RateSearch
-from histoslide.evaluation.patches.plots import plain, to_png
 from histoslide.evaluation.patches.report import REPORT_NAME
 from histoslide.evaluation.patches.samples import patch_figure, pick_samples
 from histoslide.storage.records import to_json

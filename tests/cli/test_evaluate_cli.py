@@ -11,8 +11,8 @@ from histoslide_cli.main import main
 from PIL import Image
 
 from histoslide.datasets import PatchFolder, Split, save_split
+from histoslide.evaluation.bootstrap import FEWEST_SLIDES
 from histoslide.evaluation.patches.assessment import assess
-from histoslide.evaluation.patches.bootstrap import FEWEST_SLIDES
 from histoslide.evaluation.patches.perturbations import PERTURBATIONS
 from histoslide.evaluation.patches.predictions import Predictions
 from histoslide.model import load_bundle, load_model, save_bundle

@@ -21,9 +21,10 @@ from red_patches import Memory, red_patches
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from histoslide.errors import DataError, OutputExistsError
+from histoslide.evaluation import drawing
+from histoslide.evaluation.bootstrap import FEWEST_SLIDES, Ranking, interval, resample
 from histoslide.evaluation.patches import plots
 from histoslide.evaluation.patches.assessment import GRID, assess, resampling_note
-from histoslide.evaluation.patches.bootstrap import FEWEST_SLIDES, Ranking, interval, resample
 from histoslide.evaluation.patches.classes import match_classes
 from histoslide.evaluation.patches.history import History, RateSearch
 from histoslide.evaluation.patches.predictions import Predictions, predict_patches
@@ -529,13 +530,13 @@ def test_top_losses_say_predicted_actual_loss_and_probability() -> None:
 
 
 def test_no_box_where_the_label_speaks_of_the_whole_patch() -> None:
-    axes = plots.new_figure(1, 1).add_subplot()
+    axes = drawing.new_figure(1, 1).add_subplot()
     draw_label_box(axes, 48, 48)
     assert not axes.patches
 
 
 def test_text_is_never_a_formula() -> None:
-    png = plots.to_png(plots.confusion_matrix(assess(dataclasses.replace(
+    png = drawing.to_png(plots.confusion_matrix(assess(dataclasses.replace(
         counted([[2, 1], [1, 2]]), classes=("$x^", "a$_b")), resamples=0)))  # fmt: skip
     assert Image.open(io.BytesIO(png)).format == "PNG"
 
@@ -545,7 +546,7 @@ def test_a_legend_of_several_curves_hides_none_of_them(classes: int) -> None:
     found = assess(made_up(200, classes, seed=3), temperature=1, resamples=2)
     for draw in (plots.roc_curves, plots.precision_recall_curves):
         figure = draw(found)
-        plots.to_png(figure)  # lays it out
+        drawing.to_png(figure)  # lays it out
         (legend,), (axes,) = figure.legends, figure.axes
         renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
         shown = axes.get_tightbbox(renderer)
@@ -557,8 +558,8 @@ def test_a_legend_of_several_curves_hides_none_of_them(classes: int) -> None:
 
 
 def test_a_long_name_is_cut_in_the_middle() -> None:
-    assert plots.plain("abcdefghij", 5) == "ab…ij"
-    assert plots.plain("abcde", 5) == "abcde"
+    assert drawing.plain("abcdefghij", 5) == "ab…ij"
+    assert drawing.plain("abcde", 5) == "abcde"
 
 
 # --- history --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from histoslide.errors import DataError
-from histoslide.evaluation.patches.bootstrap import (
+from histoslide.evaluation.bootstrap import (
     FEWEST_SLIDES,
     RESAMPLES,
     Interval,
@@ -24,6 +24,7 @@ from histoslide.evaluation.patches.bootstrap import (
     ratio,
     resample,
 )
+from histoslide.evaluation.numbers import plain_value
 from histoslide.evaluation.patches.figures import Figures, judge, rank_areas
 from histoslide.evaluation.patches.predictions import DEFAULT_THRESHOLD, Predictions
 
@@ -158,7 +159,7 @@ class Assessment:
             f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "curves"
         }
         fields["accuracy"] = self.accuracy
-        return {name: _plain(value) for name, value in fields.items()}
+        return {name: plain_value(value) for name, value in fields.items()}
 
 
 def assess(
@@ -397,18 +398,3 @@ def _slide_figures(
         )
         result.append(figures)
     return tuple(result)
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -1,57 +1,36 @@
-"""Figures of an assessment and of a training, drawn without any global state of matplotlib.
-
-Colours are those of Okabe and Ito (2008), which people of all kinds of colour vision tell apart;
-what matters is told apart by line style or text as well.
-"""
+"""Figures of an assessment and of a training."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
+from histoslide.evaluation.drawing import (
+    BLUE,
+    COLOURS,
+    GREY,
+    STYLES,
+    VERMILION,
+    finish,
+    finish_curves,
+    look,
+    new_figure,
+    plain,
+    square,
+    tidy,
+)
 from histoslide.evaluation.patches.assessment import GRID, Assessment, Curve
 from histoslide.evaluation.patches.figures import CALIBRATION_BINS
 from histoslide.evaluation.patches.history import History
 from histoslide.evaluation.patches.predictions import Predictions
 
-BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#007A5A", "#6b6b6b"
-
-COLOURS = (BLUE, VERMILION, GREEN, "#CC79A7", "#000000", "#56B4E9", "#B8860B", "#7B5EA7")
-"""One a class, used again with another line style where there are more."""
-
-_Place = Literal["best", "upper left", "lower left", "lower right"]
-_STYLES = ("-", "--", ":", "-.")
-_DPI = 130
 _MOST_SLIDES = 40
-
-
-def to_png(figure: Figure) -> bytes:
-    """A figure as a PNG file."""
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
-    return buffer.getvalue()
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, inches."""
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def plain(text: str, limit: int = 28) -> str:
-    """Text that matplotlib does not take for a formula, cut in the middle to a length."""
-    if len(text) > limit:
-        text = f"{text[: limit - limit // 2 - 1]}…{text[len(text) - limit // 2 :]}"
-    return text.replace("$", r"\$")
-
 
 # --- training -------------------------------------------------------------------------------------
 
@@ -82,7 +61,7 @@ def learning_curves(history: History) -> Figure:
         axes.set_ylim(0, top * 1.08)
     else:
         axes.set_ylim(bottom=0)
-    _finish(axes)
+    finish(axes)
     return figure
 
 
@@ -93,13 +72,13 @@ def learning_rates(history: History) -> Figure:
     groups = history.lr.shape[1]
     for group in range(groups):
         label = f"group {group + 1} of {groups}" + (" (head)" if group == groups - 1 else "")
-        style, colour = _STYLES[group % 4], COLOURS[group % len(COLOURS)]
+        style, colour = STYLES[group % 4], COLOURS[group % len(COLOURS)]
         if group and np.array_equal(history.lr[:, group], history.lr[:, group - 1]):
             continue
         axes.plot(history.lr[:, group], style, color=colour, label=label if groups > 1 else None)
     axes.set(xlabel="step", ylabel="learning rate", title="Learning rate", ylim=(0, None))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
-    _finish(axes, legend=groups > 1)
+    finish(axes, legend=groups > 1)
     return figure
 
 
@@ -121,7 +100,7 @@ def rate_search(history: History) -> Figure:
     if len(top):
         low, high = float(top.min()), float(np.percentile(top, 90))
         axes.set_ylim(low - 0.1 * (high - low) - 1e-3, high + 0.4 * (high - low) + 1e-3)
-    _finish(axes, legend=finder.suggestion is not None)
+    finish(axes, legend=finder.suggestion is not None)
     return figure
 
 
@@ -130,10 +109,10 @@ def rate_search(history: History) -> Figure:
 
 def roc_curves(assessment: Assessment) -> Figure:
     """ROC curve of the tumour class, or of every class against the rest."""
-    figure, axes = _square()
+    figure, axes = square()
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="guessing")
     for i, curve in enumerate(assessment.curves):
-        colour, style = _look(i)
+        colour, style = look(i)
         if curve.roc_band is not None and len(assessment.curves) == 1:
             low, high = curve.roc_band
             axes.fill_between(GRID, low, high, color=colour, alpha=0.2, linewidth=0, label="95 %")
@@ -145,15 +124,15 @@ def roc_curves(assessment: Assessment) -> Figure:
         axes.plot(*point, "o", color="black", markersize=7, label=label)
     axes.set(xlabel="false positive rate (1 − specificity)", title="ROC curve")
     axes.set_ylabel("true positive rate (sensitivity)")
-    _finish_curves(figure, axes, len(assessment.curves), loc="lower right")
+    finish_curves(figure, axes, len(assessment.curves), loc="lower right")
     return figure
 
 
 def precision_recall_curves(assessment: Assessment) -> Figure:
     """Precision-recall curve of the tumour class, or of every class against the rest."""
-    figure, axes = _square()
+    figure, axes = square()
     for i, curve in enumerate(assessment.curves):
-        colour, style = _look(i)
+        colour, style = look(i)
         if curve.precision_band is not None and len(assessment.curves) == 1:
             low, high = curve.precision_band
             axes.fill_between(GRID, low, high, color=colour, alpha=0.2, linewidth=0, label="95 %")
@@ -167,7 +146,7 @@ def precision_recall_curves(assessment: Assessment) -> Figure:
         _mark_precision(axes, assessment, assessment.curves[0])
     axes.set(xlabel="recall (sensitivity)", ylabel="precision (positive predictive value)")
     axes.set_title("Precision–recall curve")
-    _finish_curves(figure, axes, len(assessment.curves), loc="lower left")
+    finish_curves(figure, axes, len(assessment.curves), loc="lower left")
     return figure
 
 
@@ -241,7 +220,7 @@ def probability_histogram(predictions: Predictions, assessment: Assessment) -> F
     name = plain(predictions.classes[tumour])
     axes.set(xlabel=f"P({name})", ylabel="part of the class", xlim=(0, 1))
     axes.set_title(f"P({name}) by actual class")
-    _finish(axes, loc="best")
+    finish(axes, loc="best")
     return figure
 
 
@@ -267,7 +246,7 @@ def slide_areas(assessment: Assessment) -> Figure:
     if len(judged) > len(shown):
         title += f": the lowest {len(shown)} of {len(judged)}"
     axes.set(xlabel="area under the ROC curve", title=title)
-    _finish(axes, loc="lower left")
+    finish(axes, loc="lower left")
     return figure
 
 
@@ -301,7 +280,7 @@ def reliability(predictions: Predictions, assessment: Assessment) -> Figure:
         below.set_xlabel(f"predicted: {stated}")
         below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
         below.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        _tidy(below)
+        tidy(below)
         top = axes
     return figure
 
@@ -334,47 +313,10 @@ def _reliability_panel(axes: Axes, said: NDArray[np.float64], right: NDArray[np.
         label="observed, 95 %",
     )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
-    _finish(axes, loc="lower right")
+    finish(axes, loc="lower right")
 
 
 # --- shared ---------------------------------------------------------------------------------------
-
-
-def _square() -> tuple[Figure, Axes]:
-    figure = new_figure(5.4, 5.2)
-    axes = figure.add_subplot()
-    axes.set_aspect("equal")
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    return figure, axes
-
-
-def _look(i: int) -> tuple[str, str]:
-    return COLOURS[i % len(COLOURS)], _STYLES[(i // len(COLOURS) + i) % 4]
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def _finish(axes: Axes, *, legend: bool = True, loc: _Place = "best") -> None:
-    _tidy(axes)
-    if axes.get_xscale() == "log":
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    if legend and axes.get_legend_handles_labels()[0]:
-        axes.legend(loc=loc, fontsize=8.5, framealpha=0.9)
-
-
-def _finish_curves(figure: Figure, axes: Axes, count: int, *, loc: _Place) -> None:
-    """A legend of several curves goes below: wherever it lay, it would hide some of them."""
-    if count == 1:
-        _finish(axes, loc=loc)
-        return
-    _finish(axes, legend=False)
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.25 * (count // 2 + 1) + 0.4)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8.5)
 
 
 def _smooth(values: NDArray[np.float64], weight: float = 0.98) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,9 +16,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from histoslide.errors import DataError
+from histoslide.evaluation.drawing import to_png
+from histoslide.evaluation.numbers import number, percent, signed, spread
 from histoslide.evaluation.patches import plots, samples
 from histoslide.evaluation.patches.assessment import Assessment, assess, resampling_note
-from histoslide.evaluation.patches.bootstrap import Interval
 from histoslide.evaluation.patches.figures import CALIBRATION_BINS
 from histoslide.evaluation.patches.history import History
 from histoslide.evaluation.patches.perturbations import PERTURBATIONS
@@ -319,7 +319,7 @@ def _picture(
     name: str, section: str, figure: Figure, caption: str, *, wide: bool = False
 ) -> Picture:
     assert name in PICTURES or name.startswith("samples-"), "refuse_report knows all names"
-    png = plots.to_png(figure)
+    png = to_png(figure)
     return Picture(name=name, section=section, caption=caption, png=png, wide=wide)
 
 
@@ -348,11 +348,13 @@ def render_page(
         "percent": percent,
     }
     text = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    style = resources.files("histoslide.evaluation").joinpath("page.css")
     sections: dict[str, list[Picture]] = {}
     for picture in pictures:
         sections.setdefault(picture.section, []).append(picture)
     return environment.from_string(text).render(
         title=title,
+        style=style.read_text(encoding="utf-8"),
         data=data,
         spec=spec,
         assessment=assessment,
@@ -367,28 +369,6 @@ def render_page(
         version=version("histoslide"),
         date=datetime.now().astimezone().date().isoformat(),
     )
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A figure, or a dash where it is undefined."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def signed(value: float | None, digits: int = 3) -> str:
-    """A difference with its sign, or a dash where it is undefined."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def percent(value: float | None) -> str:
-    """A part of one, as a percentage."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.1%}"
-
-
-def spread(value: Interval | None, digits: int = 3) -> str:
-    """An interval, or nothing."""
-    return "" if value is None else f"{value.low:.{digits}f}–{value.high:.{digits}f}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from histoslide.evaluation.drawing import plain
 from histoslide.evaluation.patches.perturbations import Perturbation
-from histoslide.evaluation.patches.plots import plain
 from histoslide.evaluation.patches.predictions import Patches, Predictions
 
 SAMPLES_A_CLASS = 8

@@ -1,4 +1,4 @@
-"""Intervals by resampling: how much a figure would move with other patches, or other slides.
+"""Intervals by resampling: how much a figure would move with other patches, slides or patients.
 
 Scores are sorted once. A resample is a row of whole-number weights, how often each patch was drawn,
 and the figures of a thousand resamples are running sums over the sorted weights.
@@ -6,7 +6,7 @@ and the figures of a thousand resamples are running sums over the sorted weights
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ RESAMPLES = 1000
 
 FEWEST_SLIDES = 8
 """Below this many slides, resampling slides says nothing sure; patches are resampled instead."""
+
+FEWEST_PATIENTS = 8
+"""Below this many patients, resampling them says nothing sure; there are no intervals then."""
 
 _VALUES_AT_ONCE = 300_000
 """Weights in one chunk: a few megabytes, which stay in the processor's cache."""
@@ -79,16 +82,36 @@ def resample(
     for start in range(0, resamples, at_once):
         rows = min(at_once, resamples - start)
         if groups is not None:
-            yield _draw(rng, rows, int(groups.max()) + 1)[:, groups]
+            yield draw(rng, rows, int(groups.max()) + 1)[:, groups]
             continue
         weights = np.zeros((rows, len(labels)), dtype=np.int64)
         for label in np.unique(labels):
             members = np.flatnonzero(labels == label)
-            weights[:, members] = _draw(rng, rows, len(members))
+            weights[:, members] = draw(rng, rows, len(members))
         yield weights
 
 
-def _draw(rng: np.random.Generator, rows: int, count: int) -> NDArray[np.int64]:
+def patient_weights(
+    patients: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
+) -> NDArray[np.int64] | None:
+    """How often each slide is drawn when patients are, whole and with replacement.
+
+    Args:
+        patients: of each slide.
+        resamples: how many.
+        seed: of the draws.
+
+    Returns:
+        Shape (resamples, slides); None for fewer than ``FEWEST_PATIENTS``.
+    """
+    names, group = np.unique(np.array(patients, dtype=str), return_inverse=True)
+    if len(names) < FEWEST_PATIENTS:
+        return None
+    weights: NDArray[np.int64] = draw(np.random.default_rng(seed), resamples, len(names))[:, group]
+    return weights
+
+
+def draw(rng: np.random.Generator, rows: int, count: int) -> NDArray[np.int64]:
     """How often each of ``count`` things is drawn in ``count`` draws, shape (rows, count)."""
     drawn = rng.integers(count, size=(rows, count)) + np.arange(rows)[:, None] * count
     return np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
