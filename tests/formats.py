@@ -21,6 +21,16 @@ from histoslide.cohort.jobs import read_slide_list
 from histoslide.cohort.records import read_run, write_run
 from histoslide.datasets.images import read_image
 from histoslide.datasets.kaggle import open_kaggle
+from histoslide.datasets.mined import (
+    MINED_NAME,
+    MinedHeatmap,
+    MinedPatch,
+    MinedRecord,
+    MinedSlide,
+    MiningSettings,
+    mining_facts,
+    read_mined,
+)
 from histoslide.datasets.patches import PatchSet
 from histoslide.datasets.pcam_hdf5 import open_pcam_hdf5
 from histoslide.datasets.split_file import read_split
@@ -31,6 +41,7 @@ from histoslide.export.ome_tiff import write_ome_tiff
 from histoslide.geometry import Mpp, Region, Size
 from histoslide.lesions import find_lesions
 from histoslide.lesions.table import heatmap_of_lesions, write_lesions
+from histoslide.mining.reference import read_reference
 from histoslide.model import ModelSpec, save_bundle
 from histoslide.model.bundle import is_bundle, load_bundle, measure_bundle, read_spec
 from histoslide.model.fast_paths import FastPaths, Gate, read_fast_paths, write_fast_paths
@@ -222,6 +233,29 @@ def _make_review(folder: Path) -> None:
     ReviewFile(folder / "review.geojson", _REVIEWED).change("focus", base=None, to=_JUDGED)
 
 
+def _make_mined(folder: Path) -> None:
+    heatmap = MinedHeatmap(
+        slide="made.tif", quickhash="made", heatmap="h.zarr", heatmap_id="1", model="m",
+        model_sha256="2", truth="negative", truth_file=None, truth_sha256=None, exhaustive=True,
+    )  # fmt: skip
+    settings = MiningSettings(
+        heatmaps=(heatmap,), above=0.5, below=0.5, label_rule="any", classes={}, per_slide=9,
+        per_lesion=3, folders=("0", "1"),
+    )  # fmt: skip
+    patch = MinedPatch(
+        file="0/a.png", why="false positive", heatmap=0, row=3, col=4, probability=0.75, focus=1
+    )
+    slide = MinedSlide(patches=(patch,), false_positives=7, misses=0)
+    record = MinedRecord(settings=settings, slides=(slide,), left_out={"b.zarr": "unknown"})
+    (folder / MINED_NAME).write_text(to_json(record))
+
+
+def _mining_reference(folder: Path) -> None:
+    reference = read_reference(folder / "list.csv", split=folder / "list.csv")
+    reference.refusal("a.tif")
+    reference.find(ReviewedSlide(name="a.tif", quickhash="a", size_l0=(400, 300)))
+
+
 def _make_recipe(folder: Path) -> None:
     (folder / "recipe.toml").write_text(
         'base = "pcam"\nbatch_size = 32\nmixup = 0.2\n[augmentation]\nstain = 0.1\n'
@@ -346,6 +380,17 @@ FORMATS = {
     "mask PNG, palette": Format(
         make=lambda folder: _make_mask(folder, "P"),
         reads=[lambda folder: read_mask(folder / "mask.png", _slide())],
+    ),
+    "mined": Format(
+        make=_make_mined,
+        reads=[read_mined, lambda folder: mining_facts([folder])],
+    ),
+    "mining reference": Format(
+        make=lambda folder: (folder / "list.csv").write_text(
+            "slide,patient,annotations,exhaustive,part\na.tif,p,none,yes,train\nb.tif,q,,no,test\n"
+        ),
+        reads=[_mining_reference],
+        refused=False,
     ),
     "review": Format(
         make=_make_review,
