@@ -366,7 +366,7 @@ def test_the_command_writes_a_report(cohort: Path, capsys: pytest.CaptureFixture
     assert "too few to be resampled" in page
     assert "as CAMELYON16" in page
     assert 'src="http' not in page
-    rows = list(csv.DictReader((out / "lesions.csv").open()))
+    rows = list(csv.DictReader((out / "lesions.csv").read_text().splitlines()))
     assert [row["found"] for row in rows] == ["True", "False", "True", "True"]
     assert json.loads((out / "figures.json").read_text())["lesions"]["found"] == 2
     assert run(*judge_it, "--out", out) == 2  # never over an earlier one unasked
