@@ -87,6 +87,18 @@ class SettingsDifferError(StoreError):
     """A heat.zarr was begun with settings that differ from those asked for now."""
 
 
+class ReviewError(HistoslideError):
+    """A review cannot be read or written, or is that of another slide."""
+
+
+class OutlineError(ReviewError):
+    """An outline that was drawn cannot be kept."""
+
+
+class ReviewChangedError(ReviewError):
+    """Somebody else changed the same object of a review in the meantime."""
+
+
 class OutputExistsError(HistoslideError):
     """An output already exists and overwriting it was not asked for."""
 

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import shapely
 import tifffile
 import torch
 from fakes import FakeSlide
@@ -20,6 +21,16 @@ from histoslide.cohort.jobs import read_slide_list
 from histoslide.cohort.records import read_run, write_run
 from histoslide.datasets.images import read_image
 from histoslide.datasets.kaggle import open_kaggle
+from histoslide.datasets.mined import (
+    MINED_NAME,
+    MinedHeatmap,
+    MinedPatch,
+    MinedRecord,
+    MinedSlide,
+    MiningSettings,
+    mining_facts,
+    read_mined,
+)
 from histoslide.datasets.patches import PatchSet
 from histoslide.datasets.pcam_hdf5 import open_pcam_hdf5
 from histoslide.datasets.split_file import read_split
@@ -39,11 +50,19 @@ from histoslide.lesions.settings_file import (
     write_settings,
 )
 from histoslide.lesions.table import heatmap_of_lesions, write_lesions
+from histoslide.mining.reference import read_reference
 from histoslide.model import ModelSpec, save_bundle
 from histoslide.model.bundle import is_bundle, load_bundle, measure_bundle, read_spec
 from histoslide.model.fast_paths import FastPaths, Gate, read_fast_paths, write_fast_paths
 from histoslide.model.given_weights import read_state
 from histoslide.pipeline.result import SlideResult
+from histoslide.review import (
+    FocusOrigin,
+    ReviewedSlide,
+    ReviewFile,
+    ReviewObject,
+    read_review,
+)
 from histoslide.slide import Slide
 from histoslide.slide.access import DEFAULT_ACCESS
 from histoslide.slide.opening import open_slide
@@ -230,6 +249,42 @@ def _make_drawn_mask(folder: Path, name: str) -> None:
         tifffile.imwrite(folder / name, drawn, tile=(64, 64), compression="lzw")
 
 
+_REVIEWED = ReviewedSlide(name="made.tif", quickhash="made", size_l0=(400, 300))
+_JUDGED = ReviewObject(
+    id="focus",
+    class_name="Normal",
+    outline_l0=shapely.box(10, 20, 300, 200),
+    origin=FocusOrigin(number=1, heatmap_id="a", model_sha256="b"),
+)
+
+
+def _make_review(folder: Path) -> None:
+    ReviewFile(folder / "review.geojson", _REVIEWED).change("focus", base=None, to=_JUDGED)
+
+
+def _make_mined(folder: Path) -> None:
+    heatmap = MinedHeatmap(
+        slide="made.tif", quickhash="made", heatmap="h.zarr", heatmap_id="1", model="m",
+        model_sha256="2", truth="negative", truth_file=None, truth_sha256=None, exhaustive=True,
+    )  # fmt: skip
+    settings = MiningSettings(
+        heatmaps=(heatmap,), above=0.5, below=0.5, label_rule="any", classes={}, per_slide=9,
+        per_lesion=3, folders=("0", "1"),
+    )  # fmt: skip
+    patch = MinedPatch(
+        file="0/a.png", why="false positive", heatmap=0, row=3, col=4, probability=0.75, focus=1
+    )
+    slide = MinedSlide(patches=(patch,), false_positives=7, misses=0)
+    record = MinedRecord(settings=settings, slides=(slide,), left_out={"b.zarr": "unknown"})
+    (folder / MINED_NAME).write_text(to_json(record))
+
+
+def _mining_reference(folder: Path) -> None:
+    reference = read_reference(folder / "list.csv", split=folder / "list.csv")
+    reference.refusal("a.tif")
+    reference.find(ReviewedSlide(name="a.tif", quickhash="a", size_l0=(400, 300)))
+
+
 def _make_recipe(folder: Path) -> None:
     (folder / "recipe.toml").write_text(
         'base = "pcam"\nbatch_size = 32\nmixup = 0.2\n[augmentation]\nstain = 0.1\n'
@@ -366,6 +421,26 @@ FORMATS = {
     "mask PNG, palette": Format(
         make=lambda folder: _make_mask(folder, "P"),
         reads=[lambda folder: read_mask(folder / "mask.png", _slide())],
+    ),
+    "mined": Format(
+        make=_make_mined,
+        reads=[read_mined, lambda folder: mining_facts([folder])],
+    ),
+    "mining reference": Format(
+        make=lambda folder: (folder / "list.csv").write_text(
+            "slide,patient,annotations,exhaustive,part\na.tif,p,none,yes,train\nb.tif,q,,no,test\n"
+        ),
+        reads=[_mining_reference],
+        refused=False,
+    ),
+    "review": Format(
+        make=_make_review,
+        reads=[
+            lambda folder: read_review(folder / "review.geojson"),
+            lambda folder: ReviewFile(folder / "review.geojson", _REVIEWED).change(
+                "another", base=None, to=replace(_JUDGED, id="another")
+            ),
+        ],
     ),
     "mask GeoJSON": Format(
         make=_make_outlines,

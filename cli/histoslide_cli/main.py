@@ -23,6 +23,7 @@ from histoslide_cli import (
     export,
     info,
     lesions,
+    mine,
     model,
     overlay,
     replay,
@@ -38,7 +39,7 @@ from histoslide_cli.parser import Parser
 from histoslide_cli.plain_text import PlainOutput
 
 COMMANDS = (
-    info, tile, train, evaluate, score, overlay, lesions, export, report, view, diff, replay,
+    info, tile, train, evaluate, score, overlay, lesions, export, report, view, mine, diff, replay,
     model, doctor, demo,
 )  # fmt: skip
 """Modules with ``add_parser`` and ``run``; none imports torch before it runs."""

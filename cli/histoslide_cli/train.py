@@ -7,6 +7,8 @@ import dataclasses
 import json
 import logging
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +96,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
         patches=dataclasses.replace(
             folder,
             extra_repeat=tuple(arguments.extra_repeat),
-            unlabelled=tuple(arguments.unlabelled),
+            unlabelled=_unlabelled(arguments, recipe),
         ),
         recipe=recipe,
         out=arguments.out,
@@ -125,6 +127,28 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
     if is_first():
         _print(finished, run, as_json=arguments.json)
     return EXIT_DONE
+
+
+def _unlabelled(arguments: argparse.Namespace, recipe: Recipe) -> tuple[Path, ...]:
+    """Folders of patches; slides are cut into such beside the bundle."""
+    if not arguments.unlabelled:
+        return ()
+    from histoslide.tiling.unlabelled import cut_slides
+
+    return cut_slides(
+        arguments.unlabelled,
+        arguments.out.with_suffix(".tiles"),
+        input_px=recipe.input_px,
+        label_px=recipe.label_px,
+        mpp=recipe.mpp,
+        watch=lambda name: _watch_tiles(name, quiet=arguments.quiet),
+    )
+
+
+@contextmanager
+def _watch_tiles(name: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    with Progress(name, unit="tile", quiet=quiet) as progress:
+        yield progress.update
 
 
 def _print(finished: FinishedRun, run: TrainingRun, *, as_json: bool) -> None:

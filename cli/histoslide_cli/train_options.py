@@ -63,8 +63,9 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         type=Path,
         action="append",
         default=[],
-        metavar="FOLDER",
-        help="patches without labels, of which only --teacher says what they show; may be repeated",
+        metavar="FOLDER|SLIDE",
+        help="patches without labels, or a slide whose tissue is cut into such, of which only "
+        "--teacher says what they show; may be repeated",
     )
     group.add_argument(
         "--split",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from histoslide_cli.console import add_cache_options, add_slides_option, location, slide_cache
 from histoslide_cli.outcomes import EXIT_DONE
@@ -36,6 +37,14 @@ def add_parser(
         "--force", action="store_true", help="show the slide even if it is not the one scored"
     )
     parser.add_argument(
+        "--review",
+        type=Path,
+        metavar="FILE",
+        help="let foci be accepted or rejected and regions be drawn in the page, and save that to "
+        "this GeoJSON file, which QuPath opens; for several slides a folder, which gets a file for "
+        "each, SLIDE.geojson. What is there already is shown and continued",
+    )
+    parser.add_argument(
         "--port", type=int, default=0, metavar="N", help="TCP port (default: any that is free)"
     )
     parser.add_argument(
@@ -54,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve the page until interrupted."""
     from histoslide.slide.access import SlideAccess
     from histoslide.viewer.catalogue import Catalogue
+    from histoslide.viewer.reviews import Reviews
     from histoslide.viewer.serving import ServeOptions, serve
 
     options = ServeOptions(
@@ -65,5 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
         force=arguments.force,
         access=SlideAccess(cache=slide_cache(arguments)),
     ) as catalogue:
-        serve(catalogue, options, lambda url: print(url, flush=True))  # noqa: T201
+        reviews = None if arguments.review is None else Reviews(arguments.review, catalogue)
+        serve(catalogue, options, lambda url: print(url, flush=True), reviews=reviews)  # noqa: T201
     return EXIT_DONE

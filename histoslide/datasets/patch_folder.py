@@ -16,6 +16,7 @@ from histoslide.datasets.division import Duplicates, divide
 from histoslide.datasets.folders import open_folders
 from histoslide.datasets.kaggle import open_kaggle
 from histoslide.datasets.layout import Layout, recognise
+from histoslide.datasets.mined import mining_facts
 from histoslide.datasets.patches import (
     ImageFiles,
     Joined,
@@ -109,6 +110,8 @@ class PatchFolder:
             cache=self.cache,
             on_patches=on_patches,
         )
+        if self.extra:
+            data = dataclasses.replace(data, mined=mining_facts(self.extra))
         if not self.unlabelled:
             return data
         return dataclasses.replace(data, unlabelled=self._unlabelled(data, duplicates, on_patches))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,6 +215,8 @@ class PatchData:
     unlabelled: PatchSet | None = None
     """Patches of which a network learns only what its teachers say, all of the class ``UNKNOWN``;
     None where there are none."""
+    mined: Sequence[Mapping[str, Any]] = ()
+    """Of folders of patches that heatmaps got wrong: ``histoslide.datasets.mined.mining_facts``."""
 
     @property
     def shown(self) -> NDArray[np.int64]:

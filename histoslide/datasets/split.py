@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from histoslide.errors import DataError
@@ -80,6 +79,8 @@ def last_indices(count: int, fraction: float) -> NDArray[np.int64]:
 
 def random_indices(count: int, fraction: float, seed: int) -> NDArray[np.int64]:
     """The validation indices of fastai's ``RandomSplitter(fraction, seed)``, in its order, (k,)."""
+    import torch  # noqa: PLC0415 - who only cuts patches needs none of it
+
     generator = torch.Generator().manual_seed(seed)
     order: NDArray[np.int64] = torch.randperm(count, generator=generator).numpy()
     return order[: int(fraction * count)]
@@ -102,6 +103,8 @@ def slide_indices(
     Raises:
         DataError: no slide can be spared.
     """
+    import torch  # noqa: PLC0415 - as above
+
     names, slide_of = np.unique(np.array(slides), return_inverse=True)
     table = np.zeros((len(names), int(labels.max(initial=0)) + 1), dtype=np.int64)
     np.add.at(table, (slide_of, labels), 1)

@@ -287,6 +287,7 @@ def _training_facts(
             "train_classes": _counts(data, data.train),
             "valid_classes": _counts(data, data.valid),
             "left_out": dict(Counter(data.left_out.values())),
+            "mined": list(data.mined),
         },
         "recipe": recipe.as_dict() | {"split": Path(recipe.split).name},  # no folders of ours
         "pretrained": pretrained,

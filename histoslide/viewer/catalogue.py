@@ -123,6 +123,11 @@ class Catalogue:
         """Whether there is anything to choose from."""
         return bool(self._folders) or len(self._stores) > 1
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether a folder was given, in which a run may add more."""
+        return bool(self._folders)
+
     def entries(self) -> list[Entry]:
         """All heatmaps there are now; a run that goes on adds more."""
         paths = [*self._stores, *(p for folder in self._folders for p in _stores_in(folder))]

@@ -14,7 +14,9 @@ from histoslide.errors import HistoslideError
 from histoslide.lesions import Lesion, LesionSettings, find_lesions, lesion_row
 from histoslide.pipeline.result import SlideResult
 from histoslide.render import COLOUR_MAP, blend, slide_picture
+from histoslide.review import focus_id, polygons_of
 from histoslide.slide import Slide
+from histoslide.storage.records import ABSENT, Absent
 from histoslide.store import Heatmap, level_shapes
 from histoslide.viewer.catalogue import Catalogue, Entry
 from histoslide.viewer.cells import TILE_CELLS
@@ -28,6 +30,7 @@ from histoslide.viewer.messages import (
     HeatmapRow,
     SlideMessage,
 )
+from histoslide.viewer.reviews import Reviews
 
 COLOUR_MAPS = (COLOUR_MAP, "magma", "cividis", "turbo")
 """Offered in the page, the usual one first."""
@@ -45,10 +48,13 @@ def colour_maps() -> dict[str, list[list[int]]]:
     }
 
 
-def describe_cohort(catalogue: Catalogue) -> CohortMessage:
+def describe_cohort(catalogue: Catalogue, reviews: Reviews | None = None) -> CohortMessage:
     """All heatmaps, and the slides for which there is none."""
     results = catalogue.results()
-    rows = [_row(catalogue, entry, results.pop(entry.path, None)) for entry in catalogue.entries()]
+    rows = [
+        _row(catalogue, entry, results.pop(entry.path, None), reviews)
+        for entry in catalogue.entries()
+    ]
     rows += [
         HeatmapRow(key=None, slide=result.slide, state=result.state, error=result.error)
         for result in results.values()
@@ -57,10 +63,14 @@ def describe_cohort(catalogue: Catalogue) -> CohortMessage:
     return CohortMessage(heatmaps=tuple(rows))
 
 
-def _row(catalogue: Catalogue, entry: Entry, result: SlideResult | None) -> HeatmapRow:
+def _row(
+    catalogue: Catalogue, entry: Entry, result: SlideResult | None, reviews: Reviews | None
+) -> HeatmapRow:
     key, name = entry.key, entry.path.name
     try:
-        record = catalogue.source(key).heat.record
+        heat = catalogue.source(key).heat
+        record = heat.record
+        judged: int | Absent = ABSENT if reviews is None else reviews.judged(heat)
         state = catalogue.source(key).state()
         highest = catalogue.source(key).highest()
     except HistoslideError as error:
@@ -78,6 +88,7 @@ def _row(catalogue: Catalogue, entry: Entry, result: SlideResult | None) -> Heat
         highest=highest,
         unreadable=None if record.counts is None else record.counts.unreadable,
         warnings=record.mask.warnings,
+        judged=judged,
     )
     # A later run that failed or stopped before this slide tells nothing of the heatmap.
     if result is None or result.state not in {"done", "partly unreadable"}:
@@ -91,7 +102,9 @@ def _row(catalogue: Catalogue, entry: Entry, result: SlideResult | None) -> Heat
     )
 
 
-def describe_heatmap(catalogue: Catalogue, key: str) -> HeatmapMessage:
+def describe_heatmap(
+    catalogue: Catalogue, key: str, reviews: Reviews | None = None
+) -> HeatmapMessage:
     """Everything the page needs to show one heatmap.
 
     Raises:
@@ -124,6 +137,7 @@ def describe_heatmap(catalogue: Catalogue, key: str) -> HeatmapMessage:
         threshold=LesionSettings().extend_probability,
         state=state,
         comparable=_comparable(catalogue, key, heat),
+        review=None if reviews is None else reviews.name(heat),
     )
 
 
@@ -162,18 +176,17 @@ def describe_foci(heat: Heatmap, channel: int) -> FociMessage:
     notes = [f"{note[0].upper()}{note[1:]}." for note in report.summary.notes]
     return FociMessage(
         hint=" ".join([hint if report.lesions else f"None. {hint}", *notes]),
-        lesions=tuple(_focus(lesion) for lesion in report.lesions),
+        lesions=tuple(_focus(heat, lesion) for lesion in report.lesions),
     )
 
 
-def _focus(lesion: Lesion) -> dict[str, Any]:
-    parts = getattr(lesion.polygon_l0, "geoms", [lesion.polygon_l0])
-    rings = [ring for part in parts for ring in (part.exterior, *part.interiors)]
+def _focus(heat: Heatmap, lesion: Lesion) -> dict[str, Any]:
     box = lesion.box_l0
     return lesion_row(lesion) | {
         "number": lesion.number,
+        "id": focus_id(heat.record.slide.quickhash, lesion.polygon_l0),
         "box_l0": [box.x, box.y, box.width, box.height],
-        "rings_l0": [[[x, y] for x, y in ring.coords[:-1]] for ring in rings],
+        "polygons_l0": polygons_of(lesion.polygon_l0),
     }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from histoslide.storage.records import ABSENT, Absent, Number
+import msgspec
+
+from histoslide.storage.records import ABSENT, Absent, Number, Whole
 from histoslide.store.record import CellCounts
 from histoslide.viewer.cells import CellState
 
@@ -39,6 +41,8 @@ class HeatmapRow:
     """Cells at or above the threshold; of heatmaps whose run is recorded."""
     threshold: float | Absent | None = ABSENT
     """Of ``positive``."""
+    judged: int | Absent = ABSENT
+    """Foci and regions in the review, where one is made."""
     error: str | Absent | None = ABSENT
     """Why there is nothing to see."""
 
@@ -141,6 +145,8 @@ class HeatmapMessage:
     """How far it is."""
     comparable: tuple[ComparableMessage, ...]
     """Others of the same slide and the same classes."""
+    review: str | None
+    """Name of the file that a review goes to; None where none is made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,4 +156,90 @@ class FociMessage:
     hint: str
     """How they are found, and what to know of them."""
     lesions: tuple[Mapping[str, Any], ...]
-    """Rows of the table of lesions, each with its ``number``, ``box_l0`` and ``rings_l0``."""
+    """Rows of the table of lesions, each with its ``number``, ``id``, ``box_l0`` and
+    ``polygons_l0``."""
+
+
+Polygons = Sequence[Sequence[Sequence[tuple[float, float]]]]
+"""Polygons of rings of points in level-0 pixels, none closed by its first point again."""
+
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+_Id = Annotated[str, msgspec.Meta(min_length=30, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewClassMessage:
+    """A class that an outline may have."""
+
+    name: str
+    """As QuPath shows it."""
+    colour: tuple[int, int, int]
+    """RGB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewObjectMessage:
+    """An outline of a review."""
+
+    id: str
+    """Names it."""
+    version: str
+    """Changes with it."""
+    class_name: str | None
+    """None where it has none."""
+    is_focus: bool
+    """Whether a heatmap showed it, and nobody drew it."""
+    number: int | None
+    """Of the focus when it was judged."""
+    polygons_l0: Polygons
+    """Where it lies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewMessage:
+    """A review."""
+
+    file: str
+    """Name of its file."""
+    version: str
+    """Changes with the file."""
+    decisions: tuple[tuple[str, str], ...]
+    """For each class that the heatmap shows, what an accepted and a rejected focus is called."""
+    classes: tuple[ReviewClassMessage, ...]
+    """On offer."""
+    objects: tuple[ReviewObjectMessage, ...]
+    """In the order of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewShape:
+    """What the page wants an object to be."""
+
+    class_name: _Name | None
+    """Its class."""
+    polygons_l0: Polygons
+    """Where it lies."""
+    number: Whole | None
+    """Of a focus; None of what was drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewChange:
+    """What the page asks for."""
+
+    id: _Id
+    """Of the object."""
+    base: str | None
+    """The version that the page saw; None for no such object."""
+    to: ReviewShape | None
+    """What it shall be; None to remove it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewAnswer:
+    """How an object is after a change that was asked for."""
+
+    object: ReviewObjectMessage | None
+    """None where it is not, or no more."""
+    error: str | Absent = ABSENT
+    """Why it is not as asked for."""

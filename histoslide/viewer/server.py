@@ -1,4 +1,7 @@
-"""The server behind the page: it answers reads of what the catalogue holds, and nothing else."""
+"""The server behind the page: it answers reads of what the catalogue holds, and nothing else.
+
+The one thing that it changes is the review, where one is made, and only for the page itself.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from importlib.resources import files
 
 import anyio.to_thread
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -20,8 +24,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from histoslide.errors import HistoslideError
-from histoslide.storage.records import to_builtins
+from histoslide.errors import HistoslideError, OutlineError, ReviewChangedError
+from histoslide.storage.records import from_json, to_builtins
 from histoslide.viewer.cache import byte_cache
 from histoslide.viewer.catalogue import Catalogue
 from histoslide.viewer.deepzoom import DeepZoom, blank_tile, slide_tile
@@ -32,6 +36,8 @@ from histoslide.viewer.facts import (
     describe_heatmap,
     thumbnail,
 )
+from histoslide.viewer.messages import ReviewAnswer, ReviewChange
+from histoslide.viewer.reviews import Reviews
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +50,9 @@ CACHE_BYTES = 256 * 2**20
 
 THREADS = 4
 """Tiles in work at a time; each thread holds a handle of each slide that it reads."""
+
+MAX_BODY = 16 * 2**20
+"""Bytes of a change of a review at most."""
 
 MAX_ADDRESS = 1000
 """Longest path that is looked at, in characters; the page's own have about a hundred."""
@@ -84,15 +93,18 @@ _FOREVER = "private, max-age=86400"
 _ASK_AGAIN = "no-cache"
 
 
-def create_app(catalogue: Catalogue, *, token: str = "") -> Starlette:
+def create_app(
+    catalogue: Catalogue, *, token: str = "", reviews: Reviews | None = None
+) -> Starlette:
     """The web application.
 
     Args:
         catalogue: what may be seen.
         token: a word that every address must begin with, which other users of this machine
             cannot guess; empty for none.
+        reviews: where reviews go; None for a page on which nothing can be changed.
     """
-    viewer = _Viewer(catalogue)
+    viewer = _Viewer(catalogue, reviews)
     routes: list[BaseRoute] = viewer.routes()
     if token:
         routes = [Mount(f"/{token}", routes=routes)]
@@ -141,14 +153,21 @@ class _SafeHeaders:
 class _Viewer:
     """What is answered to each address."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+    def __init__(self, catalogue: Catalogue, reviews: Reviews | None) -> None:
+        self._catalogue, self._reviews = catalogue, reviews
         self._tile = byte_cache(CACHE_BYTES)
 
     def routes(self) -> list[BaseRoute]:
         """The addresses; every variable part is looked up, none becomes a path of a file."""
         heat = "/api/heatmaps/{key}"
+        changing: list[BaseRoute] = []
+        if self._reviews is not None:
+            changing = [
+                Route(f"{heat}/review", self._review, methods=["GET"]),
+                Route(f"{heat}/review", self._change_review, methods=["POST"]),
+            ]
         return [
+            *changing,
             Route("/", self._start),
             Route("/index", _page("index.html")),
             Route("/view", _page("view.html")),
@@ -178,13 +197,46 @@ class _Viewer:
         return JSONResponse(colour_maps())
 
     def _cohort(self, _: Request) -> Response:
-        return _json(describe_cohort(self._catalogue))
+        return _json(describe_cohort(self._catalogue, self._reviews))
 
     def _heatmap(self, request: Request) -> Response:
-        return self._answer(request, lambda key: describe_heatmap(self._catalogue, key))
+        return self._answer(
+            request, lambda key: describe_heatmap(self._catalogue, key, self._reviews)
+        )
 
     def _state(self, request: Request) -> Response:
         return self._answer(request, lambda key: self._catalogue.source(key).state())
+
+    def _review(self, request: Request) -> Response:
+        assert self._reviews is not None
+        describe = self._reviews.describe
+        return self._answer(request, lambda key: describe(self._catalogue.source(key).heat))
+
+    async def _change_review(self, request: Request) -> Response:
+        """The one address that changes something, and only for the page itself."""
+        _refuse_strangers(request)
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY:
+                raise HTTPException(413, "the outline is too long")
+        return await run_in_threadpool(self._changed, request.path_params["key"], bytes(body))
+
+    def _changed(self, key: str, body: bytes) -> Response:
+        assert self._reviews is not None
+        try:
+            heat = self._catalogue.source(key).heat
+        except KeyError:
+            raise HTTPException(404, "no such heatmap") from None
+        try:
+            change = from_json(body, ReviewChange, source="the change", error=_SenselessError)
+            answer = ReviewAnswer(object=self._reviews.change(heat, change))
+        except ReviewChangedError as error:
+            now = self._reviews.find(heat, change.id)
+            return _json(ReviewAnswer(object=now, error=str(error)), status=409)
+        except (_SenselessError, OutlineError) as error:
+            return _json(ReviewAnswer(object=None, error=str(error)), status=422)
+        return _json(answer)
 
     def _answer(self, request: Request, describe: Callable[[str], object]) -> Response:
         try:
@@ -270,9 +322,31 @@ def _page(name: str) -> Callable[[Request], Response]:
     return respond
 
 
-def _json(message: object) -> JSONResponse:
+def _json(message: object, *, status: int = 200) -> JSONResponse:
     """A message to the page."""
-    return JSONResponse(to_builtins(message))
+    return JSONResponse(to_builtins(message), status_code=status)
+
+
+class _SenselessError(HistoslideError):
+    """What was sent is no change of a review."""
+
+
+def _refuse_strangers(request: Request) -> None:
+    """Make sure that a request comes from the page itself, not from another one in the browser.
+
+    Browsers tell the origin of every request that may change something, and ask before they send
+    JSON to a stranger, which nothing here allows. The host was looked at before.
+
+    Raises:
+        HTTPException: 403 or 415.
+    """
+    mine = f"http://{request.headers['host']}"
+    if request.headers.get("origin") != mine:
+        raise HTTPException(403, "only the page itself may change a review")
+    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        raise HTTPException(403, "only the page itself may change a review")
+    if request.headers.get("content-type") != "application/json":
+        raise HTTPException(415, "a change is JSON")
 
 
 def _cached(

@@ -7,12 +7,14 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import uvicorn
 
 from histoslide.errors import HistoslideError
 from histoslide.viewer.catalogue import Catalogue
+from histoslide.viewer.reviews import Reviews
 from histoslide.viewer.server import create_app
 
 HOST = "127.0.0.1"
@@ -49,19 +51,29 @@ class ServeOptions:
             )
 
 
-def serve(catalogue: Catalogue, options: ServeOptions, on_ready: Callable[[str], None]) -> None:
+def serve(
+    catalogue: Catalogue,
+    options: ServeOptions,
+    on_ready: Callable[[str], None],
+    *,
+    reviews: Reviews | None = None,
+) -> None:
     """Serve until interrupted (Ctrl-C).
 
     Args:
         catalogue: what may be seen.
         options: how.
         on_ready: called with the page's address once it answers.
+        reviews: where reviews go; None for a page on which nothing can be changed.
 
     Raises:
-        HistoslideError: the port is taken.
+        HistoslideError: the port is taken, or another viewer writes the same reviews.
     """
     token = secrets.token_urlsafe(12) if options.token is None else options.token
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+    with (
+        nullcontext() if reviews is None else reviews.held(),
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener,
+    ):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, options.port))
@@ -72,7 +84,7 @@ def serve(catalogue: Catalogue, options: ServeOptions, on_ready: Callable[[str],
         listener.listen()  # from here on a browser may connect; it is answered as soon as we run
         url = f"http://{HOST}:{listener.getsockname()[1]}/{token}/"
         config = uvicorn.Config(
-            create_app(catalogue, token=token),
+            create_app(catalogue, token=token, reviews=reviews),
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import add_tiny
 from fastai.learner import load_learner
@@ -24,6 +25,8 @@ from PIL import Image
 
 from histoslide.errors import HistoslideError
 from histoslide.model import load_model, read_spec
+from histoslide.synthetic import scene_slide
+from histoslide.tiling.slide import tile_slide
 from histoslide.training.fit import TrainedModel
 from histoslide.training.recipe import RECIPES
 from histoslide.training.records import EpochRecord
@@ -479,3 +482,29 @@ def test_a_bad_option_is_one_line_and_leaves_nothing(
     assert len(errors) == 1, err
     assert re.search(said.replace("(", r"\("), errors[0])
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_slide_without_labels_is_cut_into_patches(
+    trained: Path, pcam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    slide = tmp_path / "node.tif"
+    scene_slide(slide, width=1600, height=1200, mpp=0.5, seed=1)
+    tiles = tile_slide(slide, tmp_path / "other", input_px=96, label_px=32, target_mpp=0.972).tiles
+    out = tmp_path / "m.safetensors"
+    teacher = ["--teacher", str(trained / "m.safetensors"), "--class-names", "normal", "tumour"]
+    command = [*quick(pcam, out), *teacher, "--unlabelled", str(slide)]
+    assert main(command) == 0
+    assert read_spec(out).training["data"]["unlabelled_patches"] == tiles > 10
+    unmeasured = tmp_path / "unmeasured.tif"
+    white = np.full((600, 600, 3), 255, np.uint8)
+    tifffile.imwrite(unmeasured, white, photometric="rgb", tile=(256, 256))
+    assert main([*command, "--unlabelled", str(unmeasured), "--overwrite"]) == 5
+    assert "unmeasured.tif records no resolution" in capsys.readouterr().err
+    (tmp_path / "more").mkdir()
+    twin = shutil.copy(slide, tmp_path / "more")
+    assert main([*command, "--unlabelled", str(twin), "--overwrite"]) == 2
+    assert "two slides are called node" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*command, "--overwrite"]) == 2
+    assert "cut it with histoslide tile" in capsys.readouterr().err

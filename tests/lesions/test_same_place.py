@@ -63,7 +63,7 @@ def test_everything_puts_a_focus_at_the_same_place(
 
     web = TestClient(create_app(Catalogue([path])), base_url="http://127.0.0.1")
     (focus,) = web.get("/api/heatmaps/h/foci/0").json()["lesions"]
-    (ring,) = focus["rings_l0"]
+    ((ring,),) = focus["polygons_l0"]
     assert shapely.Polygon(ring).symmetric_difference(truth).area < 1e-6 * truth.area
     facts = web.get("/api/heatmaps/h").json()
     cells = web.get("/api/heatmaps/h/cells/0/0/0/0").content

@@ -1,23 +1,34 @@
 """The viewer's page in a real browser: places, controls, keys, live filling."""
 
-import base64
 import io
-import os
 import re
-import shutil
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 import zarr
 from heatmaps import stored_heatmap
+from pages import (
+    COLS,
+    FOCI,
+    HEIGHT,
+    ROWS,
+    WIDTH,
+    Open,
+    Serve,
+    extent,
+    on_screen,
+    overlay,
+    pixels,
+    served,
+    store,
+    truth,
+    wait_until,
+    where,
+)
 from PIL import Image
 
 from histoslide.geometry import Size
@@ -28,123 +39,10 @@ from histoslide.storage.records import to_builtins
 from histoslide.storage.writing import swap_folder
 from histoslide.store import open_heatmap
 from histoslide.store.record import CellCounts
-from histoslide.synthetic import decode_fiducial, fiducial_slide
+from histoslide.synthetic import decode_fiducial
 from histoslide.viewer.catalogue import Catalogue
-from histoslide.viewer.server import create_app
 
 playwright = pytest.importorskip("playwright.sync_api")
-
-NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-ROWS, COLS = 70, 90
-WIDTH, HEIGHT = COLS * 32, ROWS * 32
-"""Level-0 pixels; a cell is 32 of them and 32 µm."""
-FOCI = {1: (40, 50, 6, 12), 2: (10, 20, 4, 3)}
-"""Row, column, rows, columns of the two foci, the longer first."""
-
-Open = Callable[..., Any]
-Serve = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium of the system; the tests are skipped, visibly, where there is none."""
-    path = os.environ.get("HISTOSLIDE_TEST_BROWSER") or next(
-        filter(None, map(shutil.which, NAMES)), ""
-    )
-    if not path:
-        pytest.skip(f"no browser: install one of {', '.join(NAMES)} or set HISTOSLIDE_TEST_BROWSER")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=path, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Start servers that run until the test is over."""
-    with ExitStack() as running:
-        yield lambda *paths, **options: running.enter_context(served(*paths, **options))
-
-
-@pytest.fixture
-def visit(browser: Any, serve: Serve) -> Iterator[Open]:
-    """Open a page; at the end nothing may have gone wrong in it or asked another machine.
-
-    It takes `serve` so that pages are closed before their servers: one that still asks what is
-    new would complain of a refused connection.
-    """
-    wrong: list[str] = []
-    contexts: list[Any] = []
-
-    def said(message: Any) -> None:
-        if message.type in ("error", "warning"):
-            wrong.append(message.text)
-
-    def asked(request: Any) -> None:
-        if not request.url.startswith(("http://127.0.0.1:", "blob:", "file:", "data:")):
-            wrong.append(request.url)
-
-    def start(url: str, *, width: int = 1300, height: int = 800, dark: bool = False) -> Any:
-        scheme = "dark" if dark else "light"
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(30_000)
-        page.on("console", said)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", asked)
-        page.goto(url)
-        page.wait_for_selector("body[data-ready]")
-        page.wait_for_load_state("networkidle")
-        return page
-
-    yield start
-    for context in contexts:
-        context.close()
-    assert not wrong
-
-
-@contextmanager
-def served(*paths: Path, **options: Any) -> Iterator[str]:
-    """A running server; gives the address of its root."""
-    app = create_app(Catalogue(list(paths), **options), token="t")
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/t/"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-def truth() -> Any:
-    """Two foci of 0.95 on tissue of 0.2, glass in the last column."""
-    values = np.full((ROWS, COLS), 0.2, np.float32)
-    for row, col, rows, cols in FOCI.values():
-        values[row : row + rows, col : col + cols] = 0.95
-    values[:, -1] = np.nan
-    return values
-
-
-def store(folder: Path, name: str = "heat", *, values: Any = None) -> Path:
-    """The slide that tells its own places, and a heatmap of known foci on it."""
-    slide = folder / "made.tif"
-    if not slide.exists():
-        fiducial_slide(slide, width=WIDTH, height=HEIGHT, mpp=1.0, downsamples=(4,))
-    with open_slide(slide) as opened:
-        quickhash = opened.quickhash
-    path = folder / f"{name}.zarr"
-    stored_heatmap(
-        path, truth() if values is None else values, mpp=1.0, model_mpp=1.0, stride_px=32,
-        size_l0=Size(WIDTH, HEIGHT), quickhash=quickhash,
-    )  # fmt: skip
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -158,45 +56,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(folder: Path, browser: Any) -> Iterator[str]:
     with served(folder / "heat.zarr") as address:
         yield f"{address}view"
-
-
-def where(page: Any) -> tuple[float, float, float]:
-    """Centre in level-0 pixels and micrometres a screen pixel, once the view has come to rest."""
-    page.wait_for_timeout(400)
-    page.wait_for_selector("body:not([data-moving])")
-    now = page.evaluate("location.hash")
-    found = dict(re.findall(r"(\w+)=([-\d.]+)", now))
-    return float(found["x"]), float(found["y"]), float(found["mpp"])
-
-
-def overlay(page: Any) -> Any:
-    """The pixels drawn over the slide, RGBA."""
-    return pixels(page, "document.getElementById('overlay')")
-
-
-def pixels(page: Any, canvas: str) -> Any:
-    code = f"new Promise((done) => requestAnimationFrame(() => done({canvas}.toDataURL())))"
-    data = base64.b64decode(page.evaluate(code).partition(",")[2])
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGBA"))
-
-
-def on_screen(page: Any, box: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom in screen pixels of (row, col, rows, cols)."""
-    x, y, mpp = where(page)
-    size = page.evaluate(
-        "(({clientWidth: w, clientHeight: h}) => [w, h])(document.getElementById('osd'))"
-    )
-    row, col, rows, cols = (32 * part for part in box)
-    return tuple(
-        size[i % 2] / 2 + (edge - centre) / mpp
-        for i, (edge, centre) in enumerate(((col, x), (row, y), (col + cols, x), (row + rows, y)))
-    )
-
-
-def extent(mask: Any) -> tuple[int, int, int, int]:
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return cols[0], rows[0], cols[-1] + 1, rows[-1] + 1
 
 
 @pytest.mark.parametrize("view", ["", "&x=1700&y=1380&mpp=0.4"])
@@ -441,13 +300,6 @@ def test_a_heatmap_being_written_fills_in(visit: Open, serve: Serve, tmp_path: P
     counts = to_builtins(CellCounts.of(status))
     group.attrs["histoslide"] = {**to_builtins(heat.record), "complete": True, "counts": counts}
     playwright.expect(page.locator("#progress")).to_be_hidden(timeout=30_000)
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.3)
 
 
 def test_unreadable_cells_are_hatched_even_where_nothing_is_found(

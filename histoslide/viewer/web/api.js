@@ -7,6 +7,26 @@ export async function getJson(address) {
   return body;
 }
 
+/** The server refused what was asked for: `status` is HTTP's, `answer` what it said. */
+export class ChangeError extends Error {
+  constructor(status, answer) {
+    super(answer.error);
+    this.status = status;
+    this.answer = answer;
+  }
+}
+
+export async function postJson(address, message) {
+  const response = await fetch(address, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(message),
+  });
+  const body = await response.json();
+  if (!response.ok) throw new ChangeError(response.status, { ...body, error: body.error || response.statusText });
+  return body;
+}
+
 export const heatAddress = (key) => `api/heatmaps/${encodeURIComponent(key)}`;
 
 export const slideTileAddress = (key, version, level, col, row) =>

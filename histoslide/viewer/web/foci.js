@@ -6,11 +6,19 @@ const SHORT = {
   "isolated tumour cells": "isolated cells",
 };
 
+const MARKS = { accepted: "✓", rejected: "✗", open: "" };
+const OUTLINES = {
+  open: { colour: "#000", width: 1.6, dash: [] },
+  accepted: { colour: "#c80000", width: 2.4, dash: [] },
+  rejected: { colour: "#006ec8", width: 2.4, dash: [7, 5] },
+};
+
 export class Foci {
   /** `onPick` is called with a focus when it is chosen in the list. */
   constructor(elements, onPick) {
     this.elements = elements;
     this.onPick = onPick;
+    this.decisionOf = null; // a function, while a review is made
     this.show({ lesions: [], hint: "" });
   }
 
@@ -18,8 +26,8 @@ export class Foci {
   show({ lesions, hint }) {
     this.all = lesions.map((lesion) => ({
       ...lesion,
-      path: outline(lesion.rings_l0),
-      top: topEdge(lesion.rings_l0),
+      path: outline(lesion.polygons_l0.flat()),
+      top: topEdge(lesion.polygons_l0.flat()),
     }));
     this.current = null;
     const { list, count, hintText, buttons } = this.elements;
@@ -27,6 +35,19 @@ export class Foci {
     hintText.textContent = hint;
     buttons.hidden = !this.all.length;
     list.replaceChildren(...this.all.map((focus) => this.#item(focus)));
+    this.showDecisions();
+  }
+
+  /** Say of each focus in the list what the review says. */
+  showDecisions() {
+    if (!this.decisionOf) return;
+    for (const button of this.elements.list.querySelectorAll("button")) {
+      const focus = this.byNumber(Number(button.dataset.number));
+      const decision = this.decisionOf(focus);
+      button.dataset.decision = decision;
+      button.querySelector(".decision").textContent = MARKS[decision];
+      button.setAttribute("aria-label", `${spoken(focus)}, ${decision}`);
+    }
   }
 
   /** The focus `step` places after the current one, around the end. */
@@ -66,11 +87,16 @@ export class Foci {
     context.lineJoin = "round";
     for (const focus of this.all) {
       const chosen = focus === this.current;
-      for (const [colour, width] of chosen ? [["#000", 5], ["#ffe600", 3]] : [["#fff", 3.5], ["#000", 1.6]]) {
+      const decision = this.decisionOf?.(focus) ?? "open";
+      const own = OUTLINES[decision];
+      for (const [colour, width] of chosen ? [["#000", 5], ["#ffe600", 3]] : [["#fff", 3.5], [own.colour, own.width]]) {
         context.strokeStyle = colour;
         context.lineWidth = width / view.scale;
+        // Told apart without colours too: the outline of what was rejected is broken.
+        context.setLineDash(colour === "#fff" ? [] : own.dash.map((length) => length / view.scale));
         context.stroke(focus.path);
       }
+      context.setLineDash([]);
     }
     context.restore();
     this.#drawNumbers(context, view);
@@ -85,7 +111,9 @@ export class Foci {
       const [left, top] = focus.top;
       const x = (left - view.x) * view.scale;
       const y = (top - view.y) * view.scale - 11;
-      const wide = context.measureText(String(focus.number)).width + 10;
+      const mark = this.decisionOf ? MARKS[this.decisionOf(focus)] : "";
+      const text = mark ? `${focus.number} ${mark}` : String(focus.number);
+      const wide = context.measureText(text).width + 10;
       context.fillStyle = focus === this.current ? "#ffe600" : "#fff";
       context.strokeStyle = "#000";
       context.beginPath();
@@ -93,7 +121,7 @@ export class Foci {
       context.fill();
       context.stroke();
       context.fillStyle = "#000";
-      context.fillText(String(focus.number), x, y + 0.5);
+      context.fillText(text, x, y + 0.5);
     }
     context.restore();
   }
@@ -106,6 +134,7 @@ export class Foci {
     button.setAttribute("aria-label", spoken(focus));
     const cells = [
       ["number", String(focus.number)],
+      ["decision", ""],
       ["size", lengthText(focus.longest_diameter_um)],
       ["peak", `max. ${focus.peak_probability.toFixed(2)}`],
       ["more", `${SHORT[focus.class] ?? focus.class}, ${areaText(focus.area_mm2)}${focus.cut_off ? ", cut off" : ""}`],
@@ -146,7 +175,7 @@ function topEdge(rings) {
   return [(first + Math.min(...along.filter((x) => x > first))) / 2, top];
 }
 
-function outline(rings) {
+export function outline(rings) {
   const path = new Path2D();
   for (const ring of rings) {
     ring.forEach(([x, y], i) => (i ? path.lineTo(x, y) : path.moveTo(x, y)));

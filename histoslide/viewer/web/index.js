@@ -39,6 +39,7 @@ function slideCell(row) {
   }
   const more = [row.name, row.model].filter(Boolean).join(" · ");
   if (more) cell.append(make("small", "", more));
+  if (row.judged) cell.append(make("small", "", `Review: ${row.judged} ${row.judged === 1 ? "object" : "objects"}`));
   for (const warning of row.warnings ?? []) cell.append(make("small", "warning", warning));
   if (row.error) cell.append(make("small", "failed", row.error));
   return cell;

@@ -8,6 +8,7 @@ import { Foci, spoken } from "./foci.js";
 import { HeatLayer, paintHeat, paintPending, paintStatus, paintTissue, paintUnreadable } from "./heat-layer.js";
 import { bindKeys } from "./keys.js";
 import { readHash, writeHash } from "./link.js";
+import { ReviewPanel } from "./review-panel.js";
 import { Readout } from "./readout.js";
 import { showScale } from "./scale.js";
 import { saveScreenshot } from "./screenshot.js";
@@ -45,12 +46,14 @@ class Page {
       { paint: (context, view) => this.paint(context, view), onMove: () => this.#changed() },
     );
     this.readout = new Readout(byId("readout"), this);
+    this.review = this.facts.review === null ? null : new ReviewPanel(this);
     this.#describe();
     await this.stage.open(key, this.facts.slide);
     this.#restore(wanted);
     this.#bind();
     await this.restyle();
     await this.#loadFoci();
+    await this.review?.start();
     if (wanted.focus) this.#mark(this.foci.byNumber(wanted.focus));
     this.#follow();
     this.#changed();
@@ -81,6 +84,7 @@ class Page {
       context.restore();
     }
     if (controls.showFoci) this.foci.draw(context, view);
+    this.review?.draw(context, view);
     this.readout.update(view);
   }
 
@@ -110,11 +114,16 @@ class Page {
   }
 
   /** Fly to a focus and say what it is. */
-  visit(focus) {
+  visit(focus, before = "") {
     if (!focus) return;
     this.#mark(focus);
     this.stage.flyTo(focus.box_l0);
-    byId("announcer").textContent = `${spoken(focus)}, ${focus.number} of ${this.foci.all.length}`;
+    this.say([before, `${spoken(focus)}, ${focus.number} of ${this.foci.all.length}`].filter(Boolean).join(". "));
+  }
+
+  /** For people who do not see the page. */
+  say(text) {
+    byId("announcer").textContent = text;
   }
 
   async copyLink() {
@@ -139,6 +148,7 @@ class Page {
 
   #mark(focus) {
     this.foci.select(focus);
+    this.review?.refresh();
     this.#changed();
   }
 
@@ -200,6 +210,7 @@ class Page {
       this.foci.show({ lesions: [], hint: "" });
       this.trouble = error.message;
     }
+    this.review?.refresh();
     this.#notice();
   }
 
@@ -275,7 +286,7 @@ class Page {
       screenshot: () => this.screenshot(),
       help: () => byId("help").showModal(),
     };
-    bindKeys(stage.viewer, actions);
+    bindKeys(stage.viewer, actions, this.review && (() => this.review.actions));
     const buttons = {
       "next-focus": "next", "previous-focus": "previous", "zoom-in": "in", "zoom-out": "out",
       "zoom-fit": "fit", "copy-link": "link", screenshot: "screenshot", "show-help": "help",
@@ -294,10 +305,12 @@ class Page {
       byId("toggle-panel").setAttribute("aria-expanded", String(!hidden));
     });
     stage.viewer.addHandler("canvas-click", (event) => {
-      if (!event.quick || !this.controls.showFoci) return;
+      if (!event.quick) return;
       const { view } = stage;
-      const focus = this.foci.at(view.x + event.position.x / view.scale, view.y + event.position.y / view.scale);
+      const [x, y] = [view.x + event.position.x / view.scale, view.y + event.position.y / view.scale];
+      const focus = this.controls.showFoci ? this.foci.at(x, y) : null;
       if (focus) this.#mark(focus);
+      else this.review?.pickAt(x, y);
     });
     window.addEventListener("hashchange", () => location.reload());
   }

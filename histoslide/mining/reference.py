@@ -1,0 +1,205 @@
+"""What is known of slides: what is tumour on them, and which must not be learnt from."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import shapely
+
+from histoslide.annotations.class_map import DEFAULT_CLASSES, ClassMap, Role
+from histoslide.annotations.polygon_areas import PolygonAreas
+from histoslide.annotations.polygons import Polygon
+from histoslide.annotations.truth import SlideTruth, find_truth, read_truth
+from histoslide.datasets.mined import Kind
+from histoslide.errors import DataError
+from histoslide.geometry import Size
+from histoslide.review import ReviewedSlide, ReviewObject, is_review, read_review
+
+PART_COLUMNS = ("part", "set", "split")
+"""Of a CSV: what a slide is for; the first that is there counts."""
+
+TRAINING = frozenset({"", "train", "training"})
+"""What may be learnt from. Everything else is for choosing or judging models."""
+
+EVERYTHING = "all"
+"""For ``negative``: no slide has any tumour."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownTruth:
+    """What is true of one slide, and who says so."""
+
+    truth: SlideTruth
+    """Tumour, normal, excluded."""
+    kind: Kind
+    """Who says so."""
+    exhaustive: bool
+    """Whether all that is not drawn is normal."""
+    file: Path | None = None
+    """Where it stands; None of a slide that only is known to be negative."""
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the file."""
+        return None if self.file is None else hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What is known of all slides."""
+
+    folder: Path | None = None
+    """Where files of annotations and reviews are looked for; or one file, for one slide."""
+    rows: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What a list says, by slide name."""
+    list_path: Path | None = None
+    """The list."""
+    negative: frozenset[str] = frozenset()
+    """Names of slides without tumour, with or without their endings, or ``EVERYTHING``."""
+    split: Mapping[str, str] = field(default_factory=dict)
+    """Part of slides and patients that a file of a split names."""
+    classes: ClassMap = DEFAULT_CLASSES
+    """Roles of classes."""
+    exhaustive: bool = True
+    """Of annotations of which no list tells."""
+
+    def refusal(self, slide: str) -> str | None:
+        """Why a slide must not be learnt from; None where it may."""
+        row = self.rows.get(slide, {})
+        told = next((row[name] for name in PART_COLUMNS if name in row), "")
+        if told.lower() not in TRAINING:
+            assert self.list_path is not None
+            return f"{self.list_path.name} marks it as {told}"
+        for name in (slide, Path(slide).stem, row.get("patient", "")):
+            if self.split.get(name, "").lower() not in TRAINING:
+                return f"the split has {name} in {self.split[name]}"
+        return None
+
+    def find(self, slide: ReviewedSlide) -> KnownTruth | None:
+        """What is known of a slide; None where nothing is.
+
+        Raises:
+            HistoslideError: its file cannot be used, or tells of tumour on a negative slide.
+        """
+        size, name = Size(*slide.size_l0), slide.name
+        row = self.rows.get(name, {})
+        negative = bool({EVERYTHING, name, Path(name).stem} & self.negative)
+        negative |= row.get("annotations", "").lower() == "none"
+        file = self._file(name, row)
+        if file is None:
+            nothing = SlideTruth.nothing(size)
+            return KnownTruth(truth=nothing, kind="negative", exhaustive=True) if negative else None
+        kind: Kind = "annotations"
+        if is_review(file):
+            kind = "review"
+            truth = _reviewed(file, slide, self.classes)
+        else:
+            truth = read_truth(file, size, classes=self.classes)
+        if negative and truth.lesions():
+            raise DataError(f"{name} is said to be negative, but {file.name} shows tumour on it")
+        told = row.get("exhaustive", "").lower()
+        if told not in {"", "yes", "no", "true", "false", "1", "0"}:
+            raise DataError(f"{self.list_path}: exhaustive is {told!r}: write yes or no")
+        exhaustive = told in {"yes", "true", "1"} if told else kind != "review" and self.exhaustive
+        return KnownTruth(truth=truth, kind=kind, exhaustive=negative or exhaustive, file=file)
+
+    def _file(self, slide: str, row: Mapping[str, str]) -> Path | None:
+        named = row.get("annotations", "")
+        if named and named.lower() != "none":
+            assert self.list_path is not None
+            return self.list_path.parent / named
+        return None if self.folder is None else find_truth(self.folder, slide)
+
+
+def read_reference(
+    path: Path | None,
+    *,
+    negative: Iterable[str] = (),
+    split: Path | None = None,
+    classes: ClassMap = DEFAULT_CLASSES,
+    exhaustive: bool = True,
+) -> Reference:
+    """Look at what is known.
+
+    Args:
+        path: a folder of annotations and reviews, a file of one slide, or a CSV with the column
+            ``slide`` and any of ``annotations``, ``exhaustive``, ``patient`` and ``PART_COLUMNS``.
+        negative: names of slides without tumour, or ``all``.
+        split: CSV with the columns ``part`` and ``slide`` or ``patient``.
+        classes: roles of classes.
+        exhaustive: whether all tumour is drawn, of annotations of which no list tells; a review
+            never is.
+
+    Raises:
+        DataError: a CSV cannot be used, or there is nothing at all to go by.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    listed = path is not None and path.suffix.lower() == ".csv"
+    if path is not None and not path.exists():
+        raise DataError(f"--reference {path} does not exist")
+    if path is not None and listed:
+        rows = {row["slide"]: row for row in _rows(path, "slide")}
+    names = frozenset(negative)
+    if path is None and not names:
+        raise DataError(
+            "nothing is known of the slides: pass --reference, or --negative NAME or all"
+        )
+    parts = {}
+    if split is not None:
+        for row in _rows(split, "part"):
+            parts |= {row[name]: row["part"] for name in ("slide", "patient") if row.get(name)}
+    return Reference(
+        folder=None if path is None else path.parent if listed else path,
+        rows=rows,
+        list_path=path if listed else None,
+        negative=names,
+        split=parts,
+        classes=classes,
+        exhaustive=exhaustive,
+    )
+
+
+def _rows(path: Path, needed: str) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, skipinitialspace=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not rows or needed not in rows[0]:
+        raise DataError(f"{path} needs a column {needed} and a line below it")
+    return [{k: v.strip() for k, v in row.items() if isinstance(v, str) and k} for row in rows]
+
+
+def _reviewed(file: Path, slide: ReviewedSlide, classes: ClassMap) -> SlideTruth:
+    """What a review says. What was drawn as tumour stays so within a focus that was rejected."""
+    objects = [it for it in read_review(file, slide).objects if it.class_name is not None]
+    roles = classes.roles(dict.fromkeys(it.class_name or "" for it in objects), source=file)
+    role_of = {it.id: roles[it.class_name or ""] for it in objects}
+    drawn = shapely.union_all(
+        [it.outline_l0 for it in objects if not it.is_focus and role_of[it.id] == Role.TUMOUR]
+    )
+
+    def outline(kept: ReviewObject) -> shapely.Geometry:
+        if kept.is_focus and role_of[kept.id] == Role.NORMAL and not drawn.is_empty:
+            return kept.outline_l0.difference(drawn)
+        return kept.outline_l0
+
+    meant = [
+        (Polygon(_ring(part.exterior), tuple(map(_ring, part.interiors))), role_of[kept.id])
+        for kept in objects
+        if role_of[kept.id] != Role.NOTHING
+        for part in shapely.get_parts(outline(kept))
+        if isinstance(part, shapely.Polygon) and part.area > 0
+    ]
+    size = Size(*slide.size_l0)
+    areas, mended = PolygonAreas.of(meant, size)
+    return SlideTruth(size_l0=size, areas=areas, source=file, mended=mended, classes=roles)
+
+
+def _ring(ring: shapely.LinearRing) -> Any:
+    return shapely.get_coordinates(ring)[:-1]
