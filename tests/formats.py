@@ -40,7 +40,7 @@ from histoslide.evaluation.slides.detections import read_detections
 from histoslide.export.numpy_file import write_npz
 from histoslide.export.ome_tiff import write_ome_tiff
 from histoslide.geometry import Mpp, Region, Size
-from histoslide.judging.reference import read_reference
+from histoslide.judging.reference import read_reference as read_judged_reference
 from histoslide.lesions import LesionSettings, find_lesions
 from histoslide.lesions.settings_file import (
     SETTINGS_NAME,
@@ -412,7 +412,7 @@ FORMATS = {
     ),
     "reference.csv": Format(
         make=_make_reference,
-        reads=[lambda folder: read_reference(folder / "reference.csv")],
+        reads=[lambda folder: read_judged_reference(folder / "reference.csv")],
     ),
     "mask PNG": Format(
         make=lambda folder: _make_mask(folder, "L"),
