@@ -256,6 +256,20 @@ def test_a_wrong_table_is_one_line(tmp_path: Path, rows: list[str], said: str) -
         cases_of([tmp_path / "heat" / "a.zarr"], read_reference(path))
 
 
+def test_the_table_of_tile_is_one(cohort: Path) -> None:
+    rows = [
+        "slide,mpp,patient,annotations,exhaustive,part",
+        "slides/a.tif,0.25,A,drawn/a.geojson,no,train",
+        "slides/c.tif,0.25,B,none,,valid",
+    ]
+    known = read_reference(table(cohort / "slides.csv", rows))
+    paths = [cohort / "heat" / "a.zarr", cohort / "heat" / "c.zarr"]
+    a, c = judge_cohort(paths, known, JudgeOptions(), workers=1).slides
+    assert (a.tumour, a.not_judged) == (True, "not all of its tumour is annotated")
+    assert (c.tumour, c.not_judged) == (False, "")
+    assert len(a.lesions) == 2  # told all the same
+
+
 def test_what_contradicts_itself_fails_for_its_slide_alone(cohort: Path) -> None:
     rows = ["slide,label,annotation", "a.tif,0,drawn", "b.tif,1,drawn", "c.tif,0,", "d.tif,0,"]
     known = read_reference(table(cohort / "ref.csv", rows))
@@ -366,7 +380,7 @@ def test_the_command_writes_a_report(cohort: Path, capsys: pytest.CaptureFixture
     assert "too few to be resampled" in page
     assert "as CAMELYON16" in page
     assert 'src="http' not in page
-    rows = list(csv.DictReader((out / "lesions.csv").open()))
+    rows = list(csv.DictReader((out / "lesions.csv").read_text().splitlines()))
     assert [row["found"] for row in rows] == ["True", "False", "True", "True"]
     assert json.loads((out / "figures.json").read_text())["lesions"]["found"] == 2
     assert run(*judge_it, "--out", out) == 2  # never over an earlier one unasked
