@@ -21,16 +21,36 @@ from histoslide.cohort.jobs import read_slide_list
 from histoslide.cohort.records import read_run, write_run
 from histoslide.datasets.images import read_image
 from histoslide.datasets.kaggle import open_kaggle
+from histoslide.datasets.mined import (
+    MINED_NAME,
+    MinedHeatmap,
+    MinedPatch,
+    MinedRecord,
+    MinedSlide,
+    MiningSettings,
+    mining_facts,
+    read_mined,
+)
 from histoslide.datasets.patches import PatchSet
 from histoslide.datasets.pcam_hdf5 import open_pcam_hdf5
 from histoslide.datasets.split_file import read_split
 from histoslide.evaluation.patches.history import RateSearch
 from histoslide.evaluation.patches.predictions import Predictions
+from histoslide.evaluation.slides.detections import read_detections
 from histoslide.export.numpy_file import write_npz
 from histoslide.export.ome_tiff import write_ome_tiff
 from histoslide.geometry import Mpp, Region, Size
-from histoslide.lesions import find_lesions
+from histoslide.judging.reference import read_reference as read_judged_reference
+from histoslide.lesions import LesionSettings, find_lesions
+from histoslide.lesions.settings_file import (
+    SETTINGS_NAME,
+    ChosenOn,
+    ChosenSettings,
+    read_settings,
+    write_settings,
+)
 from histoslide.lesions.table import heatmap_of_lesions, write_lesions
+from histoslide.mining.reference import read_reference
 from histoslide.model import ModelSpec, save_bundle
 from histoslide.model.bundle import is_bundle, load_bundle, measure_bundle, read_spec
 from histoslide.model.fast_paths import FastPaths, Gate, read_fast_paths, write_fast_paths
@@ -111,6 +131,26 @@ def _make_heatmap(folder: Path) -> None:
     rows, cols = np.mgrid[:40, :50]
     values = np.abs(np.sin(rows / 7.0) * np.cos(cols / 5.0))
     stored_heatmap(folder / "h.zarr", np.where(values < 0.05, np.nan, values))
+
+
+def _make_settings(folder: Path) -> None:
+    chosen = ChosenSettings(
+        settings=LesionSettings(seed_probability=0.9),
+        aim="best FROC",
+        reached={"froc_score": 0.5},
+        tried=2,
+        models=("00",),
+        chosen_on=(ChosenOn(slide="a.tif", quickhash="q", patient=None),),
+        histoslide="0",
+    )
+    write_settings(chosen, folder / SETTINGS_NAME, overwrite=False)
+
+
+def _make_reference(folder: Path) -> None:
+    (folder / "reference.csv").write_text(
+        "slide,label,patient,centre,scanner,exhaustive,node,stage\n"
+        "a.tif,tumour,p1,one,s,yes,macro,pN1\nb.tif,0,p2,,,,,\n"
+    )
 
 
 def _cells_in_viewer(folder: Path) -> None:
@@ -220,6 +260,29 @@ _JUDGED = ReviewObject(
 
 def _make_review(folder: Path) -> None:
     ReviewFile(folder / "review.geojson", _REVIEWED).change("focus", base=None, to=_JUDGED)
+
+
+def _make_mined(folder: Path) -> None:
+    heatmap = MinedHeatmap(
+        slide="made.tif", quickhash="made", heatmap="h.zarr", heatmap_id="1", model="m",
+        model_sha256="2", truth="negative", truth_file=None, truth_sha256=None, exhaustive=True,
+    )  # fmt: skip
+    settings = MiningSettings(
+        heatmaps=(heatmap,), above=0.5, below=0.5, label_rule="any", classes={}, per_slide=9,
+        per_lesion=3, folders=("0", "1"),
+    )  # fmt: skip
+    patch = MinedPatch(
+        file="0/a.png", why="false positive", heatmap=0, row=3, col=4, probability=0.75, focus=1
+    )
+    slide = MinedSlide(patches=(patch,), false_positives=7, misses=0)
+    record = MinedRecord(settings=settings, slides=(slide,), left_out={"b.zarr": "unknown"})
+    (folder / MINED_NAME).write_text(to_json(record))
+
+
+def _mining_reference(folder: Path) -> None:
+    reference = read_reference(folder / "list.csv", split=folder / "list.csv")
+    reference.refusal("a.tif")
+    reference.find(ReviewedSlide(name="a.tif", quickhash="a", size_l0=(400, 300)))
 
 
 def _make_recipe(folder: Path) -> None:
@@ -339,6 +402,18 @@ FORMATS = {
             _npz,
         ],
     ),
+    "lesion-settings.json": Format(
+        make=_make_settings,
+        reads=[lambda folder: read_settings(folder / SETTINGS_NAME)],
+    ),
+    "detections.csv": Format(
+        make=lambda folder: (folder / "found.csv").write_text("0.9,10,20\n0.5,399,299.5\n"),
+        reads=[lambda folder: read_detections(folder / "found.csv", Size(400, 300))],
+    ),
+    "reference.csv": Format(
+        make=_make_reference,
+        reads=[lambda folder: read_judged_reference(folder / "reference.csv")],
+    ),
     "mask PNG": Format(
         make=lambda folder: _make_mask(folder, "L"),
         reads=[lambda folder: read_mask(folder / "mask.png", _slide())],
@@ -346,6 +421,17 @@ FORMATS = {
     "mask PNG, palette": Format(
         make=lambda folder: _make_mask(folder, "P"),
         reads=[lambda folder: read_mask(folder / "mask.png", _slide())],
+    ),
+    "mined": Format(
+        make=_make_mined,
+        reads=[read_mined, lambda folder: mining_facts([folder])],
+    ),
+    "mining reference": Format(
+        make=lambda folder: (folder / "list.csv").write_text(
+            "slide,patient,annotations,exhaustive,part\na.tif,p,none,yes,train\nb.tif,q,,no,test\n"
+        ),
+        reads=[_mining_reference],
+        refused=False,
     ),
     "review": Format(
         make=_make_review,

@@ -156,6 +156,7 @@ def test_the_spec_tells_how_the_model_was_made(run: Run) -> None:
         "left_out": {},
         "shown_an_epoch": 64,
         "unlabelled_patches": 0,
+        "mined": [],
     }
     assert training["recipe"]["stages"][0]["crop_px"] == 32
     assert training["seed"] == 42

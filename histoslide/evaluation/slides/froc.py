@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +90,6 @@ class Froc:
         )
 
 
-def _falling(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+def _falling(counts: NDArray[Any]) -> NDArray[np.float64]:
     """Running sums from the highest threshold on, the largest first, and a zero at the end."""
     return np.append(np.cumsum(counts)[::-1], 0.0)
