@@ -117,7 +117,7 @@ def _groups(tumour: NDArray[np.bool_], reach: float) -> Iterator[_Window]:
     if not len(with_any):
         return
     above = int(with_any[0]) // _BLOCK  # most of a slide is empty
-    part = tumour[above * _BLOCK : with_any[-1] + 1]
+    part: NDArray[np.bool_] = tumour[above * _BLOCK : int(with_any[-1]) + 1]
     pad = np.pad(part, ((0, -len(part) % _BLOCK), (0, -cols % _BLOCK)))
     squares = pad.reshape(len(pad) // _BLOCK, _BLOCK, -1, _BLOCK)
     blocks: NDArray[np.bool_] = np.logical_or.reduce(squares, axis=(1, 3))
