@@ -180,7 +180,7 @@ def test_contact_sheet_shows_tiles_with_their_box() -> None:
     np.testing.assert_array_equal(told[head : head + len(sheet)], sheet)
     assert (told[:head] < 100).any(), "a title"
     bar = (told[head + len(sheet) :] == 0).all(axis=2)
-    assert bar.sum(axis=1).max() == 41, "20 µm, ends included"
+    assert bar[:, :50].sum(axis=1).max() == 41, "20 µm, ends included"
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet([], label_px=32)
 
