@@ -101,6 +101,9 @@ SPEC = ModelSpec(
     architecture="resnet18",
     classes=("normal", "tumour"),
     tumour_class="tumour",
+    input_px=96,
+    label_px=32,
+    mpp=0.972,
 )
 
 WEIGHTS = {
