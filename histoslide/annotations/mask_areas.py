@@ -94,8 +94,13 @@ class MaskAreas:
         found = np.zeros((size.height, size.width), np.bool_)
         rows = _nearest(size.height, self.image.size.height)
         cols = _nearest(size.width, self.image.size.width)
-        for chosen, top, bottom in _bands(rows, self.image.tile.height, self.image.size.height):
-            for across, left, right in _bands(cols, self.image.tile.width, self.image.size.width):
+        tile = self.image.tile
+        for chosen, top, bottom in _bands(rows, tile.height, self.image.size.height):
+            for across, left, right in _bands(cols, tile.width, self.image.size.width):
+                value = int(self.image.uniform[top // tile.height, left // tile.width])
+                if value >= 0:
+                    found[chosen, across] = self.role_of[value] == role
+                    continue
                 part = self._is(role, self.image.window(left, top, right, bottom))
                 found[chosen, across] = part[rows[chosen, None] - top, cols[None, across] - left]
         return found

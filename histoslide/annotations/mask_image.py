@@ -199,7 +199,12 @@ def _kept(path: Path, size: Size, tile: Size, tiles: _Tiles) -> MaskImage:
     uniform = np.zeros(shape, np.int16)
     mixed: dict[tuple[int, int], bytes] = {}
     values: set[int] = set()
+    empty: NDArray[np.uint8] | None = None  # the last whole tile of one value, of which runs are
+    here: list[int] = []
     for (row, col), pixels in tiles:
+        if pixels is empty:
+            uniform[row, col] = here[0]
+            continue
         inside = pixels[: size.height - row * tile.height, : size.width - col * tile.width]
         here = np.flatnonzero(np.bincount(inside.reshape(-1), minlength=1)).tolist()
         values.update(here)
@@ -209,7 +214,9 @@ def _kept(path: Path, size: Size, tile: Size, tiles: _Tiles) -> MaskImage:
             )
         if len(here) == 1:
             uniform[row, col] = here[0]
+            empty = pixels if inside.shape == pixels.shape else None
             continue
+        empty = None
         uniform[row, col] = _MIXED
         padded = np.zeros((tile.height, tile.width), np.uint8)
         padded[: inside.shape[0], : inside.shape[1]] = inside

@@ -111,7 +111,8 @@ def slow_labels(
                     if corner[0] < corner[2] and corner[1] < corner[3]:
                         tumour -= overlap(box, corner)
             unknown = excluded if exhaustive else label**2 - tumour - normal
-            needed = 1e-6 if options.rule.share is None else options.rule.share * label**2
+            share = options.rule.share
+            needed = 1e-6 if share is None else (share - 1e-9) * label**2  # float rounding
             if tumour >= needed:
                 found[row, col] = TUMOUR
             elif tumour + max(0.0, unknown) < needed:
