@@ -34,7 +34,13 @@ class MeanColour(nn.Module):
 def score(side: int, folder: str, queue: "multiprocessing.Queue[tuple[int, int]]") -> None:
     """Score a slide and report cells and the peak of resident memory in KiB."""
     spec = ModelSpec(
-        name="mean", architecture="none", classes=("normal", "tumour"), tumour_class="tumour"
+        name="mean",
+        architecture="none",
+        classes=("normal", "tumour"),
+        tumour_class="tumour",
+        input_px=96,
+        label_px=32,
+        mpp=0.972,
     )
     model = Model(spec, MeanColour(), device="cpu", sha256="mean")
     slide = open_slide(Path(folder) / f"{side}.tif")

@@ -64,6 +64,9 @@ def made_up_heatmap(slide_path: Path, mpp: Mpp | None, out: Path) -> None:
         tumour_class="tumour",
         mean=(0, 0, 0),
         std=(1, 1, 1),
+        input_px=96,
+        label_px=32,
+        mpp=0.972,
     )
     model = Model(spec, Brightness(), device="cpu", sha256="brightness")
     with open_slide(slide_path, mpp=mpp) as slide:

@@ -35,6 +35,9 @@ def main(folder: Path) -> None:
         tumour_class="dark",
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
+        input_px=96,
+        label_px=32,
+        mpp=0.972,
     )
     model = Model(spec, DarkCentre(), device="cpu", sha256="dark-centre-1")
     heat = store_heatmap(make_heatmap(open_slide(path), model), folder / "heat.zarr")

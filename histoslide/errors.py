@@ -23,6 +23,11 @@ class HistoslideError(Exception):
         super().__init__(line)
 
 
+def reason(error: Exception) -> str:
+    """Why something failed, without the path, which our messages begin with."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 class SlideOpenError(HistoslideError):
     """A file is missing, is not a slide, or is a slide no reader supports."""
 

@@ -49,6 +49,9 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         classes=("normal", "tumour"),
         tumour_class="tumour",
         network_px=32,
+        input_px=96,
+        label_px=32,
+        mpp=0.972,
     )
     path = tmp_path_factory.mktemp("bundle") / "small.safetensors"
     save_bundle(path, spec, build_network("resnet18", 2).state_dict(), half=True)

@@ -36,10 +36,19 @@ from histoslide.datasets.pcam_hdf5 import open_pcam_hdf5
 from histoslide.datasets.split_file import read_split
 from histoslide.evaluation.patches.history import RateSearch
 from histoslide.evaluation.patches.predictions import Predictions
+from histoslide.evaluation.slides.detections import read_detections
 from histoslide.export.numpy_file import write_npz
 from histoslide.export.ome_tiff import write_ome_tiff
 from histoslide.geometry import Mpp, Region, Size
-from histoslide.lesions import find_lesions
+from histoslide.judging.reference import read_reference as read_judged_reference
+from histoslide.lesions import LesionSettings, find_lesions
+from histoslide.lesions.settings_file import (
+    SETTINGS_NAME,
+    ChosenOn,
+    ChosenSettings,
+    read_settings,
+    write_settings,
+)
 from histoslide.lesions.table import heatmap_of_lesions, write_lesions
 from histoslide.mining.reference import read_reference
 from histoslide.model import ModelSpec, save_bundle
@@ -92,6 +101,9 @@ SPEC = ModelSpec(
     architecture="resnet18",
     classes=("normal", "tumour"),
     tumour_class="tumour",
+    input_px=96,
+    label_px=32,
+    mpp=0.972,
 )
 
 WEIGHTS = {
@@ -122,6 +134,26 @@ def _make_heatmap(folder: Path) -> None:
     rows, cols = np.mgrid[:40, :50]
     values = np.abs(np.sin(rows / 7.0) * np.cos(cols / 5.0))
     stored_heatmap(folder / "h.zarr", np.where(values < 0.05, np.nan, values))
+
+
+def _make_settings(folder: Path) -> None:
+    chosen = ChosenSettings(
+        settings=LesionSettings(seed_probability=0.9),
+        aim="best FROC",
+        reached={"froc_score": 0.5},
+        tried=2,
+        models=("00",),
+        chosen_on=(ChosenOn(slide="a.tif", quickhash="q", patient=None),),
+        histoslide="0",
+    )
+    write_settings(chosen, folder / SETTINGS_NAME, overwrite=False)
+
+
+def _make_reference(folder: Path) -> None:
+    (folder / "reference.csv").write_text(
+        "slide,label,patient,centre,scanner,exhaustive,node,stage\n"
+        "a.tif,tumour,p1,one,s,yes,macro,pN1\nb.tif,0,p2,,,,,\n"
+    )
 
 
 def _cells_in_viewer(folder: Path) -> None:
@@ -372,6 +404,18 @@ FORMATS = {
             _ome_tiff,
             _npz,
         ],
+    ),
+    "lesion-settings.json": Format(
+        make=_make_settings,
+        reads=[lambda folder: read_settings(folder / SETTINGS_NAME)],
+    ),
+    "detections.csv": Format(
+        make=lambda folder: (folder / "found.csv").write_text("0.9,10,20\n0.5,399,299.5\n"),
+        reads=[lambda folder: read_detections(folder / "found.csv", Size(400, 300))],
+    ),
+    "reference.csv": Format(
+        make=_make_reference,
+        reads=[lambda folder: read_judged_reference(folder / "reference.csv")],
     ),
     "mask PNG": Format(
         make=lambda folder: _make_mask(folder, "L"),

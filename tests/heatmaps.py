@@ -90,6 +90,8 @@ def lazy_of(
         classes=classes,
         tumour_class=classes[1] if len(classes) == 2 else None,
         mpp=model_mpp,
+        input_px=96,
+        label_px=32,
     )
     grid = TileGrid(
         size_l0=size_l0 or Size(int(cols * cell_l0), int(rows * cell_l0)),

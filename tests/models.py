@@ -59,6 +59,9 @@ def three_class_model() -> Model:
         classes=("red", "green", "blue"),
         mean=(0, 0, 0),
         std=(1, 1, 1),
+        input_px=96,
+        label_px=32,
+        mpp=0.972,
     )
     return Model(spec, ThreeColours(), device="cpu", sha256="three")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,18 @@ FILE_ENDINGS = OTHER_PICTURES | {
     ".png", ".csv", ".json", ".geojson", ".html", ".h5", ".hdf5", ".svs", ".ndpi", ".safetensors",
 }  # fmt: skip
 """Endings of names that are not meant as a folder's."""
+
+
+_BAR = (
+    "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_fmt}{postfix}]"
+)
+"""Of a progress bar: what tqdm shows, without the time that has gone."""
+
+_LEAST_BAR = 8
+"""Columns that the bar itself keeps."""
+
+_LABEL_LETTERS = 20
+"""Of a slide's name before a bar; longer names lose their middle."""
 
 
 class _Format(logging.Formatter):
@@ -93,9 +106,16 @@ class Progress:
                 from tqdm import tqdm
 
                 before = max(0, done - 1)
-                self._bar = tqdm(total=total, initial=before, desc=self._label, unit=self._unit)
+                self._bar = tqdm(
+                    total=total,
+                    initial=before,
+                    desc=_shortened(self._label, _LABEL_LETTERS),
+                    unit=self._unit,
+                    bar_format=_BAR,
+                    dynamic_ncols=True,
+                )
             self._bar.total = total
-            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.set_postfix_str(_fitting(note, self._bar), refresh=False)
             self._bar.update(done - self._bar.n)
             if finished:
                 self._bar.refresh()
@@ -116,6 +136,23 @@ class Progress:
         if not ended and done > first:
             line += f", about {duration((now - since) / (done - first) * (total - done))} left"
         print(f"histoslide: {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _fitting(note: str, bar: Any) -> str:
+    """As many parts of a note as the terminal has room for; the first ones matter most."""
+    columns = shutil.get_terminal_size().columns
+    facts = bar.format_dict | {"postfix": "", "ncols": None, "bar_format": _BAR}
+    usual_bar = 10  # columns, where tqdm is not told how many there are
+    room = columns - len(bar.format_meter(**facts)) + usual_bar - _LEAST_BAR - len(", ")
+    parts = note.split(", ")
+    while parts and len(", ".join(parts)) > room:
+        parts.pop()
+    return ", ".join(parts)
+
+
+def _shortened(text: str, letters: int) -> str:
+    half = letters // 2
+    return text if len(text) <= letters else f"{text[:half]}…{text[-half:]}"
 
 
 def duration(seconds: float) -> str:
@@ -196,6 +233,17 @@ def slide_cache(arguments: argparse.Namespace) -> SlideCache:
     from histoslide.storage.slide_copies import SlideCache
 
     return SlideCache(folder=arguments.cache_dir, limit_gb=arguments.cache_size)
+
+
+def add_recursive_option(parser: argparse.ArgumentParser) -> None:
+    """``--recursive`` and ``--no-recursive``, of commands that take folders of slides."""
+    parser.add_argument(
+        "--recursive",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="also look for slides in the folders below (default: only where a folder holds none "
+        "itself)",
+    )
 
 
 def add_slides_option(parser: argparse._ActionsContainer) -> None:

@@ -51,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _lines(diagnosis: Diagnosis) -> list[str]:
     """A diagnosis for a person."""
-    lines = [line for finding in diagnosis.findings for line in _finding_lines(finding)]
+    width = max((len(finding.name) for finding in diagnosis.findings), default=0)
+    lines = [line for finding in diagnosis.findings for line in _finding_lines(finding, width)]
     warnings = sum(finding.state == "warning" for finding in diagnosis.findings)
     if not diagnosis.works:
         return [*lines, "slides cannot be scored here until the problems above are mended"]
@@ -59,9 +60,10 @@ def _lines(diagnosis: Diagnosis) -> list[str]:
     return [*lines, f"slides can be scored here{noted}"]
 
 
-def _finding_lines(finding: Finding) -> list[str]:
+def _finding_lines(finding: Finding, width: int) -> list[str]:
+    """A finding, its name in a column of so many letters."""
     mark = {"problem": "PROBLEM", "warning": "warning", "ok": ""}[finding.state]
-    lines = [f"{mark:<8}{finding.name:<16} {finding.text}"]
+    lines = [f"{mark:<8}{finding.name:<{width}}  {finding.text}"]
     if finding.remedy:
-        lines.append(f"{'':<8}{'':<16} → {finding.remedy}")
+        lines.append(f"{'':<8}{'':<{width}}  → {finding.remedy}")
     return lines

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoslide_cli.model_choice import choose_model, is_pickle
@@ -83,6 +84,8 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
     if arguments.dask is None:
         device = pick_device(arguments.device)
         model = choose_model(arguments, device=device, backend=backend, precision=precision)
+        if backend is None and precision is None:
+            _say_what_would_be_faster(arguments, model, device)
         mode, stride_px = score_mode(arguments), arguments.stride or model.spec.label_px
         # Only what is kept: converting shuts up warnings in all threads, and may be in vain.
         begin(lambda: mode.compile(model, stride_px=stride_px, only_kept=True))
@@ -104,6 +107,27 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
                 arguments.model, device=arguments.device, backend=backend, precision=precision
             ),
             cluster,
+        )
+
+
+def _say_what_would_be_faster(
+    arguments: argparse.Namespace, model: BlockModel, device: str
+) -> None:
+    """One line where a model of one's own is computed in full precision for want of a measure."""
+    from histoslide.model.choosing import supported
+    from histoslide.model.engine import FULL_PRECISION
+    from histoslide.model.fast_paths import fast_paths_file
+
+    path: Path | None = arguments.model
+    if path is None or is_pickle(path) or fast_paths_file(path).exists():
+        return
+    if model.engine == FULL_PRECISION and supported(device)[0] != FULL_PRECISION:
+        logger.info(
+            "%s is computed in full precision, since no faster way was measured for it: histoslide "
+            "model calibrate PATCHES --model %s does that, and makes it several times faster on "
+            "most CPUs",
+            path.name,
+            path.name,
         )
 
 

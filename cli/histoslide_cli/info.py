@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from histoslide_cli.console import (
     add_cache_options,
+    add_recursive_option,
     add_resolution_options,
     add_tissue_options,
     location,
@@ -43,6 +44,7 @@ def add_parser(
     parser.add_argument(
         "slides", nargs="+", type=location, metavar="SLIDE", help="files, folders or s3:// URLs"
     )
+    add_recursive_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--mask-png",
@@ -66,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.mask_png is not None:
         refuse_other_picture("--mask-png", arguments.mask_png)
     mpp, by_name = read_resolutions(arguments)
-    paths = find_slides(arguments.slides)
+    paths = find_slides(arguments.slides, recursive=arguments.recursive)
     by_name = match_names(by_name, [path.name for path in paths])
     access = SlideAccess(cache=slide_cache(arguments))
     found: list[dict[str, Any]] = []
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in paths:
         try:
             with access.open(path, mpp=by_name.get(path.name, mpp)) as slide:
-                facts = describe(slide, slide.readers)
+                facts = describe(slide, slide.readers) | {"unusable": _unusable(slide)}
                 if not arguments.json:
                     print_facts(facts)
                 found.append(facts)
@@ -90,6 +92,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found, indent=2))  # noqa: T201
     return exit_code(outcomes)
+
+
+def _unusable(slide: Slide) -> str | None:
+    """Why the model that ships cannot score a slide, apart from an unknown resolution."""
+    from histoslide.errors import ResolutionError
+    from histoslide.model import default_bundle, read_spec
+    from histoslide.scoring.lazy import make_grid
+
+    if slide.mpp is None:
+        return None
+    try:
+        make_grid(slide, read_spec(default_bundle()))
+    except ResolutionError as error:
+        return str(error).removeprefix(f"{slide.name}: ")
+    return None
 
 
 def describe(slide: Slide, readers: Sequence[str]) -> dict[str, Any]:
@@ -148,6 +165,8 @@ def print_facts(facts: dict[str, Any]) -> None:
     if facts["bounds_l0"] is not None:
         x, y, w, h = facts["bounds_l0"]
         lines.append(f"  bounds      {w:g}×{h:g} px at ({x:g}, {y:g})")
+    if facts["unusable"]:
+        lines.append(f"  unusable    the model that ships cannot score it: {facts['unusable']}")
     print("\n".join(lines))  # noqa: T201
 
 

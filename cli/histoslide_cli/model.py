@@ -174,6 +174,8 @@ def describe(path: Path) -> dict[str, Any]:
 
 def as_text(facts: Mapping[str, Any]) -> str:
     """The facts of a bundle for a person."""
+    from histoslide.model.words import in_words
+
     spec = facts["spec"]
     mpp, tumour = spec["mpp"], spec["tumour_class"]
     types = ", ".join({"F16": "float16", "F32": "float32"}.get(t, t) for t in facts["number_types"])
@@ -192,7 +194,7 @@ def as_text(facts: Mapping[str, Any]) -> str:
         if name == "epochs" and isinstance(value, list):
             lines["epochs"] = str(len(value))
         elif name not in LEFT_TO_JSON and (text := _told(value, leave_out=spec.keys() - {"name"})):
-            lines[name.replace("_", " ")] = text
+            lines[in_words(name)] = text
     lines["file"] = f"{facts['file']}, {facts['size_bytes'] / 1e6:.1f} MB"
     lines["sha256"] = facts["sha256"]
     if facts["verified"]:
@@ -211,13 +213,15 @@ def _numbers(values: list[float]) -> str:
 
 def _told(value: Any, leave_out: Collection[str] = ()) -> str:
     """A recorded value in words; what is nested deeper is left to ``--json``."""
+    from histoslide.model.words import in_words
+
     if isinstance(value, Mapping):
         plain = {
             k: v
             for k, v in value.items()
             if k not in leave_out and not isinstance(v, Mapping | list) and v not in ("", None)
         }
-        return ", ".join(f"{k.replace('_', ' ')} {_told(v)}" for k, v in plain.items())
+        return ", ".join(f"{in_words(k)} {_told(v)}" for k, v in plain.items())
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):

@@ -6,6 +6,7 @@ import argparse
 
 from histoslide_cli.console import (
     FILE_ENDINGS,
+    Progress,
     add_cache_options,
     add_slides_option,
     location,
@@ -65,18 +66,22 @@ def run(arguments: argparse.Namespace) -> int:
         raise HistoslideError(f"--out {arguments.out}: the report is HTML, end its name in .html")
     settings = lesion_settings(arguments)
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
-    with Catalogue(
-        arguments.heatmaps,
-        slides=arguments.slides,
-        force=arguments.force,
-        access=SlideAccess(cache=slide_cache(arguments)),
-    ) as catalogue:
+    with (
+        Catalogue(
+            arguments.heatmaps,
+            slides=arguments.slides,
+            force=arguments.force,
+            access=SlideAccess(cache=slide_cache(arguments)),
+        ) as catalogue,
+        Progress("report", unit="slide", quiet=arguments.quiet) as progress,
+    ):
         _, failed = write_report(
             catalogue,
             arguments.out,
             settings=settings,
             picture_px=arguments.size,
             overwrite=arguments.overwrite,
+            on_slide=progress.update,
         )
     print(arguments.out)  # noqa: T201
     return exit_code([Outcome.IN_PART if failed else Outcome.DONE])

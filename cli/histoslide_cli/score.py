@@ -14,6 +14,7 @@ from histoslide.errors import HistoslideError
 from histoslide_cli.console import (
     Progress,
     add_cache_options,
+    add_recursive_option,
     add_resolution_options,
     add_tissue_options,
     duration,
@@ -64,9 +65,10 @@ def add_parser(
         nargs="+",
         type=location,
         metavar="SLIDE",
-        help="files, folders, s3:// URLs, or CSV lists with the columns slide[,mpp][,output] and "
-        "paths relative to the CSV",
+        help="files, folders, s3:// URLs, or CSV lists with the columns "
+        "slide[,mpp][,output][,mask][,roi] and paths relative to the CSV",
     )
+    add_recursive_option(parser)
     parser.add_argument(
         "--out",
         type=location,
@@ -157,14 +159,19 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score every slide; the exit code tells what became of them."""
     from histoslide.cohort.jobs import collect_jobs
+    from histoslide.slide import refuse_what_is_no_slide
     from histoslide.slide.access import SlideAccess
 
     _check(arguments)
     mpp, by_name = read_resolutions(arguments)
-    jobs = collect_jobs(arguments.slides, mpp=mpp, mpp_by_name=by_name)[: arguments.limit]
+    jobs = collect_jobs(
+        arguments.slides, mpp=mpp, mpp_by_name=by_name, recursive=arguments.recursive
+    )[: arguments.limit]
     if _is_single(arguments) and (len(jobs) > 1 or arguments.slides[0].suffix.lower() == ".csv"):
         what = f"there are {len(jobs)} slides" if len(jobs) > 1 else "a CSV names its own outputs"
         raise HistoslideError(f"--out {arguments.out} names one heatmap, but {what}: give a folder")
+    if len(jobs) == 1:  # of several, one that is no slide fails by itself
+        refuse_what_is_no_slide(jobs[0].path)
     if arguments.dask is not None:  # workers may have another current folder
         jobs = [replace(job, path=job.path.absolute()) for job in jobs]
         arguments.out = arguments.out.absolute()
@@ -236,7 +243,8 @@ def _score(
         with Progress(job.path.name, unit="block", quiet=arguments.quiet) as progress:
             report = _block_reporter(progress)
             out = arguments.out
-            result = score_slide(job.path, out, model, options, mpp=job.mpp, on_block=report)
+            own = job.options(options)
+            result = score_slide(job.path, out, model, own, mpp=job.mpp, on_block=report)
         if result.tiles_per_second is None and result.counts["scored"]:
             logger.info("%s is complete from an earlier run: nothing was scored again", out)
         return [result]
@@ -366,9 +374,31 @@ def _print(results: list[SlideResult], arguments: argparse.Namespace) -> None:
         if result.highest is not None:
             text += f", {result.positive:,} at or above {arguments.threshold:g}"
             text += f", highest {result.highest:.3f}"
-        elif counts["background"]:
-            text += ": no tissue"
+        elif not scored and not counts["unreadable"]:
+            text = "nothing was scored" + (": no tissue" if counts["background"] else "")
         if counts["unreadable"]:
             text += f", {counts['unreadable']:,} could not be read"
         folder = arguments.out.parent if arguments.out.suffix == ".zarr" else arguments.out
         print(f"{result.slide}: {text} → {folder / str(result.output)}")  # noqa: T201
+    if len(results) > 1:
+        print(_totals(results))  # noqa: T201
+
+
+def _totals(results: list[SlideResult]) -> str:
+    """A cohort in one line."""
+    good = [result for result in results if result.state in {"done", "partly unreadable"}]
+    failed = sum(result.state == "failed" for result in results)
+    text = f"{len(good):,} of {len(results):,} slides scored"
+    if failed:
+        text += f", {failed:,} failed"
+    if left := len(results) - len(good) - failed:
+        text += f", {left:,} not finished"
+    text += f": {sum(result.counts['scored'] for result in good):,} cells"
+    foci = [it for it in good if it.lesions]
+    if any(result.lesions is not None for result in good):
+        text += f", foci on {len(foci):,} slides"
+    if longest := max(foci, key=lambda it: it.largest_lesion_um or 0, default=None):
+        text += f", the longest of {longest.largest_lesion_um:,.0f} µm on {longest.slide}"
+    if doubted := sum(bool(result.warnings) for result in good):
+        text += f"; {doubted:,} with warnings"
+    return text

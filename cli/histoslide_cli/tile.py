@@ -9,6 +9,7 @@ from pathlib import Path
 from histoslide_cli.console import (
     Progress,
     add_cache_options,
+    add_recursive_option,
     add_resolution_options,
     add_tissue_options,
     location,
@@ -46,6 +47,7 @@ def add_parser(
         help="files, folders or s3:// URLs; with --annotations also a CSV with the column slide "
         "and any of mpp, patient, centre, annotations, exhaustive, part",
     )
+    add_recursive_option(parser)
     parser.add_argument(
         "--out", type=location, required=True, metavar="FOLDER", help="where to write"
     )
@@ -109,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_file_name(arguments.out, "tiles are written into a folder, name that")
     mpp, by_name = read_resolutions(arguments)
     options = tissue_options(arguments)
-    paths = find_slides(arguments.slides)
+    paths = find_slides(arguments.slides, recursive=arguments.recursive)
     by_name = match_names(by_name, [path.name for path in paths])
     names = output_names(paths)
     outcomes: list[Outcome] = []

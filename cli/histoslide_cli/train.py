@@ -16,7 +16,7 @@ from histoslide_cli.console import Progress
 from histoslide_cli.model_choice import is_pickle, read_weights
 from histoslide_cli.outcomes import EXIT_DONE, EXIT_USAGE
 from histoslide_cli.patch_options import patch_folder
-from histoslide_cli.train_options import FIND, add_options, choose_recipe
+from histoslide_cli.train_options import DEFAULT_OUT, FIND, add_options, choose_recipe
 from histoslide_cli.train_progress import TrainProgress
 
 if TYPE_CHECKING:
@@ -91,6 +91,9 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
     from histoslide.training.run import TrainingRun, run_training
 
     initial = _initial_weights(arguments, recipe)
+    initial_file = Path(str(arguments.pretrained))
+    if arguments.pretrained == "shipped":
+        initial_file = _shipped(recipe.architecture)
     folder = patch_folder(arguments, patch_px=recipe.input_px, cache=arguments.cache)
     run = TrainingRun(
         patches=dataclasses.replace(
@@ -105,10 +108,10 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
         class_names=None if arguments.class_names is None else tuple(arguments.class_names),
         tumour=arguments.tumour,
         initial=initial,
-        initial_file=None if initial is None else Path(arguments.pretrained),
+        initial_file=None if initial is None else initial_file,
         teachers=tuple(arguments.teacher),
         finds_rate=arguments.lr == FIND,
-        name=arguments.name,
+        name=arguments.name or _named_after_data(arguments),
         licence=arguments.licence,
         half=arguments.half,
         export_pkl=arguments.export_pkl,
@@ -116,6 +119,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
         device=arguments.device,
         workers=arguments.workers,
         seed=arguments.seed,
+        calibrate=not arguments.no_calibrate,
         overwrite=arguments.overwrite,
         recipe_file=arguments.recipe,
     )
@@ -127,6 +131,11 @@ def _train(arguments: argparse.Namespace, recipe: Recipe) -> int:
     if is_first():
         _print(finished, run, as_json=arguments.json)
     return EXIT_DONE
+
+
+def _named_after_data(arguments: argparse.Namespace) -> str | None:
+    """A name for a model whose user has thought of none, not even of the file's."""
+    return arguments.data.resolve().name if arguments.out == DEFAULT_OUT else None
 
 
 def _unlabelled(arguments: argparse.Namespace, recipe: Recipe) -> tuple[Path, ...]:
@@ -169,6 +178,19 @@ def _print(finished: FinishedRun, run: TrainingRun, *, as_json: bool) -> None:
     print(f"{page}: curves, figures and the patches it is most wrong about")  # noqa: T201
 
 
+def _shipped(architecture: str) -> Path:
+    """The bundle that ships and has an architecture."""
+    from histoslide.errors import DataError
+    from histoslide.model import SHIPPED, read_spec, shipped_bundle
+
+    bundles = {read_spec(shipped_bundle(name)).architecture: name for name in SHIPPED}
+    if architecture not in bundles:
+        raise DataError(
+            f"no model that ships is a {architecture}: pass --arch {' or '.join(bundles)}"
+        )
+    return shipped_bundle(bundles[architecture])
+
+
 def _initial_weights(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Tensor] | None:
     from histoslide.errors import DataError
     from histoslide.model import is_bundle
@@ -177,10 +199,12 @@ def _initial_weights(arguments: argparse.Namespace, recipe: Recipe) -> dict[str,
     if arguments.pretrained in (None, "imagenet", "none"):
         return None
     path = Path(arguments.pretrained)
+    if arguments.pretrained == "shipped":
+        path = _shipped(recipe.architecture)
     if not is_pickle(path) and not path.is_file():
         raise DataError(
-            f"--pretrained {path} does not exist: pass imagenet, none, a .safetensors bundle, or a "
-            "file of weights"
+            f"--pretrained {path} does not exist: pass imagenet, shipped, none, a .safetensors "
+            "bundle, or a file of weights"
         )
     if path.suffix.lower() in STATE_SUFFIXES and not is_bundle(path):
         return body_weights(read_state(path), recipe.architecture)

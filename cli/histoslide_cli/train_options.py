@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("histoslide.cli")
 
+DEFAULT_OUT = Path("model.safetensors")
+"""Where the bundle goes unless ``--out`` says otherwise."""
+
 FIND = "find"
 """The value of ``--lr`` that asks for the learning-rate finder."""
 
@@ -151,9 +154,10 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--pretrained",
         metavar="WHAT",
-        help="imagenet, none (which freezes nothing unless --freeze-epochs asks for it), a bundle "
-        "to start from, or a file of weights (.pth, .safetensors) with the names of timm, "
-        "torchvision or efficientnet-pytorch (default: as the recipe says)",
+        help="imagenet, shipped (the weights of the model that ships with this architecture, so "
+        "that no network is needed), none (which freezes nothing unless --freeze-epochs asks for "
+        "it), a bundle to start from, or a file of weights (.pth, .safetensors) with the names of "
+        "timm, torchvision or efficientnet-pytorch (default: as the recipe says)",
     )
     group.add_argument(
         "--teacher",
@@ -210,7 +214,7 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--out",
         type=Path,
-        default=Path("model.safetensors"),
+        default=DEFAULT_OUT,
         metavar="FILE",
         help="bundle to write (default: model.safetensors)",
     )
@@ -221,7 +225,9 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         metavar="FOLDER",
         help="for log, checkpoint, split, recipe and report (default: --out with the ending .run)",
     )
-    group.add_argument("--name", metavar="NAME", help="of the model (default: that of --out)")
+    group.add_argument(
+        "--name", metavar="NAME", help="of the model (default: that of --out, or of DATA)"
+    )
     group.add_argument("--licence", default="unspecified", help="of the weights")
     group.add_argument("--half", action="store_true", help="store weights in half precision")
     group.add_argument(
@@ -249,6 +255,12 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=42,
         help="of weights, order, augmentation and split (default: 42)",
+    )
+    group.add_argument(
+        "--no-calibrate",
+        action="store_true",
+        help="do not measure at the end whether int8 and bf16 are as good, see histoslide model "
+        "calibrate",
     )
     group.add_argument("--json", action="store_true", help="print JSON")
     group.add_argument(
@@ -328,26 +340,44 @@ def _change_epochs(recipe: Recipe, epochs: int | None, freeze_epochs: int | None
         return recipe
     frozen = [stage for stage in recipe.stages if stage.trainable_groups == 1]
     whole = [stage for stage in recipe.stages if stage.trainable_groups != 1]
-    if len(frozen) > 1 or len(whole) > 1:
-        raise DataError(
-            f"--epochs and --freeze-epochs need a recipe of one frozen and one other stage, "
-            f"{recipe.name} has {len(frozen)} and {len(whole)}: give the stages in a .toml file"
+    wanted = {
+        id(stage): share
+        for group, given, option in (
+            (frozen, freeze_epochs, "--freeze-epochs"),
+            (whole, epochs, "--epochs"),
         )
-    stages = [
-        *_with_epochs(frozen, freeze_epochs, "--freeze-epochs", recipe.name),
-        *_with_epochs(whole, epochs, "--epochs", recipe.name),
-    ]
-    return dataclasses.replace(recipe, stages=tuple(stages))
+        for stage, share in zip(group, _shares(group, given, option, recipe.name), strict=True)
+    }
+    stages = tuple(
+        dataclasses.replace(stage, epochs=wanted[id(stage)])
+        for stage in recipe.stages
+        if wanted[id(stage)]
+    )
+    if not stages:
+        raise DataError(f"recipe {recipe.name} has no epoch left: ask for at least one")
+    return dataclasses.replace(recipe, stages=stages)
 
 
-def _with_epochs(stages: list[Stage], epochs: int | None, option: str, name: str) -> list[Stage]:
+def _shares(stages: list[Stage], epochs: int | None, option: str, name: str) -> list[int]:
+    """Epochs divided among stages as the recipe divides its own, the last one first to get one."""
     from histoslide.errors import DataError
 
-    if epochs is None or (epochs == 0 and option == "--freeze-epochs"):
-        return [] if epochs == 0 else stages
-    if not stages:
+    own = [stage.epochs for stage in stages]
+    if epochs is None:
+        return own
+    if not stages and epochs:
         raise DataError(f"recipe {name} has no stage that {option} speaks of: use a .toml file")
-    return [dataclasses.replace(stages[0], epochs=epochs)]
+    if epochs < 0 or (epochs == 0 and option == "--epochs"):
+        raise DataError(f"{option} must be at least {int(option == '--epochs')}, not {epochs}")
+    if not epochs:
+        return [0] * len(own)
+    exact = [epochs * each / sum(own) for each in own]
+    shares = [int(each) for each in exact]
+    shares[-1] = max(1, shares[-1])  # which alone sees whole patches
+    by_rest = sorted(range(len(own)), key=lambda i: (shares[i] - exact[i], -i))
+    for i in by_rest[: max(0, epochs - sum(shares))]:
+        shares[i] += 1
+    return shares
 
 
 def _rate(text: str) -> float:

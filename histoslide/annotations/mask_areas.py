@@ -65,7 +65,7 @@ class MaskAreas:
         if role not in self.role_of.values():
             return found
         scaled = boxes * np.tile(self._scale, 2)
-        for i in np.flatnonzero(areas(boxes) > 0):
+        for i in np.flatnonzero((areas(boxes) > 0) & self._may_hold(role, scaled)):
             left, top, right, bottom = scaled[i]
             x0, y0 = math.floor(left), math.floor(top)
             x1 = min(self.image.size.width, max(x0 + 1, math.ceil(right)))
@@ -75,6 +75,19 @@ class MaskAreas:
                 across, down = _covered(x0, x1, left, right), _covered(y0, y1, top, bottom)
                 found[i] = down @ inside @ across / ((right - left) * (bottom - top))
         return found.clip(0, 1)
+
+    def _may_hold(self, role: Role, scaled: Boxes) -> NDArray[np.bool_]:
+        """Whether a tile that a box lies on has a role or is mixed: nearly all are empty."""
+        uniform = self.image.uniform
+        holds = np.where(uniform < 0, True, self._is(role, uniform.clip(0).astype(np.uint8)))
+        table = np.pad(holds.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+        tile = np.array([self.image.tile.width, self.image.tile.height])
+        limit = np.array(uniform.shape[::-1])
+        left, top = np.minimum(np.floor(scaled[:, :2] / tile).astype(np.intp), limit - 1).T
+        right, bottom = np.minimum(np.floor(scaled[:, 2:] / tile).astype(np.intp) + 1, limit).T
+        return (
+            table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
+        ) > 0
 
     def mask(self, role: Role, size: Size) -> NDArray[np.bool_]:
         """Where a role is, shape (height, width) over the whole slide; a pixel by its centre."""

@@ -82,7 +82,8 @@ def plan_slides(
 def _plan(job: SlideJob, out: Location, model: BlockModel, options: ScoreOptions) -> SlidePlan:
     began = time.monotonic()
     try:
-        with prepare_slide(job.path, out / job.heatmap, model, options, mpp=job.mpp) as prepared:
+        own = job.options(options)
+        with prepare_slide(job.path, out / job.heatmap, model, own, mpp=job.mpp) as prepared:
             lazy, grid = prepared.lazy, prepared.lazy.grid
             blocks = sum(
                 bool((lazy.plan[cells.slices] == Status.PENDING).any()) for cells in grid.blocks()

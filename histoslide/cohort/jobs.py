@@ -1,6 +1,6 @@
 """Which slides are to be scored: files, folders and lists in CSV, in which order, under what name.
 
-The list is ``slide[,mpp][,output]``; paths in it are relative to the file itself.
+The list is ``slide[,mpp][,output][,mask][,roi]``; paths in it are relative to the file itself.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Literal
 
 from histoslide.cohort.records import output_names
-from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
+from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, reason
 from histoslide.geometry import Mpp
+from histoslide.pipeline.options import ScoreOptions
 from histoslide.slide import find_slides, match_names
-from histoslide.storage.location import Location, parse_location
+from histoslide.storage.location import Location, as_location, is_remote, parse_location
 
 SlideOrder = Literal["largest", "smallest", "given"]
 
-_COLUMNS = ("slide", "mpp", "output")
+_COLUMNS = ("slide", "mpp", "output", "mask", "roi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,16 @@ class SlideJob:
     """Resolution that replaces what the slide records."""
     output: str | None = None
     """Name of its heatmap in the folder of outputs; None for one made from the slide's name."""
+
+    mask: Path | None = None
+    """Tissue mask of this slide instead of that of the run, PNG or GeoJSON."""
+    roi: Path | None = None
+    """Region of interest of this slide, likewise."""
+
+    def options(self, run: ScoreOptions) -> ScoreOptions:
+        """Those of a run, with the slide's own mask and region."""
+        mask, roi = self.mask or run.tissue.mask, self.roi or run.tissue.roi
+        return dataclasses.replace(run, tissue=dataclasses.replace(run.tissue, mask=mask, roi=roi))
 
     @property
     def heatmap(self) -> str:
@@ -55,18 +66,20 @@ class SlideJob:
 
 
 def collect_jobs(
-    slides: Sequence[Location | SlideJob],
+    slides: Sequence[Location | str | SlideJob],
     *,
     mpp: Mpp | None = None,
     mpp_by_name: Mapping[str, Mpp] | None = None,
+    recursive: bool | None = None,
 ) -> list[SlideJob]:
     """The jobs among ``slides`` and those that paths stand for, each with its output named.
 
     The arguments and errors are those of ``histoslide.cohort.run.score_slides``.
     """
     jobs = [slide for slide in slides if isinstance(slide, SlideJob)]
-    paths = [slide for slide in slides if not isinstance(slide, SlideJob)]  # remote ones too
-    return name_outputs([*jobs, *find_jobs(paths, mpp=mpp, mpp_by_name=mpp_by_name)])
+    paths = [as_location(it) for it in slides if not isinstance(it, SlideJob)]  # remote ones too
+    found = find_jobs(paths, mpp=mpp, mpp_by_name=mpp_by_name, recursive=recursive)
+    return name_outputs([*jobs, *found])
 
 
 def find_jobs(
@@ -74,6 +87,7 @@ def find_jobs(
     *,
     mpp: Mpp | None = None,
     mpp_by_name: Mapping[str, Mpp] | None = None,
+    recursive: bool | None = None,
 ) -> list[SlideJob]:
     """The slides that files, folders and lists name, each once.
 
@@ -81,6 +95,7 @@ def find_jobs(
         paths: slide files, folders of slides, and lists (``.csv``).
         mpp: resolution of slides that neither a list nor ``mpp_by_name`` gives one.
         mpp_by_name: resolutions by file name, for slides whose list gives none.
+        recursive: see ``histoslide.slide.find_slides``.
 
     Raises:
         HistoslideError: a folder holds no slide, the only path does not exist, a list is wrong, or
@@ -91,7 +106,7 @@ def find_jobs(
         if path.suffix.lower() == ".csv":
             jobs += read_slide_list(path)
         elif len(paths) == 1 or path.is_dir():
-            jobs += [SlideJob(path=slide) for slide in find_slides([path])]
+            jobs += [SlideJob(path=slide) for slide in find_slides([path], recursive=recursive)]
         else:  # one that is missing among several is a slide that failed
             jobs.append(SlideJob(path=path))
     known = match_names(mpp_by_name or {}, [job.path.name for job in jobs])
@@ -103,7 +118,7 @@ def find_jobs(
 
 
 def read_slide_list(path: Location) -> list[SlideJob]:
-    """The slides of a CSV with the columns ``slide[,mpp][,output]``.
+    """The slides of a CSV with the columns ``slide[,mpp][,output][,mask][,roi]``.
 
     Raises:
         SlideOpenError: unreadable, other columns, a line without a slide, or no line at all.
@@ -116,21 +131,21 @@ def read_slide_list(path: Location) -> list[SlideJob]:
             if "slide" not in columns or not set(columns) <= set(_COLUMNS):
                 raise SlideOpenError(
                     f"{path} has the columns {','.join(columns) or '(none)'}: need "
-                    "slide[,mpp][,output], separated by commas"
+                    "slide[,mpp][,output][,mask][,roi], separated by commas"
                 )
             jobs = [_job(path, rows.line_num, row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SlideOpenError(f"{path} cannot be read: {error}") from error
+        raise SlideOpenError(f"{path} cannot be read: {reason(error)}") from error
     if not jobs:
         raise SlideOpenError(f"{path} lists no slide")
     return jobs
 
 
 def _job(path: Location, line: int, row: Mapping[str, str | None]) -> SlideJob:
-    slide, mpp, output = ((row.get(name) or "").strip() for name in _COLUMNS)
+    slide, mpp, output, mask, roi = ((row.get(name) or "").strip() for name in _COLUMNS)
     if not slide:
         raise SlideOpenError(f"{path}, line {line}: names no slide")
-    if "\0" in slide + output:
+    if "\0" in slide + output + mask + roi:
         raise SlideOpenError(f"{path}, line {line}: has a NUL byte, which no name of a file has")
     if output and (Path(output).name != output or output.startswith(".")):
         raise SlideOpenError(
@@ -147,7 +162,20 @@ def _job(path: Location, line: int, row: Mapping[str, str | None]) -> SlideJob:
     if output:
         name = output if output.endswith(".zarr") else f"{output}.zarr"
     where = parse_location(slide) if "://" in slide else path.parent / slide
-    return SlideJob(path=where, mpp=given, output=name)
+    return SlideJob(
+        path=where,
+        mpp=given,
+        output=name,
+        mask=_mask_file(path, mask),
+        roi=_mask_file(path, roi),
+    )
+
+
+def _mask_file(table: Location, name: str) -> Path | None:
+    """A file that a list names; of a list in object storage, one of this machine."""
+    if not name:
+        return None
+    return Path(name) if is_remote(table) else table.parent / name
 
 
 def name_outputs(jobs: Sequence[SlideJob]) -> list[SlideJob]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from histoslide.errors import HistoslideError, OutputExistsError, StoreError
+from histoslide.errors import HistoslideError, OutputExistsError, StoreError, reason
 from histoslide.grid.status import Status
 from histoslide.pipeline.result import SlideResult, utc_now
 from histoslide.storage.location import Location, storage_errors
@@ -22,9 +22,9 @@ _RUN, _SUMMARY = "run.json", "summary.csv"
 _COUNTS = tuple(status.label for status in Status if status != Status.PENDING)
 
 _COLUMNS = (
-    "slide", "state", "output", *_COUNTS, "shown_class", "threshold", "positive", "highest",
-    "lesions", "largest_lesion_um", "largest_lesion_class", "tumour_area_mm2", "seconds",
-    "tiles_per_second", "error",
+    "slide", "state", "output", "mpp", "mpp_source", *_COUNTS, "shown_class", "threshold",
+    "positive", "highest", "lesions", "largest_lesion_um", "largest_lesion_class",
+    "tumour_area_mm2", "slide_score", "seconds", "tiles_per_second", "warnings", "error",
 )  # fmt: skip
 
 _DECIMALS = {
@@ -58,16 +58,39 @@ class CohortRecord:
 def output_names(paths: Sequence[Location]) -> dict[Location, str]:
     """A heat.zarr name for each slide: its stem, or its whole name where stems collide.
 
+    Slides of one name from several folders have as many of these before it as tell them apart.
+
     Raises:
-        HistoslideError: two slides have the same file name.
+        HistoslideError: two slides have the same name all the same.
     """
-    stems = Counter(path.stem for path in paths)
-    names = {p: f"{p.stem if stems[p.stem] == 1 else p.name}.zarr" for p in paths}
+    kinds: dict[str, set[str]] = {}
+    alike: dict[str, list[Location]] = {}
+    for path in dict.fromkeys(paths):
+        kinds.setdefault(path.stem, set()).add(path.suffix)
+        alike.setdefault(path.name, []).append(path)
+    names = {}
+    for same in alike.values():
+        for path, folders in _telling_folders(same).items():
+            name = path.stem if len(kinds[path.stem]) == 1 else path.name
+            names[path] = f"{'-'.join([*folders, name])}.zarr"
+    names = {path: names[path] for path in paths}
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice:
         clash = " and ".join(str(path) for path, name in names.items() if name == twice[0])
         raise HistoslideError(f"{clash} would both be written to {twice[0]}: score them apart")
     return names
+
+
+def _telling_folders(alike: Sequence[Location]) -> dict[Location, Sequence[str]]:
+    """The innermost folders, as few as tell each slide from the others of its name."""
+    left = list(alike)
+    told: dict[Location, Sequence[str]] = {}
+    for count in range(max(len(path.parts) for path in alike)):
+        ends = {path: path.parent.parts[len(path.parent.parts) - count :] for path in left}
+        often = Counter(ends.values())
+        told |= {path: end for path, end in ends.items() if often[end] == 1}
+        left = [path for path in left if path not in told]
+    return told | dict.fromkeys(left, ())
 
 
 def read_run(out: Location) -> list[SlideResult]:
@@ -233,9 +256,10 @@ def write_run(
             rows = []
             for result in results:
                 row: dict[str, Any] = {**to_builtins(result), **result.counts}
+                row["warnings"] = "; ".join(result.warnings)
                 for name, digits in _DECIMALS.items():
                     row[name] = None if row[name] is None else f"{row[name]:.{digits}f}"
                 rows.append(row)
             TableWriter(file).write_named(_COLUMNS, rows)
     except OSError as error:
-        raise StoreError(f"{out} cannot be written: {error}") from error
+        raise StoreError(f"{out} cannot be written: {reason(error)}") from error

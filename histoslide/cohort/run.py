@@ -36,7 +36,7 @@ from histoslide.pipeline import (
 )
 from histoslide.pipeline.result import FailureCause, SlideResult, utc_now
 from histoslide.scoring.lazy import BlockModel
-from histoslide.storage.location import Location, readable_name, without_folder
+from histoslide.storage.location import Location, as_location, readable_name, without_folder
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ class CohortProgress:
 
 
 def score_slides(
-    slides: Sequence[Location | SlideJob],
-    out: Location,
+    slides: Sequence[Location | str | SlideJob],
+    out: Location | str,
     model: BlockModel,
     options: ScoreOptions,
     *,
@@ -78,6 +78,7 @@ def score_slides(
     mpp_by_name: Mapping[str, Mpp] | None = None,
     order: SlideOrder = "largest",
     at_most: int | None = None,
+    recursive: bool | None = None,
     fail_fast: bool = False,
     on_progress: Callable[[CohortProgress], None] | None = None,
 ) -> list[SlideResult]:
@@ -95,6 +96,7 @@ def score_slides(
         mpp_by_name: resolutions by file name.
         order: which slides go first, by size of file.
         at_most: take only so many, the first as given; None for all.
+        recursive: whether folders below folders are searched; see ``histoslide.slide.find_slides``.
         fail_fast: stop at the first slide that fails. What others have scored is kept.
         on_progress: called as the run goes on, by one thread at a time.
 
@@ -105,7 +107,8 @@ def score_slides(
         HistoslideError: two slides would be written to one name, the folder holds a summary that
             is not ours, or cannot be written.
     """
-    jobs = collect_jobs(slides, mpp=mpp, mpp_by_name=mpp_by_name)[:at_most]
+    out = as_location(out)
+    jobs = collect_jobs(slides, mpp=mpp, mpp_by_name=mpp_by_name, recursive=recursive)[:at_most]
     run = _CohortRun(
         jobs, out, model, options, order=order, fail_fast=fail_fast, on_progress=on_progress
     )
@@ -199,9 +202,10 @@ class _CohortRun:
     def _try(self, job: SlideJob, started: str) -> SlideResult:
         """Take a slide through all steps; the result tells where that ended."""
         begun, cause = time.monotonic(), None
+        options = job.options(self._options)
         try:
             with prepare_slide(
-                job.path, self._out / job.heatmap, self._model, self._options, mpp=job.mpp
+                job.path, self._out / job.heatmap, self._model, options, mpp=job.mpp
             ) as prepared:
                 self._tally.planned(job, prepared)
                 waits = time.monotonic()
@@ -211,9 +215,9 @@ class _CohortRun:
                     running = self._results[job.heatmap]
                     self._note(dataclasses.replace(running, state="running", started=started))
                     heat, seconds = store_slide(
-                        prepared, self._options, on_block=self._reporter(job, prepared)
+                        prepared, options, on_block=self._reporter(job, prepared)
                     )
-                result = finish_slide(prepared, heat, self._options, scoring_seconds=seconds)
+                result = finish_slide(prepared, heat, options, scoring_seconds=seconds)
             return dataclasses.replace(result, ended=utc_now())
         except StalledError:
             raise  # no slide after this one would fare better

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from histoslide.errors import DataError
+from histoslide.errors import DataError, reason
 from histoslide.storage.pictures import DAMAGED_PICTURE, open_picture
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
@@ -46,7 +46,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                 raise DataError(f"{path} is no patch: it claims {image.width}×{image.height} px")
             return _rgb(image, path)
     except DAMAGED_PICTURE as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
+        raise DataError(f"{path} cannot be read as an image: {reason(error)}") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is no patch: {error}") from error
 

@@ -14,7 +14,7 @@ import numpy as np
 from histoslide.datasets.images import flat_folder, image_files, named_by_pixels
 from histoslide.datasets.patches import ImageFiles
 from histoslide.datasets.source import Source
-from histoslide.errors import DataError
+from histoslide.errors import DataError, reason
 
 KAGGLE_CLASSES = ("normal", "tumour")
 """Names for the labels 0 and 1 of the competition."""
@@ -78,7 +78,7 @@ def _read_labels(table: Path) -> dict[str, int]:
                     raise DataError(f"{table} lists {name} twice: keep one of its lines")
                 labels[name] = int(label)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table} cannot be read as a CSV file: {error}") from error
+        raise DataError(f"{table} cannot be read as a CSV file: {reason(error)}") from error
     return labels
 
 

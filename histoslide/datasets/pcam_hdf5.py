@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from histoslide.datasets.patches import PatchSet, UnlabelledPatches
 from histoslide.datasets.source import Source
 from histoslide.datasets.unpack import unpack
-from histoslide.errors import DataError
+from histoslide.errors import DataError, reason
 
 logger = logging.getLogger(__name__)
 
@@ -314,7 +314,7 @@ def _read_meta(path: Path, count: int) -> tuple[str, ...]:
                 raise DataError(f"{path} has the columns {rows.fieldnames}: expected wsi")
             slides = tuple(row["wsi"] for row in rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a CSV file: {error}") from error
+        raise DataError(f"{path} cannot be read as a CSV file: {reason(error)}") from error
     if len(slides) != count:
         raise DataError(
             f"{path} has {len(slides)} lines for {count} patches: get the official file"

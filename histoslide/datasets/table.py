@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from histoslide.errors import DataError
+from histoslide.errors import DataError, reason
 from histoslide.storage.tables import original_cell
 
 
@@ -35,5 +35,5 @@ def read_columns(path: Path, columns: tuple[tuple[str, ...], tuple[str, ...]]) -
                 if found.setdefault(key, value) != value:
                     raise DataError(f"{path} gives {key} both as {found[key]!r} and as {value!r}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a CSV file: {error}") from error
+        raise DataError(f"{path} cannot be read as a CSV file: {reason(error)}") from error
     return found

@@ -12,7 +12,7 @@ from histoslide.datasets.pcam_hdf5 import open_unlabelled_hdf5, present, split_f
 from histoslide.errors import DataError
 
 
-def open_unlabelled(path: Path, *, cache: Path | None = None) -> UnlabelledPatches:
+def open_unlabelled(path: Path | str, *, cache: Path | None = None) -> UnlabelledPatches:
     """Patches to predict, whatever is known of them.
 
     Args:
@@ -24,6 +24,7 @@ def open_unlabelled(path: Path, *, cache: Path | None = None) -> UnlabelledPatch
     Raises:
         DataError: there are no patches.
     """
+    path = Path(path)
     if path.is_file():
         if path.suffix.lower() in IMAGE_SUFFIXES:
             return UnlabelledFiles((path,), (path.stem,))

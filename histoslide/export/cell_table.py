@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from histoslide.storage.location import Location
+from histoslide.storage.location import Location, as_location
 from histoslide.storage.tables import TableWriter
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
 
 
-def write_csv(heatmap: Heatmap, path: Location, *, overwrite: bool = False) -> None:
+def write_csv(heatmap: Heatmap, path: Location | str, *, overwrite: bool = False) -> None:
     """Write ``minx, miny, width, height, prob_<class>…`` in level-0 pixels.
 
     Rows are in reading order. Numbers are written so that reading them gives the same float64 (of
@@ -25,6 +25,7 @@ def write_csv(heatmap: Heatmap, path: Location, *, overwrite: bool = False) -> N
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
         StoreError: it cannot be written, or the heatmap is damaged.
     """
+    path = as_location(path)
     by_class = [heatmap.probability(name) for name in heatmap.classes]
     with (
         new_file(path, overwrite=overwrite) as partial,

@@ -13,7 +13,7 @@ import numpy as np
 
 from histoslide.errors import HistoslideError
 from histoslide.lesions import NOTICE
-from histoslide.storage.location import Location
+from histoslide.storage.location import Location, as_location
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
 
@@ -31,7 +31,7 @@ _VL_WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """SOP class of the slide that the map speaks of."""
 
 
-def write_dicom(heatmap: Heatmap, path: Location, *, overwrite: bool = False) -> None:
+def write_dicom(heatmap: Heatmap, path: Location | str, *, overwrite: bool = False) -> None:
     """Write the probabilities as a tiled parametric map of 32-bit floats, one pixel a cell.
 
     A heatmap knows no patient, and most slides are no DICOM files. The map is therefore a study of
@@ -48,6 +48,7 @@ def write_dicom(heatmap: Heatmap, path: Location, *, overwrite: bool = False) ->
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
         StoreError: it cannot be written, or the heatmap is damaged.
     """
+    path = as_location(path)
     try:
         import highdicom  # noqa: F401, PLC0415
     except ImportError as error:

@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 
 from histoslide.lesions import LESION_COLOURS, NOTICE, Lesion, LesionReport
-from histoslide.storage.location import Location
+from histoslide.storage.location import Location, as_location
 from histoslide.storage.records import to_builtins
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
@@ -26,7 +26,7 @@ _NAMESPACE = uuid.UUID("6a4ef4c4-5a0b-4a44-9a3f-8f7b41f0c9a1")
 def write_geojson(
     heatmap: Heatmap,
     report: LesionReport,
-    path: Location,
+    path: Location | str,
     *,
     cells: bool = False,
     bounds_crop: bool = True,
@@ -47,6 +47,7 @@ def write_geojson(
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
         StoreError: it cannot be written, or the heatmap is damaged.
     """
+    path = as_location(path)
     corner = qupath_corner_l0(heatmap) if bounds_crop else (0.0, 0.0)
     features = [_lesion_feature(report, lesion, corner) for lesion in report.lesions]
     facts = {

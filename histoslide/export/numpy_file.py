@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from histoslide.lesions import NOTICE
-from histoslide.storage.location import Location
+from histoslide.storage.location import Location, as_location
 from histoslide.storage.records import to_builtins, to_json
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap
 
 
-def write_npz(heatmap: Heatmap, path: Location, *, overwrite: bool = False) -> None:
+def write_npz(heatmap: Heatmap, path: Location | str, *, overwrite: bool = False) -> None:
     """Write a compressed ``.npz`` that ``numpy.load`` opens without pickle.
 
     It holds ``probability`` (classes, rows, cols) float32, ``classes``, ``status`` (rows, cols)
@@ -27,6 +27,7 @@ def write_npz(heatmap: Heatmap, path: Location, *, overwrite: bool = False) -> N
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
         StoreError: it cannot be written, or the heatmap is damaged.
     """
+    path = as_location(path)
     grid = heatmap.grid
     x_l0, y_l0 = grid.edges_l0()
     record = to_builtins(heatmap.record) | {"notice": NOTICE}

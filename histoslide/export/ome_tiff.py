@@ -10,7 +10,7 @@ import tifffile
 
 from histoslide.errors import HistoslideError
 from histoslide.lesions import NOTICE
-from histoslide.storage.location import Location
+from histoslide.storage.location import Location, as_location
 from histoslide.storage.writing import new_file
 from histoslide.store import Heatmap, halve_probability, level_shapes
 
@@ -18,7 +18,7 @@ _TILE_PX = 256
 """Side of a TIFF tile."""
 
 
-def write_ome_tiff(heatmap: Heatmap, path: Location, *, overwrite: bool = False) -> None:
+def write_ome_tiff(heatmap: Heatmap, path: Location | str, *, overwrite: bool = False) -> None:
     """Write the probabilities, one pixel a cell, with their size in micrometres.
 
     float32, NaN where nothing was scored; a channel a class for more than two. Coarser levels are
@@ -34,6 +34,7 @@ def write_ome_tiff(heatmap: Heatmap, path: Location, *, overwrite: bool = False)
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
         StoreError: it cannot be written, or the heatmap is damaged.
     """
+    path = as_location(path)
     if not path.name.lower().endswith((".ome.tif", ".ome.tiff")):
         raise HistoslideError(
             f"{path.name} must end in .ome.tif, or viewers do not know what it is"

@@ -296,7 +296,7 @@ def _patient_level(
 
 
 def _kappa(truth: Sequence[Stage], said: Sequence[Stage], drawn: NDArray[np.int64]) -> float:
-    which = np.repeat(np.arange(len(truth)), drawn)
+    which = np.repeat(np.arange(len(truth)), drawn).tolist()
     return weighted_kappa(confusion([truth[i] for i in which], [said[i] for i in which]))
 
 

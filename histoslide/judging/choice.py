@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from histoslide.errors import DataError, HistoslideError
 from histoslide.evaluation.slides.detections import Detections
@@ -118,7 +118,7 @@ def candidates(base: LesionSettings, fixed: Sequence[str]) -> list[LesionSetting
 
     def settings() -> Iterator[LesionSettings]:
         for each_of in product(*varied.values()):
-            changed = dict(zip(varied, each_of, strict=True))
+            changed: dict[str, Any] = dict(zip(varied, each_of, strict=True))
             seed = changed.get("seed_probability", base.seed_probability)
             if changed.get("extend_probability", base.extend_probability) <= seed:
                 yield replace(base, **changed)

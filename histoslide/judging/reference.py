@@ -17,7 +17,16 @@ COLUMNS = (
 )  # fmt: skip
 """Of a table; all but the first may be missing."""
 
-_OTHER_NAMES = {"class": "label", "center": "centre", "node_class": "node", "image": "slide"}
+_OTHER_NAMES = {
+    "annotations": "annotation", "center": "centre", "class": "label", "image": "slide",
+    "node_class": "node",
+}  # fmt: skip
+
+_FOR_OTHERS = {"mpp", "output", "part"}
+"""Columns that the same table has for ``score`` and ``tile``."""
+
+_NOTHING_DRAWN = "none"
+"""In the place of a file: there is no tumour to draw, as ``tile`` has it."""
 
 _YES = {"tumour", "tumor", "positive", "metastasis", "1", "yes", "true"}
 _NO = {"normal", "negative", "0", "no", "false"}
@@ -116,7 +125,7 @@ def read_reference(path: Path, *, others_negative: bool = False) -> Reference:
         raise DataError(f"{path} cannot be read: {error}") from error
     if names == ["patient", "stage"]:
         return _camelyon17(path, lines)
-    unknown = [name for name in names if name not in COLUMNS]
+    unknown = [name for name in names if name not in {*COLUMNS, *_FOR_OTHERS}]
     if "slide" not in names or unknown or len(set(names)) < len(names):
         raise DataError(
             f"{path} has the columns {','.join(names)[:200] or '(none)'}: need slide and may have "
@@ -171,7 +180,9 @@ def _slide(path: Path, row: Mapping[str, str], where: str) -> ReferenceSlide:
             raise DataError(f"{where}: label {row['label']} and node {row['node']} contradict")
         tumour = node != NodeClass.NEGATIVE
     annotation = None
-    if row.get("annotation"):
+    if row.get("annotation", "").casefold() == _NOTHING_DRAWN:
+        tumour = False if tumour is None else tumour
+    elif row.get("annotation"):
         try:
             annotation = find_truth(path.parent / row["annotation"], PureWindowsPath(name).name)
         except AnnotationError as error:

@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from histoslide import look
 from histoslide.geometry import Box
 
 ISOLATED_UM = 200.0
@@ -36,12 +37,8 @@ class LesionClass(StrEnum):
     """More than 2 mm."""
 
 
-LESION_COLOURS: Mapping[LesionClass, tuple[int, int, int]] = {
-    LesionClass.ISOLATED_TUMOUR_CELLS: (255, 145, 0),
-    LesionClass.MICROMETASTASIS: (0, 229, 255),
-    LesionClass.MACROMETASTASIS: (255, 230, 0),
-}
-"""RGB of outlines: unlike haematoxylin and eosin, and told apart by people who see no red."""
+LESION_COLOURS: Mapping[LesionClass, look.Rgb] = {kind: look.CLASSES[kind] for kind in LesionClass}
+"""RGB of outlines."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from histoslide.lesions.report import LesionReport
 from histoslide.lesions.settings import LesionSettings
 from histoslide.lesions.source import LesionSource
 from histoslide.lesions.summary import LesionSummary
-from histoslide.storage.location import Location, read_bytes
+from histoslide.storage.location import Location, as_location, read_bytes
 from histoslide.storage.records import from_json, to_builtins, to_json
 from histoslide.storage.tables import TableWriter
 from histoslide.storage.writing import whole_file
@@ -113,7 +113,9 @@ def lesion_document(report: LesionReport) -> LesionDocument:
     )
 
 
-def write_lesions(report: LesionReport, csv_path: Location, json_path: Location) -> None:
+def write_lesions(
+    report: LesionReport, csv_path: Location | str, json_path: Location | str
+) -> None:
     """Write the table as CSV and everything as JSON, each whole or not at all.
 
     Every row of the CSV names slide, heatmap, class and settings, so that tables of several slides
@@ -127,6 +129,8 @@ def write_lesions(report: LesionReport, csv_path: Location, json_path: Location)
     Raises:
         StoreError: a file cannot be written.
     """
+    csv_path = as_location(csv_path)
+    json_path = as_location(json_path)
     settings: Mapping[str, object] = to_builtins(report.settings)
     before = {"slide": report.source.slide, "heatmap_id": report.source.heatmap_id}
     after = {key: value for key, value in settings.items() if key != "score_cells"}

@@ -70,10 +70,11 @@ def _resnet(name: str, features: int) -> Callable[[int, bool], nn.Sequential]:
                 OSError,
                 RuntimeError,
             ) as error:  # no network, full disk; a download with a wrong hash
+                url = str(models.get_model_weights(name)["DEFAULT"].url)
                 raise WeightsUnavailableError(
-                    f"ImageNet weights of {name} could not be fetched ({error}): connect "
-                    f"to the network once, put the file into {torch.hub.get_dir()}/checkpoints, or "
-                    "use --pretrained none"
+                    f"ImageNet weights of {name} could not be fetched ({error}): fetch {url} on "
+                    f"another machine and put it, as {url.rpartition('/')[2]}, into "
+                    f"{torch.hub.get_dir()}/checkpoints; or start from --pretrained shipped or none"
                 ) from error
         else:
             # Residual branches that start at zero: a deep network trained from nothing learns

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 
-from histoslide.errors import BundleError
+from histoslide.errors import BundleError, reason
 from histoslide.model.spec import ModelSpec
 from histoslide.storage.records import builtins_from_json, from_builtins
 from histoslide.storage.writing import refuse_existing, whole_file
@@ -84,7 +84,7 @@ def bundle_sha256(spec_json: str, state: Mapping[str, Tensor]) -> str:
 
 
 def save_bundle(
-    path: Path,
+    path: Path | str,
     spec: ModelSpec,
     state: Mapping[str, Tensor],
     *,
@@ -104,6 +104,7 @@ def save_bundle(
         OutputExistsError: the file exists and ``overwrite`` is false.
         BundleError: the folder cannot be written.
     """
+    path = Path(path)
     import torch  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
 
@@ -141,12 +142,13 @@ def is_bundle(path: Path) -> bool:
     return _SPEC_KEY in _header(path).metadata
 
 
-def read_spec(path: Path) -> ModelSpec:
+def read_spec(path: Path | str) -> ModelSpec:
     """Read a bundle's spec without its weights (no torch tensors are made).
 
     Raises:
         BundleError: missing, not a safetensors file, or without a valid histoslide spec.
     """
+    path = Path(path)
     return _spec(path, _metadata(path))
 
 
@@ -169,12 +171,13 @@ def measure_bundle(path: Path) -> BundleSize:
     )
 
 
-def load_bundle(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
+def load_bundle(path: Path | str) -> tuple[ModelSpec, dict[str, Tensor]]:
     """Read a bundle's spec and its weights as float32 on the CPU.
 
     Raises:
         BundleError: as ``read_spec``, or the weights differ from those it was written with.
     """
+    path = Path(path)
     metadata = _metadata(path)
     spec = _spec(path, metadata)
     try:
@@ -264,6 +267,6 @@ def _header_text(path: Path) -> bytes:
     except IsADirectoryError:
         raise BundleError(f"{path} is a folder: pass a model's .safetensors file") from None
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error}") from error
+        raise BundleError(f"{path} cannot be read: {reason(error)}") from error
     except (ValueError, struct.error):
         raise _NoHeaderError from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,9 +33,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+logger = logging.getLogger(__name__)
+
 S = TypeVar("S")
 
 TILES, VIEWS = Tiles(), Views()
+
+_LOOKED_AT = 4
+"""Outputs of the first batch that are looked at: not all of them add up to 1 by chance."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class Model:
         )
         self._given = network
         self._built: nn.Module | None = None
+        self._looked = False
         # Any thread may be the first to need something.
         self._lock = threading.Lock()
         self._programs: dict[str, Program] = {}
@@ -203,10 +210,24 @@ class Model:
     def _fitting(self, work: Work, program: Program, pixels: Pixels) -> Results:
         """Run a graph; what does not fit its spec would be taken for other classes' numbers."""
         results = program(pixels)
+        self._look_for_softmax(results)
         expected = (len(pixels), *work.logits_shape(self.spec))
         if tuple(results.shape) != expected:
             raise _unfit(self.spec, tuple(results.shape), expected)
         return results
+
+    def _look_for_softmax(self, results: Results) -> None:
+        """Warn, once, of a network that gives probabilities where logits are needed."""
+        if self._looked or len(results) < _LOOKED_AT:
+            return
+        self._looked = True
+        sums = results[:_LOOKED_AT].sum(-1)
+        if bool((results[:_LOOKED_AT] >= 0).all()) and bool((abs(sums - 1) < 1e-3).all()):
+            logger.warning(
+                "the network of model %s seems to give probabilities: it must give logits, leave "
+                "out its softmax, or all probabilities come out near one another",
+                self.spec.name,
+            )
 
     def _graph(self, work: Work) -> nn.Module:
         return work.make_graph(self.spec, self._network())
@@ -241,7 +262,7 @@ def _unfit(spec: ModelSpec, found: tuple[int, ...], expected: tuple[int, ...]) -
 
 
 def load_model(
-    path: Path | None = None,
+    path: Path | str | None = None,
     *,
     device: str | torch.device | None = None,
     backend: BackendName | None = None,
@@ -261,6 +282,7 @@ def load_model(
         BundleError: the bundle cannot be read, or its weights do not fit its architecture.
         HistoslideError: the backend or the precision cannot be had here.
     """
+    path = None if path is None else Path(path)
     path = default_bundle() if path is None else path
     spec = read_spec(path)
     device = pick_device() if device is None else str(device)

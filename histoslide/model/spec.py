@@ -59,14 +59,14 @@ class ModelSpec:
     """Class names in the order of the network's outputs, at least two."""
     tumour_class: str | None = None
     """The class whose probability a heatmap shows; None for a model of more than two tissues."""
-    input_px: int = PCAM_INPUT_PX
+    input_px: int
     """Side of the square tile the network sees, in model pixels."""
-    label_px: int = PCAM_LABEL_PX
+    label_px: int
     """Side of the centre square the label speaks of, in model pixels."""
-    mpp: float = PCAM_MPP
+    mpp: float
     """Micrometres per model pixel."""
-    network_px: int = PCAM_INPUT_PX
-    """Side to which a tile is resized before the network, in pixels."""
+    network_px: int = 0
+    """Side to which a tile is resized before the network, in pixels; 0 for ``input_px``."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Per-channel mean subtracted from RGB in 0-1 units."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -79,6 +79,9 @@ class ModelSpec:
     """How the model was trained: data, split, recipe, figures on validation, package versions."""
 
     def __post_init__(self) -> None:
+        if self.network_px == 0:
+            object.__setattr__(self, "network_px", self.input_px)
+
         def refuse(reason: str) -> None:
             raise BundleError(f"model spec {self.name!r}: {reason}")
 

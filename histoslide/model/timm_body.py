@@ -83,14 +83,25 @@ def timm_body(architecture: str, *, imagenet: bool = False) -> TimmBody:
         if not imagenet:
             raise BundleError(f"{architecture} cannot be built ({_line(error)})") from error
         raise WeightsUnavailableError(
-            f"pretrained weights of {architecture} could not be fetched ({_line(error)}): connect "
-            "to the network once, pass a file of weights to --pretrained, or use --pretrained none"
+            f"pretrained weights of {architecture} could not be fetched ({_line(error)}): fetch "
+            f"{_address(timm, name)} on another machine and pass it to --pretrained; or start from "
+            "--pretrained shipped or none"
         ) from error
     except TypeError as error:  # a network that takes none of the two settings
         raise BundleError(f"{architecture} cannot serve as a body ({_line(error)})") from error
     if not hasattr(network, "forward_features"):
         raise BundleError(f"{architecture} cannot serve as a body: it gives no features to pool")
     return TimmBody(network)
+
+
+def _address(timm: Any, name: str) -> str:
+    """Where timm's weights of a network come from."""
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        return "them"
+    if config.hf_hub_id:
+        return f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
+    return str(config.url or "them")
 
 
 def is_local(body: TimmBody) -> bool:

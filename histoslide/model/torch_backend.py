@@ -71,9 +71,27 @@ class TorchBackend:
 
         def run(pixels: Pixels) -> Results:
             with self._one_at_a_time, torch.inference_mode():
-                return _logits(graph(pixels.contiguous(memory_format=torch.channels_last)))
+                ordered = pixels.contiguous(memory_format=torch.channels_last)
+                return _logits(self._outputs(graph, ordered))
 
         return run
+
+    def _outputs(self, graph: nn.Module, pixels: Pixels) -> object:
+        """What a graph gives, whose own mistakes are said in one line."""
+        try:
+            return graph(pixels)
+        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
+            # What goes wrong on an accelerator, or for want of memory, says nothing of the network.
+            if isinstance(error, RuntimeError) and (
+                device_kind(self.device) != "cpu" or "memory" in str(error)
+            ):
+                raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise BundleError(
+                f"the network fails on {len(pixels)} pictures: {type(error).__name__}: "
+                f"{reason:.300}; it must map normalised float tiles of shape (n, 3, h, w) to "
+                "logits of shape (n, classes)"
+            ) from error
 
 
 @dataclass(frozen=True)

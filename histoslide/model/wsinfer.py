@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from histoslide.errors import BundleError
+from histoslide.errors import BundleError, reason
 from histoslide.model.architectures import load_network
 from histoslide.model.networks import fold_batch_norm
 from histoslide.model.spec import ModelSpec
@@ -64,7 +64,7 @@ def write_wsinfer(
             text = to_json(wsinfer_config(spec), ascii_only=True)
             new_config.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BundleError(f"{folder} cannot be written: {error}") from error
+        raise BundleError(f"{folder} cannot be written: {reason(error)}") from error
 
 
 def wsinfer_config(spec: ModelSpec) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from histoslide.errors import HistoslideError
 from histoslide.lesions import LesionSettings
@@ -12,10 +15,13 @@ from histoslide.render.png import DEFAULT_OVERLAY_PX
 from histoslide.scoring.lazy import DEFAULT_THRESHOLD, DEFAULT_TISSUE_THRESHOLD
 from histoslide.scoring.mode import EXACT, ScoreMode
 from histoslide.scoring.runners import Runner
-from histoslide.slide import Slide
+from histoslide.slide import Slide, require_mpp
 from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
 from histoslide.store import NgffVersion
 from histoslide.tissue.masks import METHODS, TissueMask, find_tissue, read_mask
+from histoslide.tissue.ruler import read_ruler
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +48,32 @@ class TissueOptions:
     def find(self, slide: Slide) -> tuple[TissueMask, TissueMask | None]:
         """The slide's tissue mask and region of interest.
 
+        Where the slide's nuclei contradict its resolution, that is one of the mask's warnings.
+
         Raises:
             MaskError: a file cannot be used.
             ResolutionUnknownError: the slide's resolution is not known.
         """
         roi = None if self.roi is None else read_mask(self.roi, slide)
         if self.mask is not None:
-            return read_mask(self.mask, slide), roi
-        return find_tissue(slide, METHODS[self.method]), roi
+            tissue = read_mask(self.mask, slide)
+        else:
+            tissue = find_tissue(slide, METHODS[self.method])
+        if roi is not None:
+            new = tuple(it for it in roi.warnings if it not in tissue.warnings)
+            tissue = dataclasses.replace(tissue, warnings=(*tissue.warnings, *new))
+        return _with_doubts(slide, tissue), roi
+
+
+def _with_doubts(slide: Slide, tissue: TissueMask) -> TissueMask:
+    """The mask, with a warning where the slide's nuclei contradict its resolution."""
+    anywhere = np.ones((1, 1), dtype=np.bool_)  # a wrong resolution may leave no tissue at all
+    reading = read_ruler(slide, tissue.mask if tissue.mask.any() else anywhere)
+    doubt = None if reading is None else reading.doubts(require_mpp(slide))
+    if doubt is None:
+        return tissue
+    logger.warning("%s: %s", slide.name, doubt)
+    return dataclasses.replace(tissue, warnings=(*tissue.warnings, doubt))
 
 
 DEFAULT_TISSUE = TissueOptions()

@@ -30,7 +30,7 @@ from histoslide.pipeline.options import TissueOptions
 from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
 from histoslide.scoring.mode import ScoreMode
 from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
-from histoslide.storage.location import Location, is_remote
+from histoslide.storage.location import Location, as_location, is_remote
 from histoslide.store import Heatmap, NgffVersion, open_heatmap, store_heatmap
 from histoslide.tissue.masks import METHODS
 
@@ -142,12 +142,12 @@ def refuse_other_model(heat: Heatmap, sha256: str, given: str) -> None:
 
 def replay_heatmap(
     heat: Heatmap,
-    slide_path: Location,
+    slide_path: Location | str,
     model: Model,
     *,
-    mask: Path | None = None,
-    roi: Path | None = None,
-    out: Location | None = None,
+    mask: Path | str | None = None,
+    roi: Path | str | None = None,
+    out: Location | str | None = None,
     access: SlideAccess = DEFAULT_ACCESS,
     sample: int | None = None,
     seed: int = 0,
@@ -182,6 +182,10 @@ def replay_heatmap(
         StoreError: the slide is another one, or the store cannot be written.
         HistoslideError: the slide cannot be used, or ``sample`` is below 1 or goes with ``out``.
     """
+    slide_path = as_location(slide_path)
+    mask = None if mask is None else Path(mask)
+    roi = None if roi is None else Path(roi)
+    out = None if out is None else as_location(out)
     if sample is not None and (sample < 1 or out is not None):
         raise HistoslideError(
             "a sample of blocks makes no heatmap to keep: leave out --out or --sample"

@@ -24,6 +24,10 @@ class SlideResult:
     that was killed: continued by the next one, as ``pending``."""
     output: str | None = None
     """Name of the heat.zarr, which a slide that failed may not have, or only in part."""
+    mpp: float | None = None
+    """Micrometres per level-0 pixel that it was scored at, or None where it failed."""
+    mpp_source: str | None = None
+    """Where that comes from."""
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Cells by status."""
     shown_class: str | None = None
@@ -44,6 +48,9 @@ class SlideResult:
     """What it is called, see ``histoslide.lesions.LesionClass``."""
     tumour_area_mm2: float | None = None
     """Area of all of them."""
+    slide_score: float | None = None
+    """Highest probability that a connected group of cells reaches in common, or None where lesions
+    were not looked for."""
     seconds: float = 0.0
     """Time in work in this run, without waiting for other slides."""
     tiles_per_second: float | None = None

@@ -14,12 +14,12 @@ from histoslide.lesions import find_lesions, write_lesions
 from histoslide.machine.background import begin
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.preparation import PreparedSlide, prepare_slide
-from histoslide.pipeline.result import SlideResult, SlideState
+from histoslide.pipeline.result import SlideResult
 from histoslide.render.png import read_png_label, save_png
 from histoslide.scoring.lazy import BlockModel
-from histoslide.storage.location import Location, readable_name
+from histoslide.storage.location import Location, as_location, readable_name
 from histoslide.storage.records import to_builtins
-from histoslide.store import Heatmap, store_heatmap
+from histoslide.store import Heatmap, doubts_of, store_heatmap
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ Progress = Callable[[int, int, int], None]
 
 
 def score_slide(
-    path: Location,
-    out: Location,
+    path: Location | str,
+    out: Location | str,
     model: BlockModel,
     options: ScoreOptions,
     *,
@@ -51,6 +51,8 @@ def score_slide(
     Raises:
         HistoslideError: the slide, a mask or the output cannot be used, or time is up.
     """
+    path = as_location(path)
+    out = as_location(out)
     with prepare_slide(path, out, model, options, mpp=mpp) as prepared:
         heat, seconds = store_slide(prepared, options, on_block=on_block)
         return finish_slide(prepared, heat, options, scoring_seconds=seconds)
@@ -66,6 +68,14 @@ def store_slide(
     Returns:
         The heatmap, and how many seconds that took.
     """
+    kept = prepared.tiles - prepared.tiles_left
+    if kept and prepared.tiles_left:
+        logger.info(
+            "%s: %d of %d tiles are kept from an earlier run",
+            prepared.slide.name,
+            kept,
+            prepared.tiles,
+        )
     with prepared.limit.running():
         before = prepared.limit.spent
         if options.overlay:
@@ -144,10 +154,16 @@ def finish_slide(
         largest_lesion_um=None if lesions is None else lesions.largest_diameter_um,
         largest_lesion_class=None if lesions is None else lesions.largest_kind,
         tumour_area_mm2=None if lesions is None else lesions.tumour_area_mm2,
-        warnings=heat.record.mask.warnings,
+        slide_score=None if lesions is None else lesions.slide_score,
+        warnings=doubts_of(heat, shown if heat.tumour_class else None),
+        mpp=heat.record.slide.mpp,
+        mpp_source=heat.record.slide.mpp_source,
         seconds=prepared.limit.spent,
         tiles_per_second=prepared.tiles_left / scoring_seconds if prepared.tiles_left else None,
     )
+    for doubt in result.warnings:
+        if doubt not in heat.record.mask.warnings:  # which were said when they were found
+            logger.warning("%s: %s", result.slide, doubt)
     return _judged(result)
 
 
@@ -176,22 +192,14 @@ def _draw_overlay(
 
 
 def _judged(result: SlideResult) -> SlideResult:
-    """Say what is unusual about a slide's counts, and set its state by them."""
-    counts = result.counts
-    unreadable, scored = counts["unreadable"], counts["scored"]
-    if unreadable and not scored:
+    """Set a slide's state by its counts."""
+    unreadable, scored = result.counts["unreadable"], result.counts["scored"]
+    if not unreadable:
+        return result
+    if not scored:
         error = f"{result.slide}: none of its {unreadable:,} tissue cells could be read"
         logger.error("%s", error)
         return dataclasses.replace(result, state="failed", error=error)
-    notes: tuple[str, ...] = ()
-    if unreadable:
-        notes = (f"{unreadable:,} of {unreadable + scored:,} cells could not be read",)
-    elif not scored:
-        why = "the region of interest excludes everything"
-        if counts["background"]:
-            why = "no tissue found"
-        notes = (f"{why}, nothing to score",)
-    for note in notes:
-        logger.warning("%s: %s", result.slide, note)
-    state: SlideState = "partly unreadable" if unreadable else "done"
-    return dataclasses.replace(result, state=state, warnings=(*result.warnings, *notes))
+    note = f"{unreadable:,} of {unreadable + scored:,} cells could not be read"
+    logger.warning("%s: %s", result.slide, note)
+    return dataclasses.replace(result, state="partly unreadable", warnings=(*result.warnings, note))

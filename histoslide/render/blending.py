@@ -8,12 +8,13 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
+from histoslide import look
 from histoslide.geometry import Size
 from histoslide.grid.cells import TileGrid
 from histoslide.render.cell_pixels import cells_to_pixels
 
-COLOUR_MAP = "viridis"
-"""Perceptually uniform; from its middle up unlike any colour of haematoxylin and eosin."""
+COLOUR_MAP = look.PROBABILITY_MAP
+"""Of probability."""
 
 _LEVELS = 256
 """Colours of the map; probabilities between two look the same."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from histoslide import look
 from histoslide.geometry import Size
 
 _DPI = 100
+
+_SMALL = 0.85
+"""Size of small print, in that of the title."""
+
+_ALARM, _SOFT = look.hexadecimal(look.ALARM), "#444444"
+"""Colours of warnings and of small print."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +42,16 @@ class Overlay:
 class Canvas:
     """A figure in which one slide pixel of the picture is one pixel of the image."""
 
-    def __init__(self, size: Size, title: str, *, right: int = 6, below: int = 0) -> None:
+    def __init__(
+        self,
+        size: Size,
+        title: str,
+        *,
+        right: int = 6,
+        below: int = 0,
+        foot: str = "",
+        warnings: Sequence[str] = (),
+    ) -> None:
         """Lay out the figure.
 
         Args:
@@ -42,21 +59,27 @@ class Canvas:
             title: may have several lines, and long ones are broken.
             right: room for the colour bar, in heights of a letter.
             below: lines of a legend under the slide.
+            foot: small print under that.
+            warnings: what a person should know before believing the picture; stand out above the
+                small print.
         """
         self.size = size
         # A narrow slide still needs room for its title.
         width = max(size.width, 420)
         self.font_px = int(np.clip(width / 60, 12, 26))
         self.left = self.font_px + (width - size.width) // 2
-        self.bottom = round(self.font_px * (1 + 1.8 * below))
-        wrapped = "\n".join(
-            part
-            for line in title.splitlines()
-            for part in textwrap.wrap(line, max(20, int(width / self.font_px * 1.7)))
-        )
+        self.width = width + self.font_px * (1 + right)
+        letters = max(20, int(width / self.font_px * 1.7))
+        wrapped = _wrapped(title, letters)
+        small = int((self.width - 2 * self.font_px) / self.font_px * 1.95)
+        alarm = "\n".join(_wrapped(f"Warning: {warning}", small) for warning in warnings)
+        print_ = _wrapped(foot, small)
         lines = wrapped.count("\n") + 1
         self.top = round(self.font_px * (1.4 * lines + 1))
-        self.width = width + self.font_px * (1 + right)
+        legend = self.font_px * (1 + 1.8 * below)
+        alarm_px, print_px = (_SMALL * 1.35 * self.font_px * _lines(it) for it in (alarm, print_))
+        gap = 0.5 * self.font_px if alarm or print_ else 0
+        self.bottom = round(legend + gap + alarm_px + print_px)
         self.height = self.top + size.height + self.bottom
         self.figure = Figure(figsize=(self.width / _DPI, self.height / _DPI), dpi=_DPI)
         self.axes = self.figure.add_axes(self.fraction(0, 0, size.width, size.height))
@@ -70,6 +93,21 @@ class Canvas:
             linespacing=1.3,
             parse_math=False,  # a $ in a file name is a $
         )
+        for text, above, colour in (
+            (alarm, alarm_px + print_px, _ALARM),
+            (print_, print_px, _SOFT),
+        ):
+            if text:
+                self.figure.text(
+                    self.font_px / self.width,
+                    (above + 0.4 * self.font_px) / self.height,
+                    text,
+                    fontsize=_SMALL * self.points,
+                    color=colour,
+                    va="top",
+                    linespacing=1.3,
+                    parse_math=False,
+                )
 
     @property
     def points(self) -> float:
@@ -105,6 +143,15 @@ class Canvas:
         canvas.draw()
         image = np.asarray(canvas.buffer_rgba())[..., :3].copy()
         return Overlay(image=image, left=self.left, top=self.top, slide_size=self.size)
+
+
+def _wrapped(text: str, letters: int) -> str:
+    """A text with its long lines broken."""
+    return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, letters))
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + 1 if text else 0
 
 
 class _Picture(Artist):

@@ -5,23 +5,24 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from histoslide import look
 from histoslide.comparison.same_slide import check_same_slide
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
-from histoslide.lesions import LesionReport
+from histoslide.lesions import NOTICE, LesionReport
 from histoslide.render.bars import colour_bar, scale_bar
 from histoslide.render.blending import blend, colours
 from histoslide.render.canvas import Canvas, Overlay
-from histoslide.render.outlines import outline_cells, outline_lesions
+from histoslide.render.outlines import hatch_cells, hatching, outline_cells, outline_lesions
 from histoslide.render.paper import paper_picture, size_on_paper
 from histoslide.render.png import DEFAULT_OVERLAY_PX
 from histoslide.scoring.lazy import DEFAULT_THRESHOLD
 from histoslide.slide import Slide
 from histoslide.slide.resampling import fit_size, read_overview
-from histoslide.store import Heatmap
+from histoslide.store import Heatmap, doubts_of
 
 
 def draw_overlay(
@@ -65,7 +66,7 @@ def draw_overlay(
     title += f"P({shown}) ≥ {threshold:g}"
     if lesions is not None:
         title += f", with a seed ≥ {lesions.settings.seed_probability:g}"
-    canvas = Canvas(size, title)
+    canvas = Canvas(size, title, foot=_foot(heat), warnings=doubts_of(heat))
     canvas.show(picture, grid.size_l0)
     if lesions is None:
         outline_cells(canvas, grid, probability >= threshold)
@@ -77,26 +78,19 @@ def draw_overlay(
     return canvas.finish()
 
 
+def _foot(heat: Heatmap) -> str:
+    slide = heat.record.slide
+    return (
+        f"{slide.mpp:.4g} µm/px ({slide.mpp_source}), {heat.grid.cell_um:.1f} µm a cell. {NOTICE}"
+    )
+
+
 def _hatch(canvas: Canvas, grid: TileGrid, unreadable: NDArray[np.bool_]) -> None:
     """Hatch cells that could not be read, and say so in a legend."""
     if not unreadable.any():
         return
-    side = grid.cell_l0
-    # One rectangle a run of cells in a row: thousands of single cells would be slow to draw.
-    for row in np.flatnonzero(unreadable.any(axis=1)):
-        edges = np.flatnonzero(np.diff(np.pad(unreadable[row], 1).astype(np.int8)))
-        for start, stop in edges.reshape(-1, 2):
-            box = Rectangle(
-                (start * side, row * side),
-                (stop - start) * side,
-                side,
-                facecolor=(1, 1, 1, 0.55),
-                edgecolor="#c01c28",
-                hatch="////",
-                linewidth=0,
-            )
-            canvas.axes.add_patch(box)
-    patch = Patch(facecolor="white", edgecolor="#c01c28", hatch="////", label="could not be read")
+    hatch_cells(canvas, grid, unreadable, look.UNREADABLE, "////")
+    patch = Patch(**hatching(look.UNREADABLE, "////"), label="could not be read")
     if legend := canvas.axes.get_legend():
         canvas.axes.add_artist(legend)  # the next one would take its place
     canvas.axes.legend(handles=[patch], loc="lower right", fontsize=canvas.points * 0.8)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from histoslide.storage.location import Location, read_bytes
+from histoslide.storage.location import Location, as_location, read_bytes
 from histoslide.storage.writing import new_file
 
 DEFAULT_OVERLAY_PX = 1600
@@ -22,7 +22,7 @@ _LABEL_KEY = "histoslide"
 
 
 def save_png(
-    image: NDArray[np.uint8], path: Location, *, overwrite: bool = False, label: str = ""
+    image: NDArray[np.uint8], path: Location | str, *, overwrite: bool = False, label: str = ""
 ) -> None:
     """Write a picture; the file is either the whole new one or what was there before.
 
@@ -36,6 +36,7 @@ def save_png(
         OutputExistsError: the file exists and ``overwrite`` is false.
         StoreError: the folder cannot be written.
     """
+    path = as_location(path)
     text = PngInfo()
     text.add_text(_LABEL_KEY, label)
     with new_file(path, overwrite=overwrite) as partial:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from histoslide.errors import SlideReadError
 from histoslide.lesions import Lesion, LesionReport, LesionSettings, find_lesions
+from histoslide.model.words import in_words
 from histoslide.render import blend, slide_picture
+from histoslide.render.bars import scale_bar_um
 from histoslide.report.pictures import (
     embedded_values,
     histogram,
@@ -21,7 +24,7 @@ from histoslide.report.pictures import (
 from histoslide.report.quality import measure_quality
 from histoslide.scoring.mode import ScoreMode
 from histoslide.slide import Slide
-from histoslide.store import Heatmap
+from histoslide.store import Heatmap, doubts_of
 
 THUMBNAIL_PX = 220
 TILES = 10
@@ -88,13 +91,20 @@ class SlideReport:
     lesions: tuple[tuple[Lesion, str], ...]
     """Each with its outline as an SVG path in level-0 pixels."""
     numbers: tuple[tuple[int, float, float], ...]
-    """Of the longest lesions: number, and a point (x, y) of the upper edge in level-0 pixels."""
+    """Of each piece of the longest lesions: number, and a point (x, y) of the upper edge in
+    level-0 pixels."""
+    scale_um: float
+    """Length of the picture's scale bar."""
+    mpp: float
+    """Micrometres per level-0 pixel."""
     picture: str
     """The slide, data address."""
     thumbnail: str
     """The overlay in small, data address."""
     histogram: str
-    """Data address."""
+    """Data address, for white paper."""
+    histogram_dark: str
+    """The same for a dark page."""
     values: dict[str, Any]
     """For the overlay of the page."""
     highest: Sequence[TileShown]
@@ -133,10 +143,11 @@ def gather(
     picture = slide_picture(heat, slide, picture_px)
     small = slide_picture(heat, slide, THUMBNAIL_PX)
     quality = None if slide is None else measure_quality(heat, slide)
-    warnings = [*notes, *heat.record.mask.warnings]
+    warnings = [*notes, *doubts_of(heat)]
     if quality is not None:
         warnings += quality.warnings
     warnings += [f"{note[0].upper()}{note[1:]}" for note in report.summary.notes]
+    lines = (found.extend_probability, found.seed_probability)
     return SlideReport(
         anchor=anchor,
         heatmap=heat.path.name,
@@ -149,10 +160,17 @@ def gather(
         warnings=tuple(warnings),
         report=report,
         lesions=tuple((lesion, svg_path(lesion)) for lesion in report.lesions[:MOST_LESIONS]),
-        numbers=tuple((it.number, *upper_edge(it)) for it in report.lesions[:MOST_NUMBERS]),
+        numbers=tuple(
+            (it.number, *upper_edge(part))
+            for it in report.lesions[:MOST_NUMBERS]
+            for part in _parts(it)
+        ),
+        scale_um=scale_bar_um(heat.grid.size_l0.width * heat.grid.slide_mpp.value),
+        mpp=heat.grid.slide_mpp.value,
         picture=jpeg(picture),
         thumbnail=jpeg(blend(small, heat.grid, probability)),
-        histogram=histogram(probability, (found.extend_probability, found.seed_probability)),
+        histogram=histogram(probability, lines, ink="#1d1b22"),
+        histogram_dark=histogram(probability, lines, ink="#e6e3ee"),
         values=embedded_values(probability, heat.grid, _EMBEDDED_CELLS),
         highest=_tiles(heat, slide, -probability, probability),
         doubtful=_tiles(heat, slide, np.abs(probability - 0.5), probability),
@@ -161,18 +179,21 @@ def gather(
 
 def svg_path(lesion: Lesion) -> str:
     """A lesion's outline as the ``d`` of an SVG path, in level-0 pixels."""
-    parts = getattr(lesion.polygon_l0, "geoms", [lesion.polygon_l0])
+    parts = _parts(lesion)
     rings = [ring for part in parts for ring in (part.exterior, *part.interiors)]
     return "".join(
         "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in ring.coords[:-1]) + "Z" for ring in rings
     )
 
 
-def upper_edge(lesion: Lesion) -> tuple[float, float]:
-    """The middle (x, y) of a lesion's highest edge, in level-0 pixels."""
-    parts = getattr(lesion.polygon_l0, "geoms", [lesion.polygon_l0])
-    ring = min((part.exterior for part in parts), key=lambda ring: ring.bounds[1])
-    points = np.asarray(ring.coords)
+def _parts(lesion: Lesion) -> Sequence[shapely.Polygon]:
+    """The pieces of a lesion."""
+    return list(getattr(lesion.polygon_l0, "geoms", [lesion.polygon_l0]))
+
+
+def upper_edge(part: shapely.Polygon) -> tuple[float, float]:
+    """The middle (x, y) of the highest edge of a piece of a lesion, in level-0 pixels."""
+    points = np.asarray(part.exterior.coords)
     y = points[:, 1].min()
     left, right = np.sort(np.unique(points[points[:, 1] == y, 0]))[:2]  # cells have flat tops
     return float((left + right) / 2), float(y)
@@ -279,7 +300,7 @@ def _training(training: Mapping[str, Any]) -> dict[str, str]:
     if figures:
         patches = validation.get("patches")
         name = f"On {patches:,} validation patches" if isinstance(patches, int) else "On validation"
-        rows[name] = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in figures.items())
+        rows[name] = ", ".join(f"{in_words(k)} {v:.3f}" for k, v in figures.items())
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -14,8 +14,9 @@ from histoslide.errors import HistoslideError, StoreError
 from histoslide.lesions import NOTICE, LesionSettings
 from histoslide.report.contents import MOST_LESIONS, SlideReport, gather
 from histoslide.report.pictures import colours
-from histoslide.storage.location import Location, without_folder
+from histoslide.storage.location import Location, as_location, without_folder
 from histoslide.storage.writing import refuse_existing, whole_file
+from histoslide.store import doubts_of
 from histoslide.viewer.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
@@ -36,11 +37,12 @@ class Failed:
 
 def write_report(
     catalogue: Catalogue,
-    out: Location,
+    out: Location | str,
     *,
     settings: LesionSettings | None = None,
     picture_px: int = DEFAULT_PICTURE_PX,
     overwrite: bool = False,
+    on_slide: Callable[[int, int], None] | None = None,
 ) -> tuple[list[SlideReport], list[Failed]]:
     """Write a report of all heatmaps of a catalogue.
 
@@ -52,6 +54,7 @@ def write_report(
         settings: how lesions are found; None for the defaults.
         picture_px: longest side of each slide's picture.
         overwrite: replace an existing file.
+        on_slide: called with the heatmaps done and in all.
 
     Returns:
         What was reported, and what could not be.
@@ -60,6 +63,7 @@ def write_report(
         OutputExistsError: ``out`` exists and ``overwrite`` is false.
         StoreError: there is no heatmap that can be reported, or ``out`` cannot be written.
     """
+    out = as_location(out)
     refuse_existing(out, overwrite=overwrite)
     results = catalogue.results()
     slides: list[SlideReport] = []
@@ -71,7 +75,8 @@ def write_report(
     ]
     for failure in failed:
         logger.warning("%s is left out, since scoring it failed: %s", failure.name, failure.reason)
-    for number, entry in enumerate(catalogue.entries(), start=1):
+    entries = catalogue.entries()
+    for number, entry in enumerate(entries, start=1):
         try:
             heat = catalogue.source(entry.key).heat
             if not heat.complete:
@@ -80,7 +85,7 @@ def write_report(
             result = results.get(entry.path)
             notes = [warning] if warning else []
             if result is not None:  # what the run said, but not twice
-                notes += [w for w in result.warnings if w not in heat.record.mask.warnings]
+                notes += [w for w in result.warnings if w not in doubts_of(heat)]
             slide = catalogue.slide(entry.key)
             slides.append(
                 gather(
@@ -96,6 +101,8 @@ def write_report(
             reason = without_folder(error, entry.path)
             failed.append(Failed(name=entry.path.name, reason=reason))
             logger.warning("%s is left out: %s", entry.path.name, error)
+        if on_slide is not None:
+            on_slide(number, len(entries))
     if not slides:
         reason = failed[0].reason if failed else "there is no heatmap"
         raise StoreError(f"nothing to report: {reason}")

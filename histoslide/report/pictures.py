@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from histoslide import look
 from histoslide.geometry import CellRange
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.windows import read_window
@@ -46,28 +48,32 @@ def tile_picture(slide: Slide, grid: TileGrid, row: int, col: int) -> str:
     image = Image.fromarray(pixels).resize((_TILE_PX, _TILE_PX), Image.Resampling.BICUBIC)
     margin = (grid.input_px - grid.label_px) / 2 / grid.input_px * _TILE_PX
     draw = ImageDraw.Draw(image)
-    for outset, colour in ((3, (0, 0, 0)), (2, (255, 230, 0)), (1, (255, 230, 0))):
+    for outset, colour in ((3, look.RIM), (2, look.FOOTPRINT), (1, look.FOOTPRINT)):
         low, high = margin - outset, _TILE_PX - margin + outset - 1
         draw.rectangle((low, low, high, high), outline=colour)
     return jpeg(np.asarray(image))
 
 
-def histogram(probability: NDArray[np.float32], thresholds: tuple[float, float]) -> str:
+def histogram(
+    probability: NDArray[np.float32], thresholds: tuple[float, float], *, ink: str
+) -> str:
     """How often each probability occurs, on a logarithmic scale, as SVG.
 
     Args:
         probability: of all cells; NaN is left out.
         thresholds: extend and seed probability of the foci, marked by lines.
+        ink: colour of text and lines, on nothing.
     """
     values = probability[np.isfinite(probability)]
-    with mpl.rc_context({"svg.hashsalt": "histoslide", "svg.fonttype": "path", "font.size": 9}):
-        figure = Figure(figsize=(6.4, 2.4), layout="constrained")
+    with mpl.rc_context(_drawn_in(ink)):
+        figure = Figure(figsize=(6.4, 2.4), layout="constrained", facecolor="none")
         axes = figure.add_subplot()
         counts, edges = np.histogram(values, bins=_BINS, range=(0, 1))
         centres = (edges[:-1] + edges[1:]) / 2
         axes.bar(centres, counts, 1 / _BINS, color=mpl.colormaps[COLOUR_MAP](centres))
         for threshold, style in zip(thresholds, ("--", "-"), strict=True):
-            axes.axvline(threshold, color="black", linewidth=1, linestyle=style)
+            axes.axvline(threshold, color=ink, linewidth=1, linestyle=style)
+        axes.set_facecolor("none")
         axes.set_xlim(0, 1)
         if values.size:
             axes.set_yscale("log")
@@ -78,6 +84,13 @@ def histogram(probability: NDArray[np.float32], thresholds: tuple[float, float])
         buffer = io.BytesIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return data_address(buffer.getvalue(), "image/svg+xml")
+
+
+def _drawn_in(ink: str) -> dict[Any, Any]:
+    """Settings of Matplotlib's for a chart whose text and lines have one colour."""
+    parts = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    settings = {"svg.hashsalt": "histoslide", "svg.fonttype": "path", "font.size": 9}
+    return settings | dict.fromkeys(parts, ink)
 
 
 def embedded_values(

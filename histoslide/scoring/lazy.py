@@ -127,6 +127,13 @@ class LazyHeatmap:
     device: str
     """Where they will be computed."""
 
+    def __repr__(self) -> str:
+        to_score = int((self.plan == Status.PENDING).sum())
+        return (
+            f"LazyHeatmap({self.slide.name!r}, {self.grid.rows} × {self.grid.cols} cells of "
+            f"{self.grid.cell_um:.1f} µm, {to_score:,} to score by {self.model.name!r})"
+        )
+
     @property
     def probability(self) -> da.Array:
         """Lazy probabilities, shape (rows, cols, classes); NaN where nothing is scored."""

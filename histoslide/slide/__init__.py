@@ -2,7 +2,12 @@
 
 from histoslide.slide.base import Slide, require_mpp
 from histoslide.slide.facts import SlideFacts
-from histoslide.slide.finding import SLIDE_SUFFIXES, find_slides, is_slide_file
+from histoslide.slide.finding import (
+    SLIDE_SUFFIXES,
+    find_slides,
+    is_slide_file,
+    refuse_what_is_no_slide,
+)
 from histoslide.slide.opening import Reader, open_slide
 from histoslide.slide.openslide_slide import (
     DEFAULT_CACHE_BYTES,
@@ -27,5 +32,6 @@ __all__ = [
     "match_names",
     "open_slide",
     "read_mpp_csv",
+    "refuse_what_is_no_slide",
     "require_mpp",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 from histoslide.errors import ResolutionUnknownError
 from histoslide.geometry import Box, Mpp, Region, Size
 from histoslide.slide.facts import SlideFacts
+
+logger = logging.getLogger(__name__)
 
 
 class Slide(ABC):
@@ -60,6 +64,11 @@ class Slide(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def warn(self, warning: str) -> None:
+        """Log, and keep in the facts, what a person should know before trusting the slide."""
+        logger.warning("%s: %s", self.name, warning)
+        self._facts = replace(self._facts, warnings=(*self._facts.warnings, warning))
 
     @property
     def readers(self) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ class SlideFacts:
     """The reader's own metadata, for people to read."""
 
     warnings: tuple[str, ...] = ()
-    """What a person should know before trusting the pixels; logged when the slide was opened."""
+    """What a person should know before trusting the slide; logged when the slide was opened."""
 
     def __post_init__(self) -> None:
         if not self.level_sizes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from histoslide.errors import SlideOpenError
+from histoslide.errors import SlideOpenError, reason
 
 _HASHED_BYTES = 2**20
 
@@ -24,5 +24,5 @@ def file_hash(path: Path) -> str:
             file.seek(max(0, size - _HASHED_BYTES))
             digest.update(file.read(_HASHED_BYTES))
     except OSError as error:
-        raise SlideOpenError(f"{path} cannot be read: {error}") from error
+        raise SlideOpenError(f"{path} cannot be read: {reason(error)}") from error
     return digest.hexdigest()

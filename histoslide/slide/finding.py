@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from histoslide.errors import SlideOpenError
-from histoslide.storage.location import Location, is_remote, storage_errors
+from histoslide.errors import SlideOpenError, reason
+from histoslide.storage.location import Location, as_location, is_remote, storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -20,25 +20,51 @@ SLIDE_SUFFIXES = frozenset(
 )  # fmt: skip
 """File endings that a folder of slides is searched for."""
 
+_NO_SLIDES = {
+    b"\x89PNG": "a PNG picture",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "compressed by gzip",
+    b"%PDF": "a PDF",
+    b"\x89HDF": "an HDF5 file",
+    b"GIF8": "a GIF picture",
+}
+"""First bytes of what people have beside their slides. JPEG is not among them: a ``.mrxs`` is."""
 
-def find_slides(paths: Sequence[Location]) -> list[Location]:
-    """Slide files among ``paths``; folders are searched (not recursively) by file ending.
+_TEXTS = frozenset({".vms", ".vmu"})
+"""Endings of slides whose file is text that names others."""
+
+_START_BYTES = 512
+
+_PRINTABLE = frozenset(range(32, 127)) | {9, 10, 13}
+
+
+def find_slides(
+    paths: Sequence[Location | str], *, recursive: bool | None = None
+) -> list[Location]:
+    """Slide files among ``paths``; folders are searched by file ending.
 
     Of a DICOM series in a folder, whose files are the levels of one slide, the first file counts.
+    Hidden folders and heatmaps are not looked into.
+
+    Args:
+        paths: slide files, and folders of them.
+        recursive: also look into the folders below; None to do so, and say it, where a folder
+            holds no slide itself.
 
     Raises:
         SlideOpenError: a folder holds no slide, or the only path does not exist.
     """
     found: list[Location] = []
+    places = [as_location(path) for path in paths]
     try:
-        with storage_errors(paths[0]):
-            missing = len(paths) == 1 and not paths[0].exists()
+        with storage_errors(places[0]):
+            missing = len(places) == 1 and not places[0].exists()
         if missing:
-            raise SlideOpenError(f"{paths[0]} does not exist")
-        for path in paths:
+            raise SlideOpenError(f"{places[0]} does not exist")
+        for path in places:
             with storage_errors(path):
                 is_folder = path.is_dir()
-                inside = _slides_in(path) if is_folder else []
+                inside = _slides_in(path, recursive) if is_folder else []
             if not is_folder:
                 found.append(path)
                 continue
@@ -52,12 +78,60 @@ def find_slides(paths: Sequence[Location]) -> list[Location]:
     return list(dict.fromkeys(found))
 
 
-def _slides_in(folder: Location) -> Sequence[Location]:
-    """Its slide files in order; a folder that is called like one is none."""
+def refuse_what_is_no_slide(path: Location) -> None:
+    """Make sure, by a file's first bytes, that it is not another thing altogether.
+
+    Costs nothing, so that it can be said before a model is loaded.
+
+    Raises:
+        SlideOpenError: it is missing, empty, or certainly no slide.
+    """
+    if is_remote(path) or path.is_dir():
+        return
+    try:
+        with path.open("rb") as file:
+            start = file.read(_START_BYTES)
+    except OSError as error:
+        why = "does not exist" if not path.exists() else f"cannot be read: {reason(error)}"
+        raise SlideOpenError(f"{path} {why}") from error
+    if not start:
+        raise SlideOpenError(f"{path} is empty")
+    kind = next((kind for sign, kind in _NO_SLIDES.items() if start.startswith(sign)), None)
+    if kind is None and path.suffix.lower() not in _TEXTS and set(start) <= _PRINTABLE:
+        kind = "text"
+    if kind is not None:
+        raise SlideOpenError(f"{path} is {kind}, not a slide: pass the slide file")
+
+
+def _slides_in(folder: Location, recursive: bool | None) -> list[Location]:
+    """Its slide files in order, and those of folders below where these are looked into."""
+    own = _own_slides(folder)
+    if recursive is False or (own and recursive is None):
+        return own
+    nested = [slide for each in _folders_below(folder) for slide in _slides_in(each, True)]
+    if nested and recursive is None:
+        logger.info("%s: its %d slides lie in folders below", folder, len(nested))
+    return [*own, *nested]
+
+
+def _own_slides(folder: Location) -> list[Location]:
+    """A folder that is called like a slide is none."""
     if is_remote(folder):
         return sorted(path for path in folder.iterdir() if is_slide_file(path))
     found = sorted(path for path in folder.iterdir() if is_slide_file(path))
-    return _one_a_series([path for path in found if not path.is_dir()])
+    return list(_one_a_series([path for path in found if not path.is_dir()]))
+
+
+def _folders_below(folder: Location) -> list[Location]:
+    """Those that may hold slides; links are not followed, which may lead round in circles."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_dir()
+        and not path.name.startswith(".")
+        and path.suffix != ".zarr"
+        and not (isinstance(path, Path) and path.is_symlink())
+    )
 
 
 def _one_a_series(paths: list[Path]) -> list[Path]:

@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Literal
 
 import openslide
+import tifffile
 
-from histoslide.errors import SlideOpenError
+from histoslide.errors import ResolutionError, SlideOpenError
 from histoslide.geometry import Mpp
 from histoslide.slide.base import Slide
-from histoslide.slide.openslide_slide import DEFAULT_CACHE_BYTES, OpenSlideSlide
+from histoslide.slide.openslide_slide import (
+    DEFAULT_CACHE_BYTES,
+    OpenSlideSlide,
+    recorded_by_openslide,
+)
 from histoslide.slide.tiff.directory import TiffDirectory
 from histoslide.slide.tiff.kinds import refuse_unreadable, words_for
 from histoslide.slide.tiff.ome import OmeImage
-from histoslide.slide.tiff.own import OwnTiff, square_mpp
+from histoslide.slide.tiff.own import OwnTiff, recorded_mpp, square_mpp
 from histoslide.slide.tiff.salvaged import SalvagedTiff
 from histoslide.slide.tiff.slide import TiffSlide
 from histoslide.storage.location import readable_name
@@ -25,9 +30,13 @@ logger = logging.getLogger(__name__)
 Reader = Literal["auto", "openslide"]
 """``auto`` takes the tiles of a TIFF directly where it can, ``openslide`` never does."""
 
+OVERRULED = 0.1
+"""Relative difference from what a slide records above which a resolution that replaces it is said
+to do so."""
+
 
 def open_slide(
-    path: Path,
+    path: Path | str,
     *,
     mpp: Mpp | None = None,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
@@ -46,6 +55,7 @@ def open_slide(
         cache_bytes: bound on decoded tiles kept for all threads together.
         reader: ``openslide`` to read every pixel through OpenSlide.
     """
+    path = Path(path)
     directory = TiffDirectory.of(path)
     slide: Slide
     if directory is None or not directory.pages:
@@ -54,12 +64,36 @@ def open_slide(
         slide = _open_tiff(path, directory, mpp=mpp, cache_bytes=cache_bytes, reader=reader)
     if slide.mpp is not None and not slide.mpp.plausible:
         logger.warning(
-            "%s: %g µm/px (%s) is implausible for a slide scan: check it, or pass --mpp",
+            "%s: %g µm/px (%s) is implausible for a slide scan: check it%s",
             slide.name,
             slide.mpp.value,
             slide.mpp.source,
+            ", or pass --mpp" if mpp is None else "; is it in micrometres per pixel of level 0?",
         )
+    if mpp is not None:
+        _say_what_is_overruled(slide, mpp, _recorded_mpp(path, slide, directory))
     return slide
+
+
+def _say_what_is_overruled(slide: Slide, given: Mpp, recorded: Mpp | None) -> None:
+    if recorded is not None and abs(given.value / recorded.value - 1) > OVERRULED:
+        slide.warn(
+            f"{given.value:g} µm/px ({given.source}) overrules the {recorded.value:.4g} µm/px that "
+            "the slide records"
+        )
+
+
+def _recorded_mpp(path: Path, slide: Slide, directory: TiffDirectory | None) -> Mpp | None:
+    """What a slide itself records, where that can be used."""
+    try:
+        if directory is not None and directory.pages and (ome := _ome_mpp(slide.name, directory)):
+            return ome
+        if isinstance(slide, OpenSlideSlide):
+            return recorded_by_openslide(slide.name, slide.properties)
+        with tifffile.TiffFile(path) as tiff:
+            return recorded_mpp(tiff.pages.first)
+    except ResolutionError:
+        return None
 
 
 def _kind(reader: Reader) -> type[OpenSlideSlide]:

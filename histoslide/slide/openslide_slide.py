@@ -91,7 +91,7 @@ class OpenSlideSlide(Slide):
                 name=name,
                 level_sizes=self._stored_sizes,
                 level_downsamples=self._reported_downsamples,
-                mpp=mpp if mpp is not None else _recorded_mpp(name, recorded),
+                mpp=mpp if mpp is not None else recorded_by_openslide(name, recorded),
                 quickhash=recorded.get(openslide.PROPERTY_NAME_QUICKHASH1) or file_hash(path),
                 bounds_l0=_recorded_bounds(recorded),
                 properties=recorded,
@@ -247,7 +247,12 @@ class OpenSlideSlide(Slide):
         return np.rint(blended).astype(np.uint8)
 
 
-def _recorded_mpp(name: str, properties: Mapping[str, str]) -> Mpp | None:
+def recorded_by_openslide(name: str, properties: Mapping[str, str]) -> Mpp | None:
+    """The resolution among OpenSlide's properties; None where there is none, or it is no number.
+
+    Raises:
+        ResolutionError: x and y resolutions differ by more than 1 %.
+    """
     texts = [
         properties.get(key)
         for key in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)

@@ -7,19 +7,20 @@ import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path, PureWindowsPath
 
-from histoslide.errors import ResolutionError
+from histoslide.errors import ResolutionError, reason
 from histoslide.geometry import Mpp
 
 logger = logging.getLogger(__name__)
 
 
-def read_mpp_csv(path: Path) -> dict[str, Mpp]:
+def read_mpp_csv(path: Path | str) -> dict[str, Mpp]:
     """Resolutions by slide file name from a CSV with the columns ``slide,mpp``.
 
     Raises:
         ResolutionError: unreadable, other columns, a value that is no positive number, or a slide
             named twice.
     """
+    path = Path(path)
     found: dict[str, Mpp] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -42,7 +43,7 @@ def read_mpp_csv(path: Path) -> dict[str, Mpp]:
                         f"{path}: the mpp of {name} is {row['mpp']!r}, not a positive number"
                     ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ResolutionError(f"{path} cannot be read: {error}") from error
+        raise ResolutionError(f"{path} cannot be read: {reason(error)}") from error
     return found
 
 

@@ -62,6 +62,11 @@ def parse_location(text: str) -> Location:
     return UPath(f"{S3}{bucket}/{key.strip('/')}", use_listings_cache=False)
 
 
+def as_location(path: Location | str) -> Location:
+    """A location of whatever somebody calls one; for the errors see ``parse_location``."""
+    return parse_location(path) if isinstance(path, str) else path
+
+
 def is_remote(path: Location) -> TypeIs[UPath]:
     """Whether a location is in object storage."""
     return not isinstance(path, Path)

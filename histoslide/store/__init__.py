@@ -5,13 +5,15 @@ probabilities are written before its status, so a block whose status is there is
 moment a run was killed at. Pyramid levels and ``complete: true`` come last.
 
 ``arrays`` knows what the arrays are called, ``layout`` and ``pyramid`` make them; ``record`` is
-what is said of them and ``metadata`` where it lies; ``stored`` reads; ``target`` chooses where to
+what is said of them and ``metadata`` where it lies; ``stored`` reads, ``doubts`` says what speaks
+against what was read; ``target`` chooses where to
 write, ``blocks`` runs and writes, ``writing`` tells the whole story of it, and ``conversion``
 writes once more what is stored.
 """
 
 from histoslide.store.blocks import BlockTarget, reopened
 from histoslide.store.conversion import convert_heatmap
+from histoslide.store.doubts import doubts_of
 from histoslide.store.layout import NgffVersion
 from histoslide.store.metadata import metadata_schema, refuse_other_settings
 from histoslide.store.pyramid import halve_probability, halve_status, level_shapes, pyramid
@@ -27,6 +29,7 @@ __all__ = [
     "NgffVersion",
     "PyramidLevel",
     "convert_heatmap",
+    "doubts_of",
     "halve_probability",
     "halve_status",
     "level_shapes",

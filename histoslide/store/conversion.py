@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from histoslide.errors import StoreError
-from histoslide.storage.location import Location, is_remote, open_group, storage_errors
+from histoslide.storage.location import Location, as_location, is_remote, open_group, storage_errors
 from histoslide.storage.lock import hold
 from histoslide.storage.writing import refuse_existing, swap_name
 from histoslide.storage.zarr_folder import is_there, put_in_place, remove
@@ -20,7 +20,7 @@ from histoslide.store.target import restore
 
 def convert_heatmap(
     heat: Heatmap,
-    path: Location,
+    path: Location | str,
     *,
     ngff: NgffVersion,
     overwrite: bool = False,
@@ -40,6 +40,7 @@ def convert_heatmap(
         StoreError: the heatmap is incomplete or damaged, ``path`` is something else than a
             heatmap, is the heatmap itself, or cannot be written.
     """
+    path = as_location(path)
     if not heat.complete:
         raise StoreError(f"{heat.path} is incomplete: finish it before it is converted")
     if packed and ngff == "0.4":

@@ -9,7 +9,7 @@ from typing import Any
 
 import zarr
 
-from histoslide.errors import SettingsDifferError, StoreError
+from histoslide.errors import SettingsDifferError, StoreError, reason
 from histoslide.grid.cells import TileGrid
 from histoslide.scoring.lazy import LazyHeatmap
 from histoslide.scoring.record import ModeRecord
@@ -112,7 +112,7 @@ def read_attribute(path: Location) -> dict[str, Any]:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
     except OSError as error:
         if is_remote(path):
-            raise StoreError(f"{path} cannot be read: {error}") from error
+            raise StoreError(f"{path} cannot be read: {reason(error)}") from error
         found = None
     except DAMAGED_METADATA:
         found = None

@@ -20,7 +20,7 @@ from histoslide.errors import BundleError, HistoslideError, StoreError
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
 from histoslide.model import ModelSpec
-from histoslide.storage.location import Location, storage_errors
+from histoslide.storage.location import Location, as_location, storage_errors
 from histoslide.storage.records import from_builtins
 from histoslide.store.arrays import StoreArrays
 from histoslide.store.layout import stored_classes
@@ -125,33 +125,33 @@ class Heatmap:
         Returns:
             float32 with dimensions (y, x), or (class, y, x) for more than two classes; ``y`` and
             ``x`` are µm from the slide's upper left corner, ``status`` (y, x) is a coordinate too.
+            Its ``plot()`` is upright.
 
         Raises:
             HistoslideError: xarray is not installed.
         """
         try:
             # An extra, since Dask imports it wherever it is there: a second more for each command.
-            import xarray as xr  # noqa: PLC0415
+            import xarray  # noqa: F401, PLC0415
         except ImportError as error:
             raise HistoslideError(
                 "to_xarray needs xarray: pip install 'histoslide[xarray]'"
             ) from error
 
+        from histoslide.store.upright import UprightArray  # noqa: PLC0415
+
         um, grid = self.grid.cell_um, self.grid
-        middle = {
-            "units": "µm",
-            "long_name": "from the slide's upper left corner to the cell's middle",
-        }
+        middle = {"units": "µm", "comment": "from the slide's upper left corner to cell middles"}
         coordinates: dict[str, Any] = {
-            "y": ("y", (np.arange(grid.rows) + 0.5) * um, middle),
-            "x": ("x", (np.arange(grid.cols) + 0.5) * um, middle),
+            "y": ("y", (np.arange(grid.rows) + 0.5) * um, middle | {"long_name": "y"}),
+            "x": ("x", (np.arange(grid.cols) + 0.5) * um, middle | {"long_name": "x"}),
             "status": (("y", "x"), self.status),
         }
         dims: tuple[str, ...] = ("y", "x")
         if self.array.ndim == 3:
             dims = ("class", "y", "x")
             coordinates["class"] = list(self.shown_classes)
-        return xr.DataArray(
+        return UprightArray(
             self.array,
             dims=dims,
             coords=coordinates,
@@ -256,7 +256,7 @@ def readable(path: Location) -> Iterator[None]:
 
 
 def open_heatmap(
-    path: Location, *, allow_incomplete: bool = False, allow_damaged: bool = False
+    path: Location | str, *, allow_incomplete: bool = False, allow_damaged: bool = False
 ) -> Heatmap:
     """Open a heat.zarr.
 
@@ -270,6 +270,7 @@ def open_heatmap(
         StoreError: missing, not a heatmap, of an unknown schema version, incomplete, or damaged:
             files are lost, or cells are not those that it counted.
     """
+    path = as_location(path)
     with storage_errors(path):
         record = read_record(path)
     if not record.complete and not allow_incomplete:

@@ -18,7 +18,7 @@ from histoslide.errors import LockedError, StoreError
 from histoslide.grid.status import Status
 from histoslide.scoring.lazy import LazyHeatmap
 from histoslide.scoring.runners import Runner, ThreadRunner
-from histoslide.storage.location import Location, is_remote, storage_errors
+from histoslide.storage.location import Location, as_location, is_remote, storage_errors
 from histoslide.storage.lock import StoreLock, hold, lock_path
 from histoslide.storage.writing import swap_name
 from histoslide.storage.zarr_folder import is_there, put_in_place, remove, write_objects
@@ -39,7 +39,7 @@ from histoslide.tissue.masks import UNREADABLE_OVERVIEW
 
 def store_heatmap(
     lazy: LazyHeatmap,
-    path: Location,
+    path: Location | str,
     *,
     ngff: NgffVersion = "0.5",
     overwrite: bool = False,
@@ -68,6 +68,7 @@ def store_heatmap(
         LockedError: another run is writing it.
         StoreError: ``path`` is something else, or cannot be written (read-only, disk full).
     """
+    path = as_location(path)
     target: Location | None = None
     try:
         with storage_errors(path):

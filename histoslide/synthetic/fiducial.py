@@ -18,7 +18,7 @@ _GOLDEN_STEPS = (0.7548776662466927, 0.5698402909980532)
 
 
 def fiducial_slide(
-    path: Path,
+    path: Path | str,
     *,
     width: int,
     height: int,
@@ -48,6 +48,7 @@ def fiducial_slide(
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
         ValueError: an argument is out of range, or a level would have no pixel.
     """
+    path = Path(path)
     sizes = level_sizes(width, height, downsamples)
     levels = (
         _fiducial_level(size, downsample, width, height)

@@ -30,7 +30,7 @@ class Scene:
 
 
 def scene_slide(
-    path: Path,
+    path: Path | str,
     *,
     width: int,
     height: int,
@@ -45,6 +45,7 @@ def scene_slide(
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
         ValueError: an argument is out of range, or a level would have no pixel.
     """
+    path = Path(path)
     drawn = scene(width, height, mpp=mpp, seed=seed)
     write_slide(path, drawn.pixels, mpp=mpp, downsamples=downsamples, overwrite=overwrite)
     return drawn

@@ -13,7 +13,7 @@ from histoslide.synthetic.pyramid import write_slide
 
 
 def mosaic_slide(
-    path: Path,
+    path: Path | str,
     patches: NDArray[np.uint8],
     *,
     columns: int,
@@ -41,6 +41,7 @@ def mosaic_slide(
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
         ValueError: an argument is out of range.
     """
+    path = Path(path)
     if patches.ndim != 4 or len(patches) == 0 or columns < 1:
         raise ValueError(f"cannot lay patches of shape {patches.shape} in {columns} columns")
     count, height, width, channels = patches.shape

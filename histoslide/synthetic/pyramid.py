@@ -25,7 +25,7 @@ BAND_ROWS = 1024
 
 
 def write_slide(
-    path: Path,
+    path: Path | str,
     level0: NDArray[np.uint8],
     *,
     mpp: float,
@@ -55,6 +55,7 @@ def write_slide(
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
         ValueError: an argument is out of range, or a level would have no pixel.
     """
+    path = Path(path)
     if level0.ndim != 3 or level0.shape[2] != 3 or level0.dtype != np.uint8:
         raise ValueError(
             f"level0 must be (height, width, 3) uint8, not {level0.shape} {level0.dtype}"

@@ -88,7 +88,7 @@ class SlideTiles(IterableDataset[TileBatch]):
 
     def __init__(
         self,
-        slides: Sequence[Location],
+        slides: Sequence[Location | str],
         spec: ModelSpec,
         *,
         batch_size: int = 64,

@@ -151,7 +151,13 @@ def _write(
         TableWriter(file).write([[*columns, writer.column], *rows])
     if samples:
         with whole_file(folder / "contact-sheet.png") as partial:
-            sheet = contact_sheet(samples, label_px=grid.label_px)
+            um = grid.input_px * grid.model_mpp
+            title = (
+                f"{slide.name}\n{len(samples):,} of {len(rows):,} tiles of {grid.input_px} px "
+                f"({um:.0f} µm) at {grid.model_mpp:g} µm/px; slide {grid.slide_mpp.value:.4g} "
+                f"µm/px ({grid.slide_mpp.source}). The box is the part whose tissue decides."
+            )
+            sheet = contact_sheet(samples, label_px=grid.label_px, title=title, mpp=grid.model_mpp)
             Image.fromarray(sheet).save(partial, "PNG")
     return len(rows), unreadable
 

@@ -16,7 +16,7 @@ from histoslide.pipeline.options import DEFAULT_TISSUE, TissueOptions
 from histoslide.scoring.lazy import make_grid, plan_cells
 from histoslide.slide import Slide
 from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
-from histoslide.storage.location import Location
+from histoslide.storage.location import Location, as_location
 from histoslide.tiling.extraction import TileSet, extract_tiles
 from histoslide.tiling.planned import tile_spec
 from histoslide.tiling.record import TileSettings
@@ -24,8 +24,8 @@ from histoslide.tiling.writers import TileFormat
 
 
 def tile_slide(
-    path: Location,
-    out: Path,
+    path: Location | str,
+    out: Path | str,
     *,
     input_px: int,
     label_px: int,
@@ -57,6 +57,8 @@ def tile_slide(
     Raises:
         HistoslideError: the slide, a mask or the output cannot be used.
     """
+    path = as_location(path)
+    out = Path(out)
     spec = tile_spec(input_px=input_px, label_px=label_px, mpp=target_mpp)
     with access.open(path, mpp=mpp) as slide:
         grid = make_grid(slide, spec, stride_px=input_px if stride_px is None else stride_px)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from histoslide.errors import DataError, HistoslideError
+from histoslide.errors import DataError, HistoslideError, reason
 from histoslide.storage.records import from_builtins, from_json, from_toml
 from histoslide.training.recipe import RECIPES, Augmentation, Recipe, Stage
 
@@ -55,7 +55,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
     except (OSError, ValueError) as error:  # a NUL in a name is no OSError
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
     read = from_toml if path.suffix == ".toml" else from_json
     return read(raw, dict[str, Any], source=path, error=DataError)
 

@@ -12,16 +12,21 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from histoslide.datasets import PatchData, PatchFolder
+from histoslide.datasets import PatchData, PatchFolder, Subset
 from histoslide.datasets.division import Duplicates
+from histoslide.datasets.kaggle import KAGGLE_CLASSES
 from histoslide.datasets.scan import OnPatches
 from histoslide.errors import DataError, HistoslideError
+from histoslide.evaluation.patches.gates import DEFAULT_RANGE_PATCHES, measure_fast_paths
 from histoslide.evaluation.patches.history import RateSearch
 from histoslide.machine.processors import usable_processors
-from histoslide.model import pick_device
+from histoslide.model import ModelSpec, pick_device
+from histoslide.model.fast_paths import fast_paths_file, write_fast_paths
+from histoslide.model.openvino_extra import has_openvino
 from histoslide.storage.writing import refuse_existing
 from histoslide.training.callbacks import OnBatch, OnEpoch
 from histoslide.training.checkpoint import FILE_NAME
@@ -44,6 +49,9 @@ from histoslide.training.teachers import Teacher, read_teachers
 from histoslide.training.tensorboard import TensorBoard
 
 logger = logging.getLogger(__name__)
+
+CALIBRATION_PATCHES = 2048
+"""Validation patches, at most, that faster paths are measured on at the end of a run."""
 
 Watch = Callable[[str], AbstractContextManager[OnPatches | None]]
 """Makes what is called while patches are gone through: its name is ``reading`` or ``decoding``."""
@@ -95,6 +103,9 @@ class TrainingRun:
     """Processes that decode; None for all cores but one beside a GPU, else none."""
     seed: int = 42
     """Of weights, order, augmentation and split."""
+    calibrate: bool = True
+    """At the end, measure whether int8 and bf16 are as good, where OpenVINO is installed and there
+    are enough validation patches; see ``histoslide.evaluation.patches.gates``."""
     overwrite: bool = False
     """Replace an existing bundle and folder; an unfinished run of the same settings goes on."""
     recipe_file: str | None = None
@@ -194,6 +205,9 @@ def run_training(
         if board is not None:
             board.embed(model.learner)
         page = _write_results(run, model, data) if is_first() else None
+    if is_first() and run.calibrate:
+        with watch("calibrate") as on_patches:
+            _calibrate(run, model.spec, data, on_patches)
     return FinishedRun(model=model, report=page)
 
 
@@ -214,7 +228,13 @@ def _open(run: TrainingRun, on_patches: OnPatches | None) -> PatchData:
     )
     names = run.class_names
     if names is None:
-        return data
+        if run.tumour is not None or data.classes != ("0", "1"):
+            return data
+        logger.info(
+            "folders 0 and 1 are taken for normal and tumour, as PatchCamelyon has them: "
+            "--class-names calls them otherwise"
+        )
+        names = KAGGLE_CLASSES
     if len(names) != len(data.classes):
         raise DataError(f"--class-names gives {len(names)} names for {list(data.classes)}")
     return dataclasses.replace(data, classes=names)
@@ -279,4 +299,37 @@ def _write_results(run: TrainingRun, model: TrainedModel, data: PatchData) -> Pa
         # The bundle last: while it is missing, the same command goes on from the checkpoint.
         model.save(run.out, half=run.half, overwrite=run.overwrite)
     (run.run_folder / FILE_NAME).unlink(missing_ok=True)  # it has served, and is large
+    fast_paths_file(run.out).unlink(missing_ok=True)  # of the weights that were replaced
     return page
+
+
+def _calibrate(
+    run: TrainingRun, spec: ModelSpec, data: PatchData, on_patches: OnPatches | None
+) -> None:
+    """Measure the model's faster paths on validation patches, where that can be done here.
+
+    A model is finished without them: what stands in the way is said, not raised.
+    """
+    needed = 2 * DEFAULT_RANGE_PATCHES
+    if spec.tumour_class is None or not has_openvino():
+        return
+    if len(data.valid) < needed:
+        logger.info(
+            "int8 and bf16 were not measured, which makes scoring on CPUs several times faster: "
+            "that takes %d validation patches; see histoslide model calibrate",
+            needed,
+        )
+        return
+    order = np.random.default_rng(run.seed).permutation(len(data.valid))
+    some = Subset(data.valid, np.sort(order[:CALIBRATION_PATCHES]))
+    try:
+        paths = measure_fast_paths(
+            run.out,
+            some,
+            data=f"validation patches of {run.patches.root.resolve().name}",
+            class_map=np.arange(len(data.classes)),
+            progress=None if on_patches is None else lambda _, done, all_: on_patches(done, all_),
+        )
+        write_fast_paths(run.out, paths)
+    except HistoslideError as error:
+        logger.warning("int8 and bf16 were not measured: %s", error)

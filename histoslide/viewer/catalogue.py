@@ -124,6 +124,18 @@ class Catalogue:
         return bool(self._folders) or len(self._stores) > 1
 
     @property
+    def first_view(self) -> str:
+        """Where the page begins, after its address: two heatmaps of one slide are compared."""
+        entries = self.entries()
+        if self._folders or len(entries) != 2:
+            return ""
+        one, other = entries
+        mine, its = (self.source(entry.key).heat.record.slide for entry in (one, other))
+        if (mine.quickhash, mine.size_l0) != (its.quickhash, its.size_l0):
+            return ""
+        return f"view#heat={one.key}&with={other.key}"
+
+    @property
     def is_growing(self) -> bool:
         """Whether a folder was given, in which a run may add more."""
         return bool(self._folders)

@@ -10,14 +10,14 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from histoslide.errors import HistoslideError
+from histoslide.errors import HistoslideError, StoreError
 from histoslide.lesions import Lesion, LesionSettings, find_lesions, lesion_row
 from histoslide.pipeline.result import SlideResult
 from histoslide.render import COLOUR_MAP, blend, slide_picture
 from histoslide.review import focus_id, polygons_of
 from histoslide.slide import Slide
 from histoslide.storage.records import ABSENT, Absent
-from histoslide.store import Heatmap, level_shapes
+from histoslide.store import Heatmap, doubts_of, level_shapes
 from histoslide.viewer.catalogue import Catalogue, Entry
 from histoslide.viewer.cells import TILE_CELLS
 from histoslide.viewer.deepzoom import DeepZoom
@@ -96,6 +96,9 @@ def _row(
     return dataclasses.replace(
         row,
         highest=result.highest,
+        longest_um=result.largest_lesion_um,
+        longest_class=result.largest_lesion_class,
+        slide_score=result.slide_score,
         positive=result.positive,
         threshold=result.threshold,
         warnings=result.warnings,
@@ -133,12 +136,20 @@ def describe_heatmap(
         ),
         tissue_share=record.mask.tissue_share,
         counts=record.counts,
-        warnings=record.mask.warnings,
+        warnings=_doubts(heat),
         threshold=LesionSettings().extend_probability,
         state=state,
         comparable=_comparable(catalogue, key, heat),
         review=None if reviews is None else reviews.name(heat),
     )
+
+
+def _doubts(heat: Heatmap) -> tuple[str, ...]:
+    """What speaks against a heatmap, as far as it can be read."""
+    try:
+        return doubts_of(heat)
+    except StoreError:  # its damage is told by its cells
+        return heat.record.mask.warnings
 
 
 def _describe_slide(catalogue: Catalogue, key: str, heat: Heatmap) -> SlideMessage:

@@ -37,6 +37,12 @@ class HeatmapRow:
     """Cells that could not be read, likewise."""
     warnings: tuple[str, ...] | Absent = ABSENT
     """What to know before trusting it."""
+    longest_um: float | Absent | None = ABSENT
+    """Longest diameter of the longest focus, or None where there is none."""
+    longest_class: str | Absent | None = ABSENT
+    """What it is called by that, likewise."""
+    slide_score: float | Absent | None = ABSENT
+    """Highest probability that a group of cells reaches in common."""
     positive: int | Absent | None = ABSENT
     """Cells at or above the threshold; of heatmaps whose run is recorded."""
     threshold: float | Absent | None = ABSENT

@@ -82,7 +82,7 @@ def serve(
                 f"port {options.port} cannot be used: {error.strerror}; choose another --port"
             ) from error
         listener.listen()  # from here on a browser may connect; it is answered as soon as we run
-        url = f"http://{HOST}:{listener.getsockname()[1]}/{token}/"
+        url = f"http://{HOST}:{listener.getsockname()[1]}/{token}/{catalogue.first_view}"
         config = uvicorn.Config(
             create_app(catalogue, token=token, reviews=reviews),
             log_level="warning",

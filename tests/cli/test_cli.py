@@ -181,9 +181,49 @@ def test_no_tissue_is_a_result(
     path = write_slide(tmp_path / "glass.tif", glass, mpp=0.972)
     assert score(path, tmp_path / "h.zarr", small_bundle) == 0
     captured = capsys.readouterr()
-    assert "no tissue found" in captured.err
-    assert "0 of 361 cells scored: no tissue" in captured.out
+    assert "nothing was scored: no tissue found" in captured.err
+    assert "glass.tif: nothing was scored: no tissue" in captured.out
     assert (open_heatmap(tmp_path / "h.zarr").status == Status.BACKGROUND).all()
+
+
+def test_what_is_no_slide_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing.safetensors"  # which loading would complain of
+    for name, content, said in (
+        ("a.svs", b"\x89PNG\r\n", "is a PNG picture, not a slide"),
+        ("b.tif", b"SUkqAAgAAAA\n", "is text, not a slide"),
+        ("c.svs", b"", "is empty"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert score(path, tmp_path / "h.zarr", missing) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_cohort_ends_with_a_line_of_totals(
+    slide: Path,
+    no_mpp: Path,
+    small_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "cases" / "one"
+    folder.mkdir(parents=True)
+    (folder / "a.tif").symlink_to(slide)
+    (folder / "c.tif").symlink_to(no_mpp)
+    code = score(tmp_path / "cases", tmp_path / "out", small_bundle, "--tissue", "none")
+    assert code == 3
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("1 of 2 slides scored, 1 failed: ")
+
+
+def test_info_says_what_cannot_be_scored(slide: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(slide), "--mpp", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "unusable    the model that ships cannot score it: the slide's 3 µm/px (--mpp)" in out
+    assert main(["info", str(slide), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["unusable"] is None
 
 
 def test_a_folder_of_slides_tries_each(

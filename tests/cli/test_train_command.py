@@ -429,6 +429,18 @@ def test_options_change_the_recipe(tmp_path: Path) -> None:
         assert not chosen.imagenet
         assert [stage.trainable_groups for stage in chosen.stages] == groups
     assert len(choose_recipe(parse("--freeze-epochs", "0")).stages) == 1
+    assert not choose_recipe(parse("--pretrained", "shipped")).imagenet
+
+
+@pytest.mark.parametrize(
+    ("epochs", "shares"),
+    [(1, [1]), (3, [1, 1, 1]), (15, [4, 3, 4, 4]), (30, [8, 6, 8, 8]), (16, [4, 3, 4, 5])],
+)
+def test_epochs_are_divided_among_the_stages_of_a_recipe(epochs: int, shares: list[int]) -> None:
+    recipe = choose_recipe(parse("--recipe", "from-scratch", "--epochs", str(epochs)))
+    assert sum(shares) == epochs
+    assert [stage.epochs for stage in recipe.stages] == shares
+    assert recipe.stages[-1].crop_px is None, "the last stage sees whole patches"
 
 
 def test_size_is_that_of_every_stage(tmp_path: Path) -> None:
@@ -446,7 +458,9 @@ def test_size_is_that_of_every_stage(tmp_path: Path) -> None:
         (["--recipe", "nothing"], "there is no recipe 'nothing'"),
         (["--lr", "fast"], "--lr fast is neither a positive number nor find"),
         (["--lr", "-1"], "--lr -1 is neither a positive number nor find"),
-        (["--recipe", "from-scratch", "--epochs", "3"], "give the stages in a .toml file"),
+        (["--recipe", "from-scratch", "--freeze-epochs", "3"], "no stage that --freeze-epochs"),
+        (["--freeze-epochs", "-1"], "--freeze-epochs must be at least 0, not -1"),
+        (["--arch", "resnet18", "--pretrained", "shipped"], "no model that ships is a resnet18"),
         (["--epochs", "0"], "epochs must be at least 1, not 0"),
         (["--class-weights", "heavy"], "neither none, balanced, nor numbers"),
         (["--batch-size", "1"], "batch_size must be at least 2, not 1"),
@@ -460,7 +474,7 @@ def test_size_is_that_of_every_stage(tmp_path: Path) -> None:
         (["--size", "0"], "network_px must be at least 1, not 0"),
         (["--label-size", "97"], "label_px must be 1 to 96, the side of the patches, not 97"),
         (["--class-names", "a"], "gives 1 names"),
-        (["--pretrained", "nothing.safetensors"], "does not exist: pass imagenet, none, a"),
+        (["--pretrained", "nothing.safetensors"], "does not exist: pass imagenet, shipped"),
         (["--pretrained", "x.pkl"], "pass --trust-pickle"),
         (["--pretrained", "imagenet"], "ImageNet weights"),
     ],

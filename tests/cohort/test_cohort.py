@@ -19,6 +19,7 @@ from histoslide_cli.main import main
 from histoslide_cli.outcomes import exit_code
 from histoslide_cli.score import outcome
 from models import colour_model
+from PIL import Image
 
 import histoslide.cohort.records as cohort_module
 import histoslide.cohort.run as cohort_run_module
@@ -49,7 +50,7 @@ from histoslide.slide.access import SlideAccess
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.storage.location import parse_location
 from histoslide.store import open_heatmap
-from histoslide.synthetic import fiducial_slide
+from histoslide.synthetic import fiducial_slide, write_slide
 
 EVERYTHING = TissueOptions(method="none", threshold=0)
 
@@ -353,6 +354,34 @@ def test_a_list_names_slides_resolutions_and_outputs(tmp_path: Path) -> None:
     assert [job.heatmap for job in name_outputs(found)] == outputs
     with pytest.raises(HistoslideError, match=r"would both be written to left\.zarr"):
         name_outputs([*found, SlideJob(path=Path("left.svs"))])
+
+
+def test_a_list_gives_each_slide_its_mask_and_region(tmp_path: Path) -> None:
+    """As masks of another program come: one file a slide."""
+    pixels = np.full((640, 960, 3), 200, dtype=np.uint8)
+    for name in ("a", "b"):
+        write_slide(tmp_path / f"{name}.tif", pixels, mpp=0.972)
+    left = np.zeros((20, 30), dtype=np.uint8)
+    left[:, :15] = 255
+    Image.fromarray(left).save(tmp_path / "a_mask.png")
+    ring = [[0, 0], [960, 0], [960, 320], [0, 320], [0, 0]]
+    region = {"type": "Polygon", "coordinates": [ring]}
+    (tmp_path / "b.geojson").write_text(json.dumps(region))
+    table = tmp_path / "list.csv"
+    table.write_text("slide,mask,roi\na.tif,a_mask.png,\nb.tif,,b.geojson\n")
+    options = ScoreOptions(
+        tissue=TissueOptions(method="none", threshold=0.5), overlay=False, lesions=None,
+        access=SlideAccess(isolate=False),
+    )  # fmt: skip
+    score_slides([str(table)], str(tmp_path / "out"), colour_model(), options)
+    a, b = (open_heatmap(str(tmp_path / "out" / f"{name}.zarr")) for name in ("a", "b"))
+    scored = [heat.status == Status.SCORED for heat in (a, b)]
+    np.testing.assert_array_equal(scored[0], np.full((20, 1), True) & (np.arange(30) < 15))
+    assert (a.record.mask.method, a.record.mask.roi) == ("file", None)
+    assert a.record.mask.settings == {"file": "a_mask.png"}
+    np.testing.assert_array_equal(scored[1], np.arange(20)[:, None] < np.full(30, 10))
+    assert b.record.mask.method == "none"
+    assert b.record.mask.roi == {"file": "b.geojson"}
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_variants_are_told_and_nonsense_is_refused() -> None:
     assert len(list(changed.variants())) == 6
     for wrong in ({"grow_um": -1}, {"mask_um": 0}, {"at": ()}, {"at": (0.0,)}, {"assumed_mpp": 0}):
         with pytest.raises(HistoslideError, match="not"):
-            FrocRules(**wrong)  # type: ignore[arg-type]
+            FrocRules(**wrong)
 
 
 def test_foreign_detections(tmp_path: Path) -> None:

@@ -256,6 +256,20 @@ def test_a_wrong_table_is_one_line(tmp_path: Path, rows: list[str], said: str) -
         cases_of([tmp_path / "heat" / "a.zarr"], read_reference(path))
 
 
+def test_the_table_of_tile_is_one(cohort: Path) -> None:
+    rows = [
+        "slide,mpp,patient,annotations,exhaustive,part",
+        "slides/a.tif,0.25,A,drawn/a.geojson,no,train",
+        "slides/c.tif,0.25,B,none,,valid",
+    ]
+    known = read_reference(table(cohort / "slides.csv", rows))
+    paths = [cohort / "heat" / "a.zarr", cohort / "heat" / "c.zarr"]
+    a, c = judge_cohort(paths, known, JudgeOptions(), workers=1).slides
+    assert (a.tumour, a.not_judged) == (True, "not all of its tumour is annotated")
+    assert (c.tumour, c.not_judged) == (False, "")
+    assert len(a.lesions) == 2  # told all the same
+
+
 def test_what_contradicts_itself_fails_for_its_slide_alone(cohort: Path) -> None:
     rows = ["slide,label,annotation", "a.tif,0,drawn", "b.tif,1,drawn", "c.tif,0,", "d.tif,0,"]
     known = read_reference(table(cohort / "ref.csv", rows))
@@ -350,7 +364,13 @@ def run(*words: object) -> int:
 
 def test_the_command_writes_a_report(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = cohort / "out"
-    judge_it = ("evaluate", "slides", cohort / "heat", "--reference", cohort / "drawn")
+    judge_it: tuple[object, ...] = (
+        "evaluate",
+        "slides",
+        cohort / "heat",
+        "--reference",
+        cohort / "drawn",
+    )
     judge_it += ("--others-negative", "--workers", 1)
     assert run(*judge_it, "--out", out, "--port", 9000, "--token", "word") == 0
     said = capsys.readouterr().out
@@ -366,7 +386,7 @@ def test_the_command_writes_a_report(cohort: Path, capsys: pytest.CaptureFixture
     assert "too few to be resampled" in page
     assert "as CAMELYON16" in page
     assert 'src="http' not in page
-    rows = list(csv.DictReader((out / "lesions.csv").open()))
+    rows = list(csv.DictReader((out / "lesions.csv").read_text().splitlines()))
     assert [row["found"] for row in rows] == ["True", "False", "True", "True"]
     assert json.loads((out / "figures.json").read_text())["lesions"]["found"] == 2
     assert run(*judge_it, "--out", out) == 2  # never over an earlier one unasked
@@ -378,7 +398,13 @@ def test_the_command_writes_a_report(cohort: Path, capsys: pytest.CaptureFixture
 
 def test_chosen_settings_go_round(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = cohort / "choice"
-    judge_it = ("evaluate", "slides", cohort / "heat", "--reference", cohort / "drawn")
+    judge_it: tuple[object, ...] = (
+        "evaluate",
+        "slides",
+        cohort / "heat",
+        "--reference",
+        cohort / "drawn",
+    )
     judge_it += ("--others-negative", "--workers", 1)
     assert run(*judge_it, "--choose", "froc", "--gap", 50, "--smooth", 0, "--out", out) == 0
     file = out / "lesion-settings.json"
@@ -408,7 +434,13 @@ def test_foreign_detections_are_judged_beside(
     for name in "abcd":
         (found / f"{name}.csv").write_text("")
     (found / "a.csv").write_text(f"0.7,{20 * CELL_L0},{50 * CELL_L0}\n0.5,1,1\n")
-    judge_it = ("evaluate", "slides", cohort / "heat", "--reference", cohort / "drawn")
+    judge_it: tuple[object, ...] = (
+        "evaluate",
+        "slides",
+        cohort / "heat",
+        "--reference",
+        cohort / "drawn",
+    )
     judge_it += ("--others-negative", "--workers", 1, "--detections", found)
     assert run(*judge_it, "--json") == 0
     figures = json.loads(capsys.readouterr().out)
@@ -437,7 +469,13 @@ def test_foreign_detections_are_judged_beside(
 def test_a_wrong_option_is_one_line(
     cohort: Path, capsys: pytest.CaptureFixture[str], words: tuple[object, ...], said: str
 ) -> None:
-    judge_it = ("evaluate", "slides", cohort / "heat", "--reference", cohort / "drawn")
+    judge_it: tuple[object, ...] = (
+        "evaluate",
+        "slides",
+        cohort / "heat",
+        "--reference",
+        cohort / "drawn",
+    )
     assert run(*judge_it, "--others-negative", "--workers", 1, *words) == 2
     error = capsys.readouterr().err
     assert said in error

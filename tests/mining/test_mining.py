@@ -369,7 +369,13 @@ def test_features_are_what_the_last_layer_is_given(tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = build_network("resnet18", 2).eval()
     spec = ModelSpec(
-        name="small", architecture="resnet18", classes=("normal", "tumour"), tumour_class="tumour"
+        name="small",
+        architecture="resnet18",
+        classes=("normal", "tumour"),
+        tumour_class="tumour",
+        input_px=96,
+        label_px=32,
+        mpp=0.972,
     )
     save_bundle(tmp_path / "m.safetensors", spec, network.state_dict())
     tiles = np.random.default_rng(1).integers(0, 255, (5, 96, 96, 3), dtype=np.uint8)

@@ -129,7 +129,8 @@ def test_weights_that_cannot_be_fetched(
     assert "resnet18" in message
     assert str(failure) in message
     assert f"{hub}" in message
-    assert "--pretrained none" in message
+    assert "download.pytorch.org/models/resnet18-" in message
+    assert "--pretrained shipped or none" in message
 
 
 def test_weights_that_are_there_are_used_without_the_network(

@@ -27,6 +27,9 @@ SPEC = ModelSpec(
     tumour_class="tumour",
     temperature=1.25,
     training={"seed": 3, "epochs": [{"auc": 0.5}]},
+    input_px=96,
+    label_px=32,
+    mpp=0.972,
 )
 
 

@@ -49,6 +49,8 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tumour_class="tumour",
         input_px=64,
         network_px=64,
+        label_px=32,
+        mpp=0.972,
     )
     path = tmp_path / "small.safetensors"
     save_bundle(path, spec, build_network("tiny", 2).state_dict())

@@ -64,6 +64,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, patches: NDArray[np.uint8])
         architecture="resnet18",
         classes=("normal", "tumour"),
         tumour_class="tumour",
+        input_px=96,
+        label_px=32,
+        mpp=0.972,
     )
     path = tmp_path_factory.mktemp("bundle") / "steep.safetensors"
     save_bundle(path, spec, network.state_dict())

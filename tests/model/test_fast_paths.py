@@ -51,6 +51,8 @@ SPEC = ModelSpec(
     tumour_class="tumour",
     input_px=64,
     network_px=64,
+    label_px=32,
+    mpp=0.972,
 )
 needs_openvino = pytest.mark.skipif(not has_openvino(), reason="the extra openvino is missing")
 

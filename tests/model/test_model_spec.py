@@ -19,6 +19,9 @@ def make_spec(**changes: Any) -> ModelSpec:
         "architecture": "resnet18",
         "classes": ("normal", "tumour"),
         "tumour_class": "tumour",
+        "input_px": PCAM_INPUT_PX,
+        "label_px": PCAM_LABEL_PX,
+        "mpp": PCAM_MPP,
     }
     return ModelSpec(**(fields | changes))
 
@@ -64,11 +67,22 @@ def test_the_limits_themselves_are_allowed() -> None:
     assert make_spec(label_px=1).label_px == 1
 
 
-def test_defaults_are_those_of_patchcamelyon() -> None:
-    spec = make_spec()
-    assert (spec.input_px, spec.label_px, spec.mpp) == (PCAM_INPUT_PX, PCAM_LABEL_PX, PCAM_MPP)
-    assert (PCAM_INPUT_PX, PCAM_LABEL_PX, PCAM_MPP) == (96, 32, 0.972)
+@pytest.mark.parametrize("name", ["input_px", "label_px", "mpp"])
+def test_of_tile_and_resolution_nothing_is_guessed(name: str) -> None:
+    fields = dataclasses.asdict(make_spec())
+    del fields[name]
+    with pytest.raises(TypeError, match=name):
+        ModelSpec(**fields)
+    text = json.dumps(fields | {"spec_version": SPEC_VERSION})
+    with pytest.raises(BundleError, match=name):
+        ModelSpec.from_json(text)
+
+
+def test_defaults() -> None:
+    spec = make_spec(input_px=224)
+    assert spec.network_px == 224, "not resized"
     assert spec.temperature == 1
+    assert (PCAM_INPUT_PX, PCAM_LABEL_PX, PCAM_MPP) == (96, 32, 0.972)
 
 
 def test_tumour_index() -> None:

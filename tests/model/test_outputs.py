@@ -30,7 +30,13 @@ from histoslide.synthetic import fiducial_slide
 from histoslide.tissue.masks import METHODS, find_tissue
 
 SPEC = ModelSpec(
-    name="some", architecture="none", classes=("normal", "tumour"), tumour_class="tumour"
+    name="some",
+    architecture="none",
+    classes=("normal", "tumour"),
+    tumour_class="tumour",
+    input_px=96,
+    label_px=32,
+    mpp=0.972,
 )
 
 
@@ -69,6 +75,7 @@ def lay_out(slide: FakeSlide, model: Model, **options: Any) -> LazyHeatmap:
         (Outputs(3), "has 3 outputs where its spec names 2 classes (normal, tumour)"),
         (Outputs(), "has outputs of shape"),
         (Outputs(2, 1, 1), "has outputs of shape"),
+        (nn.Linear(7, 2), "the network fails on"),
         (Pair(), "the network puts out a tuple, not one tensor of logits"),
     ],
 )
@@ -81,6 +88,23 @@ def test_outputs_that_are_not_the_classes_are_refused(
         store_heatmap(lazy, tmp_path / "h.zarr")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Probabilities(nn.Module):
+    def forward(self, tiles: Tensor) -> Tensor:
+        share = tiles.mean(dim=(1, 2, 3)).sigmoid()
+        return torch.stack([1 - share, share], dim=1)
+
+
+def test_probabilities_for_logits_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    tiles = np.full((8, 3, 96, 96), 120, np.uint8)
+    model = Model(SPEC, Probabilities(), sha256="0")
+    for _ in range(2):
+        model.probabilities(tiles)
+    assert ["seems to give probabilities" in message for message in caplog.messages] == [True]
+    caplog.clear()
+    Model(SPEC, Outputs(2), sha256="0").probabilities(tiles)
+    assert not caplog.messages
 
 
 def test_outputs_that_are_the_classes_are_taken(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ SPEC = ModelSpec(
     tumour_class="tumour",
     input_px=48,
     network_px=48,
+    label_px=32,
+    mpp=0.972,
 )
 
 

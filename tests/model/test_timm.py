@@ -45,6 +45,8 @@ def spec_of(architecture: str, side_px: int = 64) -> ModelSpec:
         network_px=side_px,
         mean=mean,
         std=std,
+        label_px=32,
+        mpp=0.972,
     )
 
 

@@ -37,6 +37,7 @@ SPEC = ModelSpec(
     std=(0.3, 0.2, 0.1),
     temperature=1.7,
     licence="CC0",
+    label_px=32,
 )
 
 RESIZED = 0.1

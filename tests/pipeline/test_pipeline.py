@@ -46,6 +46,7 @@ from histoslide.slide import OpenSlideSlide, TiffSlide
 from histoslide.slide.access import SlideAccess
 from histoslide.store import BlockTarget, open_heatmap
 from histoslide.synthetic import fiducial_slide, write_slide
+from histoslide.tissue.ruler import WINDOWS
 
 EVERYTHING = TissueOptions(method="none", threshold=0)
 IN_PROCESS = SlideAccess(isolate=False)
@@ -92,7 +93,7 @@ def test_a_slide_that_vanishes_midway_can_be_finished_later(
     out = tmp_path / "h.zarr"
     options = ScoreOptions(tissue=EVERYTHING, overlay=False, stride_px=8, access=IN_PROCESS)
     with monkeypatch.context() as patch:
-        fail_reads(patch, SlideOpenError("a.tif does not exist"), after=4)
+        fail_reads(patch, SlideOpenError("a.tif does not exist"), after=WINDOWS + 4)
         with pytest.raises(SlideOpenError):
             score_slide(slide, out, colour_model(), options)
     status = open_heatmap(out, allow_incomplete=True).status
@@ -231,9 +232,18 @@ def test_a_second_run_keeps_the_records_of_the_first(slide: Path, tmp_path: Path
 def test_names_of_outputs() -> None:
     paths = [Path("x/a.svs"), Path("x/b.svs"), Path("x/b.tif")]
     assert list(output_names(paths).values()) == ["a.zarr", "b.svs.zarr", "b.tif.zarr"]
-    for clash in (["x/a.svs", "y/a.svs"], ["a.svs", "a.tif", "a.svs.tif"]):
-        with pytest.raises(HistoslideError, match="would both be written to"):
-            output_names([Path(name) for name in clash])
+    with pytest.raises(HistoslideError, match="would both be written to"):
+        output_names([Path(name) for name in ["a.svs", "a.tif", "a.svs.tif"]])
+
+
+def test_slides_of_one_name_are_told_apart_by_their_folders() -> None:
+    paths = [Path(name) for name in ("x/1/a.svs", "x/2/a.svs", "y/1/a.svs", "y/1/b.svs")]
+    assert list(output_names(paths).values()) == [
+        "x-1-a.zarr", "2-a.zarr", "y-1-a.zarr", "b.zarr",
+    ]  # fmt: skip
+    kinds = [Path(name) for name in ("x/a.svs", "y/a.svs", "y/a.tif")]
+    assert list(output_names(kinds).values()) == ["x-a.svs.zarr", "y-a.svs.zarr", "a.tif.zarr"]
+    assert output_names([Path("/a.svs"), Path("/a.svs")]) == {Path("/a.svs"): "a.zarr"}
 
 
 def test_records_survive_their_file(tmp_path: Path) -> None:
@@ -243,6 +253,19 @@ def test_records_survive_their_file(tmp_path: Path) -> None:
     ]
     write_run(tmp_path, "model", results, total=2)
     assert read_run(tmp_path) == results
+
+
+def test_the_summary_tells_resolution_and_warnings(tmp_path: Path) -> None:
+    done = SlideResult(
+        slide="a", state="done", mpp=0.25, mpp_source="--mpp", warnings=("faint", "off by three")
+    )
+    write_run(tmp_path, "model", [done, SlideResult(slide="b", state="failed", error="e")], total=2)
+    with (tmp_path / "summary.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert (first["mpp"], first["mpp_source"]) == ("0.25", "'--mpp")
+    # A spreadsheet shall not take it for a formula.
+    assert first["warnings"] == "faint; off by three"
+    assert second["mpp"] == second["warnings"] == ""
 
 
 def test_the_overlay_follows_its_threshold_and_spares_others_pictures(

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
@@ -46,6 +48,16 @@ def test_xarray_places_are_micrometres(heat: Heatmap) -> None:
     assert float(cell) == heat.probability()[17, 23]
     assert (float(cell.x), float(cell.y)) == pytest.approx((place["x"], place["y"]))
     assert int(array.status[0, 0]) == Status.BACKGROUND
+
+
+def test_xarray_draws_the_first_row_on_top(heat: Heatmap) -> None:
+    mpl.use("Agg")
+    drawn = heat.to_xarray().plot()
+    bottom, top = drawn.axes.get_ylim()
+    assert bottom > top
+    assert (drawn.axes.get_xlabel(), drawn.axes.get_ylabel()) == ("x [µm]", "y [µm]")
+    assert drawn.colorbar.ax.get_ylabel() == "P(tumour)"
+    plt.close("all")
 
 
 def test_xarray_of_more_classes(tmp_path: Path) -> None:

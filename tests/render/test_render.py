@@ -13,8 +13,10 @@ from heatmaps import stored_heatmap
 from hypothesis import given
 from hypothesis import strategies as st
 from models import colour_model
+from numpy.typing import NDArray
 from PIL import Image
 
+from histoslide import look
 from histoslide.errors import OutputExistsError, StoreError
 from histoslide.geometry import Mpp, Size
 from histoslide.grid.cells import TileGrid
@@ -115,6 +117,24 @@ def test_unreadable_cells_are_hatched_and_said(slide: OpenSlideSlide, heat: Heat
     assert red[plain.top + 64 : plain.top + 128, plain.left + 320 : plain.left + 416].any()
 
 
+def test_warnings_stand_under_the_slide(slide: OpenSlideSlide, heat: Heatmap) -> None:
+    plain = draw_overlay(heat, slide, longest_px=480)
+    mask = replace(heat.record.mask, warnings=("this does not look like H&E",))
+    doubted = replace(heat, record=replace(heat.record, mask=mask))
+    warned = draw_overlay(doubted, slide, longest_px=480)
+    below = plain.top + plain.slide_size.height
+    # Lines fall between pixels otherwise in a taller figure.
+    np.testing.assert_allclose(warned.image[:below].astype(int), plain.image[:below], atol=4)
+
+    def red(image: NDArray[np.uint8]) -> int:
+        foot = image[below:].astype(int)
+        return int((foot[..., 0] - foot[..., 1] > 60).sum())
+
+    assert red(plain.image) == 0
+    assert red(warned.image) > 100
+    assert (plain.image[below:] < 160).any(), "resolution and notice"
+
+
 def test_another_slide_is_refused(tmp_path: Path, heat: Heatmap) -> None:
     other = open_slide(fiducial_slide(tmp_path / "other.tif", width=961, height=640, mpp=0.972))
     with pytest.raises(StoreError, match=r"other\.tif is not the slide"):
@@ -152,8 +172,15 @@ def test_contact_sheet_shows_tiles_with_their_box() -> None:
     sheet = contact_sheet(tiles, label_px=32, columns=2)
     assert sheet.shape == (2 * 100 + 4, 2 * 100 + 4, 3)
     np.testing.assert_array_equal(sheet[4 + 32 : 4 + 64, 4 + 32 : 4 + 64], 10)  # footprint is clean
-    assert tuple(sheet[4 + 31, 4 + 48]) == (255, 230, 0)
+    assert tuple(sheet[4 + 31, 4 + 48]) == look.FOOTPRINT
+    assert tuple(sheet[4 + 30, 4 + 48]) == look.RIM
     assert tuple(sheet[104 + 50, 4 + 4]) == (110, 110, 110)
+    told = contact_sheet(tiles, label_px=32, columns=2, title="a.svs\n3 of 9 tiles", mpp=0.5)
+    head = 2 * 18 + 4
+    np.testing.assert_array_equal(told[head : head + len(sheet)], sheet)
+    assert (told[:head] < 100).any(), "a title"
+    bar = (told[head + len(sheet) :] == 0).all(axis=2)
+    assert bar[:, :50].sum(axis=1).max() == 41, "20 µm, ends included"
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet([], label_px=32)
 

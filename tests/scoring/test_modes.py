@@ -34,6 +34,8 @@ SPEC = ModelSpec(
     mpp=0.972,
     mean=(0, 0, 0),
     std=(1, 1, 1),
+    input_px=96,
+    label_px=32,
 )
 DENSE, CASCADE = ScoreMode(mode="dense"), ScoreMode(mode="cascade", cascade_threshold=0.5)
 

@@ -36,7 +36,7 @@ from histoslide.slide import (
 )
 from histoslide.slide.alignment import aligned_start
 from histoslide.slide.tiff.salvaged import SalvagedTiff
-from histoslide.synthetic import write_slide
+from histoslide.synthetic import fiducial_slide, write_slide
 
 TILE = 256
 
@@ -119,6 +119,19 @@ def test_a_given_resolution_replaces_the_recorded_one(path: Path) -> None:
     assert open_slide(path, mpp=given_mpp).mpp == given_mpp
 
 
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize(("factor", "said"), [(0.95, 0), (1.0, 0), (1.2, 1), (0.5, 1)])
+def test_what_overrules_the_slide_is_said(
+    tmp_path: Path, factor: float, said: int, own: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = fiducial_slide(tmp_path / "a.tif", width=300, height=200, mpp=0.25)
+    given_mpp = Mpp(value=0.25 * factor, source="--mpp")
+    slide = open_slide(path, mpp=given_mpp, reader="auto" if own else "openslide")
+    assert slide.mpp == given_mpp
+    assert ["overrules the 0.25 µm/px that" in it for it in slide.facts.warnings] == [True] * said
+    assert caplog.text.count("overrules") == said
+
+
 def test_x_and_y_may_differ_by_one_percent(tmp_path: Path) -> None:
     near = write_tiff(tmp_path / "n.tif", [position_pixels(300, 200)], per_cm=(20000, 20180))
     mpp = open_slide(near).mpp
@@ -155,9 +168,11 @@ def test_implausible_resolutions_are_warned_about(
 ) -> None:
     caplog.set_level(logging.WARNING)
     assert open_slide(path, mpp=Mpp(value=mpp, source="--mpp")).mpp is not None
-    assert [f"slide.tif: {mpp:g} µm/px (--mpp) is implausible" in m for m in caplog.messages] == (
-        [True] if warned else []
-    )
+    said = [
+        it for it in caplog.messages if f"slide.tif: {mpp:g} µm/px (--mpp) is implausible" in it
+    ]
+    assert len(said) == warned
+    assert not any("pass --mpp" in it for it in said), "it was passed"
 
 
 def write_csv(tmp_path: Path, content: bytes) -> Path:
@@ -584,6 +599,26 @@ def test_folders_are_searched_by_ending_and_files_are_taken_as_they_are(tmp_path
     (folder / "a.tif").mkdir()  # called like a slide
     odd = tmp_path / "odd.name"
     assert find_slides([odd, folder]) == [odd, *(folder / n for n in ("A.TIF", "b.svs", "c.ndpi"))]
+
+
+def test_folders_below_are_searched_where_asked_or_where_a_folder_holds_no_slide(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    nested = ["case 1/a.svs", "case 2/scans/a.svs"]
+    hidden = ["case 1/.trash/b.svs", "case 2/heat.zarr/c.tif"]
+    for name in nested + hidden:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [tmp_path / name for name in nested]
+    assert find_slides([tmp_path]) == found
+    assert caplog.messages == [f"{tmp_path}: its 2 slides lie in folders below"]
+    with pytest.raises(SlideOpenError, match="is a folder without slides"):
+        find_slides([tmp_path], recursive=False)
+    own = tmp_path / "z.svs"
+    own.touch()
+    assert find_slides([tmp_path]) == [own], "what lies deeper may be masks"
+    assert find_slides([str(tmp_path)], recursive=True) == [own, *found]
 
 
 def test_a_dicom_series_in_a_folder_is_one_slide(tmp_path: Path) -> None:

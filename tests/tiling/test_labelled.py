@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -514,3 +516,12 @@ def test_classes_may_be_told(slides: Path, tmp_path: Path) -> None:
     told = replace(ALL, classes=ClassMap.parse("Tumor=normal"))
     planned = plan_patches(LabelledSlide(path=slides / "a.tif"), tmp_path, told)
     assert planned.counts[TUMOUR] == 0
+
+
+def test_patches_are_cut_without_torch(slides: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from histoslide_cli.main import main; "
+        "code = main(sys.argv[1:]); sys.exit(code or 'torch' in sys.modules)"
+    )
+    words = ["tile", slides / "a.tif", "--annotations", slides / "drawn", "--out", tmp_path / "d"]
+    subprocess.run([sys.executable, "-c", script, *map(str, words), "--quiet"], check=True)

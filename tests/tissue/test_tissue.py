@@ -322,7 +322,7 @@ def test_a_mask_from_geojson(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     elsewhere = [[x + 800, y] for x, y in ring]
     path.write_text(json.dumps({"type": "Polygon", "coordinates": [elsewhere]}))
     assert not read_mask(path, slide).mask.any()
-    assert caplog.messages == ["roi.geojson marks nothing on fake"]
+    assert "roi.geojson marks nothing on fake" in caplog.messages[0]
     path.write_text("{}")
     with pytest.raises(MaskError, match=r"roi\.geojson is not valid GeoJSON"):
         read_mask(path, slide)

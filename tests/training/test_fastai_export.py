@@ -212,6 +212,7 @@ SPEC = ModelSpec(
     mean=(0, 0, 0),
     std=(1, 1, 1),
     training={"seed": 7},
+    mpp=0.972,
 )
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import histoslide.training.run as run_module
 from histoslide.datasets import PatchFolder
 from histoslide.errors import DataError, HistoslideError, OutputExistsError
 from histoslide.model import read_spec
@@ -67,6 +69,18 @@ def test_a_run_from_python_leaves_what_the_command_leaves(tmp_path: Path) -> Non
     assert not (tmp_path / "m.run" / "checkpoint.pt").exists()
     with pytest.raises(OutputExistsError, match=r"m\.safetensors"):
         run_training(run)
+
+
+def test_folders_0_and_1_are_normal_and_tumour(tmp_path: Path) -> None:
+    patches = PatchFolder(root=write_patches(tmp_path / "patches"), patch_px=32)
+
+    def classes(**options: Any) -> tuple[str, ...]:
+        run = TrainingRun(patches=patches, recipe=RECIPE, out=tmp_path / "m.safetensors", **options)
+        return run_module._open(run, None).classes
+
+    assert classes() == ("normal", "tumour")
+    assert classes(class_names=("stroma", "gland")) == ("stroma", "gland")
+    assert classes(tumour="0") == ("0", "1"), "somebody means something else by them"
 
 
 def test_what_a_run_cannot_do_is_said_first(tmp_path: Path) -> None:

@@ -102,7 +102,13 @@ class Echo(nn.Module):
 
 def teacher(network: nn.Module, **changes: object) -> Teacher:
     spec = ModelSpec(
-        name="t", architecture="tiny", classes=DATA.classes, input_px=40, network_px=40
+        name="t",
+        architecture="tiny",
+        classes=DATA.classes,
+        input_px=40,
+        network_px=40,
+        label_px=32,
+        mpp=0.972,
     )
     spec = dataclasses.replace(spec, **changes)  # type: ignore[arg-type]
     return Teacher(file="t.safetensors", sha256="", spec=spec, network=network)

@@ -434,6 +434,7 @@ def test_validation_patches_are_prepared_as_the_model_does(name: str) -> None:
         network_px=recipe.side_px(recipe.stages[-1]),
         mean=recipe.normalisation[0],
         std=recipe.normalisation[1],
+        mpp=0.972,
     )
     expected = TileGraph(spec, nn.Identity()).prepare(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     torch.testing.assert_close(images.as_subclass(Tensor), expected, rtol=0, atol=1e-5)

@@ -339,3 +339,19 @@ def test_the_command_prints_the_address_and_ends_on_interrupt(tmp_path: Path) ->
         assert process.wait(timeout=60) == 0
         said = process.stderr.read().replace("WARNING:  Invalid HTTP request received.\n", "")
         assert said == ""
+
+
+def test_two_heatmaps_of_one_slide_begin_as_a_comparison(tmp_path: Path) -> None:
+    probability = np.zeros((4, 5), dtype=np.float32)
+    for name, quickhash in (("a", "one"), ("b", "one"), ("c", "other")):
+        stored_heatmap(tmp_path / f"{name}.zarr", probability, quickhash=quickhash)
+    a, b, c = (tmp_path / f"{name}.zarr" for name in "abc")
+    for paths, begins in (
+        ([a, b], "view#heat=a&with=b"),
+        ([a, c], ""),
+        ([a], ""),
+        ([a, a], ""),
+        ([tmp_path], ""),
+    ):
+        with Catalogue(paths) as catalogue:
+            assert catalogue.first_view == begins

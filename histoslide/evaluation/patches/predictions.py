@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
-from histoslide.errors import DataError
+from histoslide.errors import DataError, reason
 from histoslide.evaluation.patches.perturbations import Change
 from histoslide.machine.processors import usable_processors
 from histoslide.model import Model
@@ -323,4 +323,4 @@ def _write_table(path: Path, header: list[str], rows: Iterator[list[str]]) -> No
             table.write([header])
             table.write(rows)
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error}") from error
+        raise DataError(f"{path} cannot be written: {reason(error)}") from error

@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from histoslide.errors import DataError
+from histoslide.errors import DataError, reason
 from histoslide.evaluation.drawing import to_png
 from histoslide.evaluation.numbers import number, percent, signed, spread
 from histoslide.evaluation.patches import plots, samples
@@ -26,6 +26,7 @@ from histoslide.evaluation.patches.perturbations import PERTURBATIONS
 from histoslide.evaluation.patches.predictions import Patches, Predictions
 from histoslide.evaluation.patches.robustness import Robustness
 from histoslide.model import ModelSpec
+from histoslide.model.words import in_words
 from histoslide.storage.records import to_json
 from histoslide.storage.writing import refuse_existing, whole_file
 
@@ -169,7 +170,7 @@ def write_report(
             with whole_file(folder / name) as partial:
                 partial.write_bytes(content)
     except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error}") from error
+        raise DataError(f"{folder} cannot be written: {reason(error)}") from error
     return page
 
 
@@ -374,13 +375,13 @@ def render_page(
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Nested settings as pairs of a dotted name and a text."""
     for key, value in values.items():
-        name = f"{prefix}{key}".replace("_", " ")
+        name = f"{prefix}{in_words(key)}"
         if isinstance(value, Mapping):
             yield from flatten(value, f"{name} · ")
         elif isinstance(value, (list, tuple)) and any(isinstance(v, Mapping) for v in value):
             for i, item in enumerate(value, start=1):
                 settings = item if isinstance(item, Mapping) else {"value": item}
-                text = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in flatten(settings))
+                text = ", ".join(f"{k} {v}" for k, v in flatten(settings))
                 yield f"{name} {i}", text
         elif isinstance(value, (list, tuple)):
             yield name, ", ".join(_text(item) for item in value)

@@ -89,6 +89,6 @@ class Froc:
         )
 
 
-def _falling(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+def _falling(counts: NDArray[np.number]) -> NDArray[np.float64]:
     """Running sums from the highest threshold on, the largest first, and a zero at the end."""
     return np.append(np.cumsum(counts)[::-1], 0.0)

@@ -117,9 +117,10 @@ def _groups(tumour: NDArray[np.bool_], reach: float) -> Iterator[_Window]:
     if not len(with_any):
         return
     above = int(with_any[0]) // _BLOCK  # most of a slide is empty
-    part = tumour[above * _BLOCK : with_any[-1] + 1]
+    part: NDArray[np.bool_] = tumour[above * _BLOCK : int(with_any[-1]) + 1]
     pad = np.pad(part, ((0, -len(part) % _BLOCK), (0, -cols % _BLOCK)))
-    blocks = pad.reshape(len(pad) // _BLOCK, _BLOCK, -1, _BLOCK).any(axis=(1, 3))
+    squares = pad.reshape(len(pad) // _BLOCK, _BLOCK, -1, _BLOCK)
+    blocks: NDArray[np.bool_] = np.logical_or.reduce(squares, axis=(1, 3))
     blocks = np.pad(blocks, ((above, -(-rows // _BLOCK) - above - len(blocks)), (0, 0)))
     # Tumour in blocks that are not joined here is farther apart than both can grow.
     around = int(reach // _BLOCK) + 1
@@ -135,7 +136,7 @@ def _groups(tumour: NDArray[np.bool_], reach: float) -> Iterator[_Window]:
         box = boxes.pop()
         for other in [it for it in (*boxes, *merged) if _touch(box, it)]:
             (boxes if other in boxes else merged).remove(other)
-            box = (*map(min, box[:2], other[:2]), *map(max, box[2:], other[2:]))  # type: ignore[assignment]
+            box = (*map(min, box[:2], other[:2]), *map(max, box[2:], other[2:]))
             boxes.append(box)
             break
         else:

@@ -62,7 +62,7 @@ class IsolatedSlide(Slide):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         *,
         mpp: Mpp | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
@@ -89,6 +89,7 @@ class IsolatedSlide(Slide):
             SlideCrashError: the slide library crashes or hangs at opening.
             SlideTimeoutError: the time is up.
         """
+        path = Path(path)
         self._path, self._given_mpp, self._opener = path, mpp, opener
         self._bound = min(MOST_WORKERS, usable_processors()) if workers is None else workers
         self._cache_bytes = cache_bytes // self._bound

@@ -15,7 +15,7 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from histoslide.errors import SlideOpenError, SlideReadError
+from histoslide.errors import SlideOpenError, SlideReadError, reason
 from histoslide.geometry import Region
 from histoslide.slide.shrinking import average_squares
 from histoslide.slide.tiff.segments import SegmentDecodeError, TiffSegments
@@ -170,7 +170,7 @@ class SegmentReader:
                     self._file = _File(self._path)
                 except OSError as error:
                     self._file = None
-                    raise SlideOpenError(f"{self._path} cannot be read: {error}") from error
+                    raise SlideOpenError(f"{self._path} cannot be read: {reason(error)}") from error
             return self._file
 
     def _drop(self, failed: _File) -> None:

@@ -1,7 +1,7 @@
 // The overview of a cohort: a table that sorts, filters, and fills in while slides are scored.
 
 import { getJson, heatAddress } from "./api.js";
-import { whole } from "./lengths.js";
+import { lengthText, whole } from "./lengths.js";
 
 const POLL_MS = 5000;
 const byId = (id) => document.getElementById(id);
@@ -63,6 +63,12 @@ function numberCell(label, text) {
   return cell;
 }
 
+function focusCell(row) {
+  const cell = numberCell("longest focus", row.longest_um == null ? "" : lengthText(row.longest_um));
+  if (row.longest_class) cell.append(make("small", "", row.longest_class));
+  return cell;
+}
+
 function tableRow(row) {
   const line = make("tr");
   const state = make("td", "", undefined);
@@ -72,6 +78,8 @@ function tableRow(row) {
     pictureCell(row),
     slideCell(row),
     state,
+    focusCell(row),
+    numberCell("slide score", row.slide_score == null ? "" : row.slide_score.toFixed(3)),
     numberCell("highest", row.highest == null ? "" : row.highest.toFixed(3)),
     numberCell("positive", positive),
     numberCell("scored", row.scored == null ? "" : whole(row.scored)),
@@ -111,7 +119,7 @@ byId("filter").addEventListener("input", draw);
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const { column } = button.dataset;
-    const numeric = ["highest", "positive", "scored"].includes(column);
+    const numeric = ["longest_um", "slide_score", "highest", "positive", "scored"].includes(column);
     order.descending = order.column === column ? !order.descending : numeric;
     order.column = column;
     draw();

@@ -110,6 +110,11 @@ class Page {
     // Two heatmaps of one class each show tumour, whatever their models call it.
     this.other?.setChannel(Math.max(0, this.other.facts.classes.indexOf(controls.className)));
     for (const layer of [this.heat, this.other]) layer?.setStyle(lut, controls.threshold);
+    // Foci are found by the server at one threshold: at another they are those of another picture.
+    const stale = controls.threshold !== this.facts.threshold;
+    byId("foci").classList.toggle("stale", stale);
+    byId("foci-stale").hidden = !stale;
+    byId("foci-stale").textContent = `Found at ${this.facts.threshold}, not at ${controls.threshold}.`;
     this.#changed();
   }
 
