@@ -434,7 +434,6 @@ FORMATS = {
             "slide,patient,annotations,exhaustive,part\na.tif,p,none,yes,train\nb.tif,q,,no,test\n"
         ),
         reads=[_mining_reference],
-        refused=False,
     ),
     "review": Format(
         make=_make_review,

@@ -119,6 +119,13 @@ class MinedRecord:
     schema_version: Literal[1] = 1
     """Of this record."""
 
+    def __post_init__(self) -> None:
+        if len(self.slides) != len(self.settings.heatmaps):
+            raise DataError(
+                f"{MINED_NAME} cannot be read: it tells of {len(self.slides)} slides and "
+                f"{len(self.settings.heatmaps)} heatmaps"
+            )
+
     @property
     def patches(self) -> list[MinedPatch]:
         """All of them."""

@@ -143,7 +143,7 @@ def read_reference(
     if path is not None and not path.exists():
         raise DataError(f"--reference {path} does not exist")
     if path is not None and listed:
-        rows = {row["slide"]: row for row in _rows(path, "slide")}
+        rows = {row["slide"]: row for row in _rows(path, "slide") if row.get("slide")}
     names = frozenset(negative)
     if path is None and not names:
         raise DataError(
@@ -152,7 +152,8 @@ def read_reference(
     parts: dict[str, str] = {}
     if split is not None:
         for row in _rows(split, "part"):
-            parts |= {row[name]: row["part"] for name in ("slide", "patient") if row.get(name)}
+            part = row.get("part", "")
+            parts |= {row[name]: part for name in ("slide", "patient") if row.get(name)}
     return Reference(
         folder=None if path is None else path.parent if listed else path,
         rows=rows,
@@ -170,6 +171,8 @@ def _rows(path: Path, needed: str) -> list[dict[str, str]]:
             rows = list(csv.DictReader(file, skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    if any("\0" in part for row in rows for part in row.values() if isinstance(part, str)):
+        raise DataError(f"{path} cannot be read: it names what no system could open")
     if not rows or needed not in rows[0]:
         raise DataError(f"{path} needs a column {needed} and a line below it")
     return [{k: v.strip() for k, v in row.items() if isinstance(v, str) and k} for row in rows]
