@@ -12,5 +12,5 @@ from histoslide.model import read_spec
 from histoslide.model.bundle import file_sha256
 
 out, *bundles = map(Path, sys.argv[1:])
-runs = [read_spec(bundle).training | {"sha256": file_sha256(bundle)} for bundle in bundles]
+runs = [{**read_spec(bundle).training, "sha256": file_sha256(bundle)} for bundle in bundles]
 out.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")

@@ -149,7 +149,7 @@ def read_reference(
         raise DataError(
             "nothing is known of the slides: pass --reference, or --negative NAME or all"
         )
-    parts = {}
+    parts: dict[str, str] = {}
     if split is not None:
         for row in _rows(split, "part"):
             parts |= {row[name]: row["part"] for name in ("slide", "patient") if row.get(name)}
