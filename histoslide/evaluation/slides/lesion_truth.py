@@ -117,18 +117,18 @@ def _groups(tumour: NDArray[np.bool_], reach: float) -> Iterator[_Window]:
     if not len(with_any):
         return
     above = int(with_any[0]) // _BLOCK  # most of a slide is empty
-    part: NDArray[np.bool_] = tumour[above * _BLOCK : int(with_any[-1]) + 1]
+    part = tumour[above * _BLOCK : int(with_any[-1]) + 1]
     pad = np.pad(part, ((0, -len(part) % _BLOCK), (0, -cols % _BLOCK)))
-    squares = pad.reshape(len(pad) // _BLOCK, _BLOCK, -1, _BLOCK)
-    blocks: NDArray[np.bool_] = np.logical_or.reduce(squares, axis=(1, 3))
-    blocks = np.pad(blocks, ((above, -(-rows // _BLOCK) - above - len(blocks)), (0, 0)))
+    down = len(pad) // _BLOCK
+    blocks = pad.reshape(down, _BLOCK, -1, _BLOCK).any(axis=(1, 3))
+    blocks = np.pad(blocks, ((above, -(-rows // _BLOCK) - above - down), (0, 0)))
     # Tumour in blocks that are not joined here is farther apart than both can grow.
     around = int(reach // _BLOCK) + 1
     side = 2 * around + 1
     near = binary_dilation(blocks, np.ones((side, side), np.bool_))
     boxes = [
-        (down.start, across.start, down.stop, across.stop)
-        for down, across in find_objects(label(near, connectivity=2))
+        (lines.start, across.start, lines.stop, across.stop)
+        for lines, across in find_objects(label(near, connectivity=2))
     ]
     # What grows around another group swallows it when its hole is filled.
     merged: list[tuple[int, int, int, int]] = []
