@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from histoslide.annotations.annotation import Annotation, Annotations, as_ring
 from histoslide.annotations.polygons import Polygon
@@ -61,6 +65,9 @@ def geojson_annotations(
 ) -> Annotations:
     """Polygons of parsed GeoJSON: of collections, features, geometries, and bare lists of them.
 
+    QuPath crops a slide to its bounds and counts from their corner; files that ``export`` and
+    ``view --review`` write for it say which corner that is, and it is added again.
+
     Args:
         document: content of the file.
         path: of the file, for messages.
@@ -70,12 +77,35 @@ def geojson_annotations(
         HistoslideError: ``error``; it is not GeoJSON.
     """
     try:
-        drawn = list(_drawn(document))
+        corner = _corner_l0(document)
+        drawn = [_moved(item, corner) for item in _drawn(document)]
     except RecursionError:
         raise error(f"{path} is not valid GeoJSON: it is nested too deeply") from None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as reason:
         raise error(f"{path} is not valid GeoJSON: {reason!r}") from reason
     return Annotations.tidied(path, drawn)
+
+
+def _corner_l0(document: Any) -> NDArray[np.float64]:
+    """Where on the slide a file of ours counts from, (x, y); others count from its corner."""
+    facts = document.get("histoslide") if isinstance(document, dict) else None
+    if not isinstance(facts, dict):
+        return np.zeros(2)
+    review = facts.get("review")
+    place = facts if "corner_l0" in facts or not isinstance(review, dict) else review
+    x, y = place.get("corner_l0", (0.0, 0.0))
+    corner = np.array([float(x), float(y)])
+    if not np.isfinite(corner).all():
+        raise ValueError(f"corner_l0 is {x}, {y}")
+    return corner
+
+
+def _moved(item: Annotation, by: NDArray[np.float64]) -> Annotation:
+    if not by.any():
+        return item
+    polygon = item.polygon
+    moved = Polygon(polygon.outline + by, tuple(hole + by for hole in polygon.holes))
+    return replace(item, polygon=moved)
 
 
 def _drawn(node: Any, class_name: str = "", name: str = "", depth: int = 0) -> Iterator[Annotation]:

@@ -410,3 +410,22 @@ def test_nothing_drawn_is_no_tumour() -> None:
     assert truth.unknown_in(everywhere, exhaustive=False).tolist() == [1]
     assert not truth.lesions()
     assert not truth.tumour_mask(Size(10, 8)).any()
+
+
+@pytest.mark.parametrize("form", ["export", "review"])
+def test_what_counts_from_a_corner_is_moved_back(form: str, tmp_path: Path) -> None:
+    """QuPath crops a slide to its bounds; our files for it say where they count from."""
+    facts = {"corner_l0": [1000.5, 40]}
+    document = {
+        "type": "FeatureCollection",
+        "histoslide": facts if form == "export" else {"review": facts},
+        "features": [feature(square(1, 2, 9), **qupath("Tumor"))],
+    }
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps(document))
+    (drawn,) = read_annotations(path).items
+    assert drawn.polygon.outline.min(axis=0).tolist() == [1001.5, 42]
+    facts["corner_l0"] = [float("nan"), 0]
+    path.write_text(json.dumps(document))
+    with pytest.raises(AnnotationError, match="corner_l0"):
+        read_annotations(path)

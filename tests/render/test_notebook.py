@@ -52,7 +52,7 @@ def test_xarray_places_are_micrometres(heat: Heatmap) -> None:
 
 def test_xarray_draws_the_first_row_on_top(heat: Heatmap) -> None:
     mpl.use("Agg")
-    drawn = heat.to_xarray().plot()
+    drawn = heat.to_xarray().plot()  # type: ignore[call-arg]
     bottom, top = drawn.axes.get_ylim()
     assert bottom > top
     assert (drawn.axes.get_xlabel(), drawn.axes.get_ylabel()) == ("x [µm]", "y [µm]")
