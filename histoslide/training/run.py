@@ -328,6 +328,7 @@ def _calibrate(
             some,
             data=f"validation patches of {run.patches.root.resolve().name}",
             class_map=np.arange(len(data.classes)),
+            range_patches=DEFAULT_RANGE_PATCHES,
             progress=None if on_patches is None else lambda _, done, all_: on_patches(done, all_),
         )
         write_fast_paths(run.out, paths)

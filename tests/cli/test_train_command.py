@@ -25,6 +25,8 @@ from PIL import Image
 
 from histoslide.errors import HistoslideError
 from histoslide.model import load_model, read_spec
+from histoslide.model.bundle import file_sha256
+from histoslide.model.fast_paths import read_fast_paths
 from histoslide.synthetic import scene_slide
 from histoslide.tiling.slide import tile_slide
 from histoslide.training.fit import TrainedModel
@@ -522,3 +524,20 @@ def test_a_slide_without_labels_is_cut_into_patches(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main([*command, "--overwrite"]) == 2
     assert "cut it with histoslide tile" in capsys.readouterr().err
+
+
+def test_faster_paths_are_measured_at_the_end_where_patches_suffice(
+    pcam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m.safetensors"
+    beside = out.with_name("m.fast-paths.json")
+    command = quick(pcam, out)
+    assert main(command) == 0
+    assert not beside.exists()  # 14 patches are too few
+    monkeypatch.setattr("histoslide.training.run.DEFAULT_RANGE_PATCHES", 6)
+    assert main([*command, "--overwrite"]) == 0
+    paths = read_fast_paths(out, sha256=file_sha256(out))
+    assert paths is not None
+    assert {name: gate.patches for name, gate in paths.gates.items()} == {"int8": 8, "bf16": 8}
+    assert main([*command, "--overwrite", "--no-calibrate"]) == 0
+    assert not beside.exists()  # they spoke of the weights that are gone
