@@ -45,10 +45,17 @@ class TissueOptions:
         if not 0 <= self.threshold <= 1:
             raise HistoslideError(f"the tissue threshold must lie in 0-1, not {self.threshold}")
 
-    def find(self, slide: Slide) -> tuple[TissueMask, TissueMask | None]:
+    def find(
+        self, slide: Slide, *, ask_nuclei: bool = True
+    ) -> tuple[TissueMask, TissueMask | None]:
         """The slide's tissue mask and region of interest.
 
         Where the slide's nuclei contradict its resolution, that is one of the mask's warnings.
+
+        Args:
+            slide: open.
+            ask_nuclei: compare the resolution with them. That reads level 0, and where a read hangs
+                it takes time that scoring may not have.
 
         Raises:
             MaskError: a file cannot be used.
@@ -62,7 +69,7 @@ class TissueOptions:
         if roi is not None:
             new = tuple(it for it in roi.warnings if it not in tissue.warnings)
             tissue = dataclasses.replace(tissue, warnings=(*tissue.warnings, *new))
-        return _with_doubts(slide, tissue), roi
+        return _with_doubts(slide, tissue) if ask_nuclei else tissue, roi
 
 
 def _with_doubts(slide: Slide, tissue: TissueMask) -> TissueMask:

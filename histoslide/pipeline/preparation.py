@@ -73,7 +73,7 @@ def prepare_slide(
     limit = TimeLimit(path.name, options.timeout_s)
     with ExitStack() as stack, limit.running():
         slide = stack.enter_context(options.access.open(path, mpp=mpp, limit=limit))
-        tissue, roi = options.tissue.find(slide)
+        tissue, roi = options.tissue.find(slide, ask_nuclei=options.timeout_s is None)
         lay_out = partial(
             make_heatmap,
             slide,

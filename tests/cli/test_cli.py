@@ -259,7 +259,7 @@ def test_a_folder_of_slides_tries_each(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: p.write_text("hello"), "is not a slide that OpenSlide can open"),
+        (lambda p: p.write_text("hello"), "is text, not a slide"),
         (lambda p: p.write_bytes(b""), "is empty"),
         (lambda p: p.mkdir(), "is a folder without slides"),
         (lambda p: None, "does not exist"),
@@ -478,7 +478,8 @@ def test_options_out_of_range(
         ("--roi", str(tmp_path / "none.geojson")),
     ]:
         assert score(slide, tmp_path / "h.zarr", small_bundle, f"{option}={value}") == 2, option
-        assert capsys.readouterr().err.count("\n") <= 2
+        # besides, which model it is and that no faster way was measured for it
+        assert capsys.readouterr().err.count("\n") <= 3
     assert score(slide, tmp_path / "h.zarr", small_bundle, "--mpp", "25") == 2
     assert "more than twice as coarse" in capsys.readouterr().err
     with pytest.raises(SystemExit) as exit_:

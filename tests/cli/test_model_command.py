@@ -42,7 +42,7 @@ def test_info_of_the_shipped_model(capsys: pytest.CaptureFixture[str]) -> None:
         "96 px at 0.972 µm/px = 93.3 µm",
         "of the centre 32 px = 31.1 µm",
         "Apache-2.0",
-        "sensitivity at 95 specificity",
+        "sensitivity at 95 % specificity",
         facts["sha256"],
     ):
         assert words in out

@@ -117,7 +117,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(timm.models, "create_model", fail)
-    with pytest.raises(WeightsUnavailableError, match="pass a file of weights to --pretrained"):
+    with pytest.raises(WeightsUnavailableError, match="pass it to --pretrained"):
         build_network(SMALL, 2, imagenet=True)
 
 

@@ -183,7 +183,8 @@ def test_colours_are_right_whatever_the_header_says(
     path = write(like, tmp_path / "a.dcm", said, syntax, encode, pixels)
     slide = open_slide(path, mpp=Mpp(value=8, source="test"))
     assert np.abs(whole(slide, 0) - pixels).mean() < 8
-    assert [f"says {said}, but" in warning for warning in slide.facts.warnings] == [True] * wrong
+    colours = [it for it in slide.facts.warnings if "overrules" not in it]  # of the resolution
+    assert [f"says {said}, but" in warning for warning in colours] == [True] * wrong
     assert find_tissue(slide, METHODS["none"]).warnings == slide.facts.warnings
     again = pickle.loads(pickle.dumps(slide))
     np.testing.assert_array_equal(whole(again, 0), whole(slide, 0))
@@ -207,5 +208,6 @@ def test_colours_that_were_converted_too_often_are_named_with_the_mask(
     path = write(like, tmp_path / "a.dcm", "YBR_FULL_422", JPEG, jpeg(rgb=True), stained())
     slide = open_slide(path, mpp=Mpp(value=8, source="test"))
     found = find_tissue(slide, METHODS["otsu"]).warnings
-    assert "coded as red, green and blue" in found[0]
-    assert "converted once too often" in found[1]
+    (coded,) = (at for at, it in enumerate(found) if "coded as red, green and blue" in it)
+    (often,) = (at for at, it in enumerate(found) if "converted once too often" in it)
+    assert coded < often

@@ -252,7 +252,7 @@ def test_both_sides_of_the_border_show_the_class_that_is_chosen(
     readout = page.locator("#readout")
     # None is marked as tumour: the last is shown first, as score does.
     playwright.expect(readout).to_contain_text("P(tumour) 0.700 · right: P(tumour) 0.200")
-    page.get_by_label("Class").select_option("muscle")
+    page.locator("#class").select_option("muscle")
     playwright.expect(readout).to_contain_text("P(muscle) 0.200 · right: P(muscle) 0.300")
 
 
@@ -411,7 +411,7 @@ def test_the_overview_sorts_filters_and_opens(visit: Open, serve: Serve, tmp_pat
     address = serve(tmp_path)
     page = visit(address)
     links = page.locator("tbody a")
-    heading = page.get_by_role("button", name="Slide")
+    heading = page.get_by_role("button", name="Slide", exact=True)
     heading.click()
     assert links.all_inner_texts() == ["a1.tif", "b9.tif", "b10.tif"]
     page.get_by_role("button", name="Highest P").click()
