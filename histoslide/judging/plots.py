@@ -19,14 +19,14 @@ def froc_curve(level: LesionLevel) -> Figure:
         low, high = level.band
         axes.fill_between(FALSE_GRID, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 %")
     curve = level.curve
-    shown = curve.false_per_slide >= FALSE_GRID[0]
-    axes.plot(
-        [FALSE_GRID[0], *curve.false_per_slide[shown][::-1]],
-        [sensitivity_at(curve, FALSE_GRID[:1])[0], *curve.sensitivity[shown][::-1]],
-        color=BLUE,
-        label=f"FROC score {level.score:.3f}",
-    )
     end = float(curve.false_per_slide.max())
+    shown = curve.false_per_slide >= FALSE_GRID[0]
+    # Between its points the curve is straight in false positives, so bent on this axis.
+    between = FALSE_GRID[max(end, FALSE_GRID[0]) >= FALSE_GRID]
+    false = np.concatenate([curve.false_per_slide[shown], between])
+    found = np.concatenate([curve.sensitivity[shown], sensitivity_at(curve, between)])
+    order = np.lexsort((found, false))
+    axes.plot(false[order], found[order], color=BLUE, label=f"FROC score {level.score:.3f}")
     if end < FALSE_GRID[-1]:
         start = max(end, float(FALSE_GRID[0]))
         height = float(curve.sensitivity.max())
