@@ -24,6 +24,12 @@ SlideOrder = Literal["largest", "smallest", "given"]
 
 _COLUMNS = ("slide", "mpp", "output", "mask", "roi")
 
+_OF_OTHERS = (
+    "patient", "centre", "scanner", "label", "node", "stage", "annotation", "annotations",
+    "exhaustive", "part",
+)  # fmt: skip
+"""Columns that other commands read: one table serves all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SlideJob:
@@ -128,7 +134,7 @@ def read_slide_list(path: Location) -> list[SlideJob]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file, skipinitialspace=True)
             columns = rows.fieldnames or ()
-            if "slide" not in columns or not set(columns) <= set(_COLUMNS):
+            if "slide" not in columns or not set(columns) <= {*_COLUMNS, *_OF_OTHERS}:
                 raise SlideOpenError(
                     f"{path} has the columns {','.join(columns) or '(none)'}: need "
                     "slide[,mpp][,output][,mask][,roi], separated by commas"

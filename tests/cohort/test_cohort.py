@@ -356,6 +356,13 @@ def test_a_list_names_slides_resolutions_and_outputs(tmp_path: Path) -> None:
         name_outputs([*found, SlideJob(path=Path("left.svs"))])
 
 
+def test_the_table_of_annotated_slides_is_a_list_too(tmp_path: Path) -> None:
+    table = tmp_path / "slides.csv"
+    table.write_text("slide,mpp,patient,annotations,exhaustive,part\na.tif,0.5,A,a.xml,no,train\n")
+    (job,) = read_slide_list(table)
+    assert job == SlideJob(path=tmp_path / "a.tif", mpp=Mpp(value=0.5, source="slides.csv"))
+
+
 def test_a_list_gives_each_slide_its_mask_and_region(tmp_path: Path) -> None:
     """As masks of another program come: one file a slide."""
     pixels = np.full((640, 960, 3), 200, dtype=np.uint8)
