@@ -5,7 +5,6 @@ The list is ``slide[,mpp][,output][,mask][,roi]``; paths in it are relative to t
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,18 @@ from pathlib import Path
 from typing import Literal
 
 from histoslide.cohort.records import output_names
-from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError, reason
+from histoslide.errors import HistoslideError, SlideOpenError
 from histoslide.geometry import Mpp
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.slide import find_slides, match_names
-from histoslide.storage.location import Location, as_location, is_remote, parse_location
+from histoslide.slide.resolutions import listed_mpp
+from histoslide.storage.location import (
+    Location,
+    as_location,
+    is_remote,
+    listed_path,
+)
+from histoslide.storage.tables import read_table
 
 SlideOrder = Literal["largest", "smallest", "given"]
 
@@ -130,25 +136,19 @@ def read_slide_list(path: Location) -> list[SlideJob]:
         SlideOpenError: unreadable, other columns, a line without a slide, or no line at all.
         ResolutionError: a resolution that is no positive number.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, skipinitialspace=True)
-            columns = rows.fieldnames or ()
-            if "slide" not in columns or not set(columns) <= {*_COLUMNS, *_OF_OTHERS}:
-                raise SlideOpenError(
-                    f"{path} has the columns {','.join(columns) or '(none)'}: need "
-                    "slide[,mpp][,output][,mask][,roi], separated by commas"
-                )
-            jobs = [_job(path, rows.line_num, row) for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SlideOpenError(f"{path} cannot be read: {reason(error)}") from error
-    if not jobs:
+    columns, rows = read_table(path, error=SlideOpenError)
+    if "slide" not in columns or not set(columns) <= {*_COLUMNS, *_OF_OTHERS}:
+        raise SlideOpenError(
+            f"{path} has the columns {','.join(columns) or '(none)'}: need "
+            "slide[,mpp][,output][,mask][,roi], separated by commas"
+        )
+    if not rows:
         raise SlideOpenError(f"{path} lists no slide")
-    return jobs
+    return [_job(path, row.line, row.cells) for row in rows]
 
 
-def _job(path: Location, line: int, row: Mapping[str, str | None]) -> SlideJob:
-    slide, mpp, output, mask, roi = ((row.get(name) or "").strip() for name in _COLUMNS)
+def _job(path: Location, line: int, row: Mapping[str, str]) -> SlideJob:
+    slide, mpp, output, mask, roi = (row.get(name, "") for name in _COLUMNS)
     if not slide:
         raise SlideOpenError(f"{path}, line {line}: names no slide")
     if "\0" in slide + output + mask + roi:
@@ -158,19 +158,12 @@ def _job(path: Location, line: int, row: Mapping[str, str | None]) -> SlideJob:
             f"{path}, line {line}: the output {output!r} must be a plain name, which is written "
             "into --out"
         )
-    try:
-        given = Mpp(value=float(mpp), source=path.name) if mpp else None
-    except (ValueError, ResolutionError):
-        raise ResolutionError(
-            f"{path}, line {line}: the mpp {mpp!r} is not a positive number"
-        ) from None
     name = None
     if output:
         name = output if output.endswith(".zarr") else f"{output}.zarr"
-    where = parse_location(slide) if "://" in slide else path.parent / slide
     return SlideJob(
-        path=where,
-        mpp=given,
+        path=listed_path(path, slide),
+        mpp=listed_mpp(path, line, mpp),
         output=name,
         mask=_mask_file(path, mask),
         roi=_mask_file(path, roi),

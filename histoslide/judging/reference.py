@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -11,6 +10,7 @@ from typing import TypeVar
 from histoslide.annotations.truth import find_truth
 from histoslide.errors import AnnotationError, DataError
 from histoslide.evaluation.slides.stages import NodeClass, Stage
+from histoslide.storage.tables import read_table
 
 COLUMNS = (
     "slide", "label", "patient", "centre", "scanner", "annotation", "exhaustive", "node", "stage",
@@ -115,14 +115,9 @@ def read_reference(path: Path, *, others_negative: bool = False) -> Reference:
         return Reference(source=path, slides={}, stages={}, others_negative=others_negative)
     if others_negative:
         raise DataError("--others-negative is for a folder of annotations: a CSV says it itself")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, skipinitialspace=True)
-            names = [_column(name) for name in rows.fieldnames or ()]
-            rows.fieldnames = names
-            lines = [(rows.line_num, _cells(row)) for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    columns, rows = read_table(path, error=DataError)
+    names = [_column(name) for name in columns]
+    lines = [(row.line, {_column(k): cell for k, cell in row.cells.items()}) for row in rows]
     if names == ["patient", "stage"]:
         return _camelyon17(path, lines)
     unknown = [name for name in names if name not in {*COLUMNS, *_FOR_OTHERS}]
@@ -134,13 +129,9 @@ def read_reference(path: Path, *, others_negative: bool = False) -> Reference:
     return _table(path, lines)
 
 
-def _column(name: str | None) -> str:
-    plain = (name or "").strip().casefold()
+def _column(name: str) -> str:
+    plain = name.strip().casefold()
     return _OTHER_NAMES.get(plain, plain)
-
-
-def _cells(row: Mapping[str | None, object]) -> dict[str, str]:
-    return {key: value.strip() for key, value in row.items() if key and isinstance(value, str)}
 
 
 def _key(slide: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from histoslide.datasets.mined import Kind
 from histoslide.errors import DataError
 from histoslide.geometry import Size
 from histoslide.review import ReviewedSlide, ReviewObject, is_review, read_review
+from histoslide.storage.tables import read_table
 
 PART_COLUMNS = ("part", "set", "split")
 """Of a CSV: what a slide is for; the first that is there counts."""
@@ -138,7 +138,7 @@ def read_reference(
     Raises:
         DataError: a CSV cannot be used, or there is nothing at all to go by.
     """
-    rows: dict[str, dict[str, str]] = {}
+    rows: dict[str, Mapping[str, str]] = {}
     listed = path is not None and path.suffix.lower() == ".csv"
     if path is not None and not path.exists():
         raise DataError(f"--reference {path} does not exist")
@@ -165,17 +165,13 @@ def read_reference(
     )
 
 
-def _rows(path: Path, needed: str) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if any("\0" in part for row in rows for part in row.values() if isinstance(part, str)):
+def _rows(path: Path, needed: str) -> list[Mapping[str, str]]:
+    columns, rows = read_table(path, error=DataError)
+    if any("\0" in cell for row in rows for cell in row.cells.values()):
         raise DataError(f"{path} cannot be read: it names what no system could open")
-    if not rows or needed not in rows[0]:
+    if not rows or needed not in columns:
         raise DataError(f"{path} needs a column {needed} and a line below it")
-    return [{k: v.strip() for k, v in row.items() if isinstance(v, str) and k} for row in rows]
+    return [row.cells for row in rows]
 
 
 def _reviewed(file: Path, slide: ReviewedSlide, classes: ClassMap) -> SlideTruth:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from histoslide.errors import HistoslideError, ResolutionError, SlideOpenError
+from histoslide.errors import HistoslideError, SlideOpenError
 from histoslide.geometry import Mpp
 from histoslide.slide import find_slides, match_names
-from histoslide.storage.location import Location, parse_location
+from histoslide.slide.resolutions import listed_mpp
+from histoslide.storage.location import Location, listed_path
+from histoslide.storage.tables import read_table
 
 Part = Literal["train", "valid", "test"]
 
@@ -98,35 +99,21 @@ def read_labelled_list(path: Location, *, exhaustive: bool = True) -> list[Label
         SlideOpenError: unreadable, other columns, or a value that cannot be used.
         ResolutionError: a resolution that is no positive number.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, skipinitialspace=True)
-            columns = rows.fieldnames or ()
-            if "slide" not in columns or not set(columns) <= {*COLUMNS}:
-                raise SlideOpenError(
-                    f"{path} has the columns {','.join(columns) or '(none)'}: need slide, and any "
-                    f"of {', '.join(COLUMNS[1:])}"
-                )
-            found = [_slide(path, rows.line_num, row, exhaustive=exhaustive) for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SlideOpenError(f"{path} cannot be read: {error}") from error
-    if not found:
+    columns, rows = read_table(path, error=SlideOpenError)
+    if "slide" not in columns or not set(columns) <= {*COLUMNS}:
+        raise SlideOpenError(
+            f"{path} has the columns {','.join(columns) or '(none)'}: need slide, and any of "
+            f"{', '.join(COLUMNS[1:])}"
+        )
+    if not rows:
         raise SlideOpenError(f"{path} lists no slide")
-    return found
+    return [_slide(path, row.line, row.cells, exhaustive=exhaustive) for row in rows]
 
 
-def _slide(
-    path: Location, line: int, row: Mapping[str, str | None], *, exhaustive: bool
-) -> LabelledSlide:
-    value = {name: (row.get(name) or "").strip() for name in COLUMNS}
+def _slide(path: Location, line: int, row: Mapping[str, str], *, exhaustive: bool) -> LabelledSlide:
+    value = {name: row.get(name, "") for name in COLUMNS}
     if not value["slide"] or "\0" in "".join(value.values()):
         raise SlideOpenError(f"{path}, line {line}: names no slide that a system could open")
-    try:
-        mpp = Mpp(value=float(value["mpp"]), source=path.name) if value["mpp"] else None
-    except (ValueError, ResolutionError):
-        raise ResolutionError(
-            f"{path}, line {line}: the mpp {value['mpp']!r} is not a positive number"
-        ) from None
     told = value["exhaustive"].lower()
     if told not in _YES + _NO:
         raise SlideOpenError(f"{path}, line {line}: exhaustive is {told!r}: write yes or no")
@@ -137,10 +124,9 @@ def _slide(
         )
     tumour_free = value["annotations"].lower() == NO_TUMOUR
     drawn = value["annotations"] if not tumour_free else ""
-    remote = "://" in value["slide"]
     return LabelledSlide(
-        path=parse_location(value["slide"]) if remote else path.parent / value["slide"],
-        mpp=mpp,
+        path=listed_path(path, value["slide"]),
+        mpp=listed_mpp(path, line, value["mpp"]),
         patient=value["patient"],
         centre=value["centre"],
         annotations=Path(str(path.parent / drawn)) if drawn else None,
