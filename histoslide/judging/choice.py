@@ -13,7 +13,7 @@ from histoslide.errors import DataError, HistoslideError
 from histoslide.evaluation.slides.detections import Detections
 from histoslide.evaluation.slides.froc import Froc, FrocCurve
 from histoslide.evaluation.slides.hits import SlideHits, match
-from histoslide.judging.cohort import Case, NotJudged, cases_of, each
+from histoslide.judging.cohort import Case, NotJudged, cases_of, done_of
 from histoslide.judging.options import JudgeOptions
 from histoslide.judging.reference import Reference
 from histoslide.judging.slide import JudgedSlide, in_excluded, opened, slide_truth
@@ -156,14 +156,8 @@ def choose(
     """
     cases, failed = cases_of(paths, reference)
     work = partial(_hits, options=options, tried=tuple(tried))
-    by_case: dict[int, _Tries] = {}
-    for done, (i, outcome) in enumerate(each(work, cases, workers=workers), start=1):
-        if isinstance(outcome, HistoslideError):
-            failed.append(NotJudged(name=cases[i].slide, reason=str(outcome)))
-        else:
-            by_case[i] = outcome
-        if progress is not None:
-            progress(done, len(cases))
+    by_case, more = done_of(work, cases, workers=workers, progress=progress)
+    failed += more
     used = [i for i in sorted(by_case) if by_case[i].hits]
     rows = [
         _row(settings, [by_case[i].hits[k] for i in used], options)

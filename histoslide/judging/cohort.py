@@ -112,20 +112,14 @@ def judge_cohort(
         DataError: nothing is known of a slide, two heatmaps are of one, or none can be judged.
     """
     cases, failed = cases_of(paths, reference)
-    slides: dict[int, JudgedSlide] = {}
     if options.foreign and options.detections_of_one and len(cases) > 1:
         raise DataError(
             f"--detections {options.detections} is one file, and there are {len(cases)} heatmaps: "
             "name a folder with a CSV a slide"
         )
     work = partial(_judge, options=options)
-    for done, (i, outcome) in enumerate(each(work, cases, workers=workers), start=1):
-        if isinstance(outcome, HistoslideError):
-            failed.append(NotJudged(name=cases[i].slide, reason=str(outcome)))
-        else:
-            slides[i] = outcome
-        if progress is not None:
-            progress(done, len(cases))
+    slides, more = done_of(work, cases, workers=workers, progress=progress)
+    failed += more
     if not slides:
         reason = failed[0].reason if failed else "there is no heatmap"
         raise DataError(f"nothing can be judged: {reason}")
@@ -141,16 +135,37 @@ def _judge(case: Case, options: JudgeOptions) -> JudgedSlide:
     return judge_slide(case.path, case.reference, options)
 
 
-def each(
-    work: Callable[[Case], T], cases: Sequence[Case], *, workers: int | None
-) -> Iterator[tuple[int, T | HistoslideError]]:
-    """What some work makes of each case, or why it failed, as they are done.
+def done_of(
+    work: Callable[[Case], T],
+    cases: Sequence[Case],
+    *,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[int, T], list[NotJudged]]:
+    """What some work makes of cases, by their places, and those of which it makes nothing.
 
     Args:
         work: something that can be sent to another process.
         cases: what it is done on.
         workers: processes; None for one a processor where there are more than a few cases.
+        progress: called with how many are done, and of how many.
     """
+    done: dict[int, T] = {}
+    failed: list[NotJudged] = []
+    for count, (i, outcome) in enumerate(_each(work, cases, workers=workers), start=1):
+        if isinstance(outcome, HistoslideError):
+            failed.append(NotJudged(name=cases[i].slide, reason=str(outcome)))
+        else:
+            done[i] = outcome
+        if progress is not None:
+            progress(count, len(cases))
+    return done, failed
+
+
+def _each(
+    work: Callable[[Case], T], cases: Sequence[Case], *, workers: int | None
+) -> Iterator[tuple[int, T | HistoslideError]]:
+    """What becomes of each case, or why it failed, as they are done."""
     count = min(usable_processors() if workers is None else workers, len(cases))
     if count <= 1 or (workers is None and len(cases) <= _FEW):
         for i, case in enumerate(cases):

@@ -362,16 +362,15 @@ def run(*words: object) -> int:
     return main([str(word) for word in words])
 
 
+def judging(cohort: Path) -> tuple[object, ...]:
+    """The command that judges the cohort, on one processor."""
+    reference = ("--reference", cohort / "drawn", "--others-negative")
+    return ("evaluate", "slides", cohort / "heat", *reference, "--workers", 1)
+
+
 def test_the_command_writes_a_report(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = cohort / "out"
-    judge_it: tuple[object, ...] = (
-        "evaluate",
-        "slides",
-        cohort / "heat",
-        "--reference",
-        cohort / "drawn",
-    )
-    judge_it += ("--others-negative", "--workers", 1)
+    judge_it = judging(cohort)
     assert run(*judge_it, "--out", out, "--port", 9000, "--token", "word") == 0
     said = capsys.readouterr().out
     assert "FROC score              0.6111" in said
@@ -398,14 +397,7 @@ def test_the_command_writes_a_report(cohort: Path, capsys: pytest.CaptureFixture
 
 def test_chosen_settings_go_round(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = cohort / "choice"
-    judge_it: tuple[object, ...] = (
-        "evaluate",
-        "slides",
-        cohort / "heat",
-        "--reference",
-        cohort / "drawn",
-    )
-    judge_it += ("--others-negative", "--workers", 1)
+    judge_it = judging(cohort)
     assert run(*judge_it, "--choose", "froc", "--gap", 50, "--smooth", 0, "--out", out) == 0
     file = out / "lesion-settings.json"
     assert read_settings(file).settings.join_gap_um == 50
@@ -434,14 +426,7 @@ def test_foreign_detections_are_judged_beside(
     for name in "abcd":
         (found / f"{name}.csv").write_text("")
     (found / "a.csv").write_text(f"0.7,{20 * CELL_L0},{50 * CELL_L0}\n0.5,1,1\n")
-    judge_it: tuple[object, ...] = (
-        "evaluate",
-        "slides",
-        cohort / "heat",
-        "--reference",
-        cohort / "drawn",
-    )
-    judge_it += ("--others-negative", "--workers", 1, "--detections", found)
+    judge_it = (*judging(cohort), "--detections", found)
     assert run(*judge_it, "--json") == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["lesions"]["found"] == 1
@@ -469,14 +454,7 @@ def test_foreign_detections_are_judged_beside(
 def test_a_wrong_option_is_one_line(
     cohort: Path, capsys: pytest.CaptureFixture[str], words: tuple[object, ...], said: str
 ) -> None:
-    judge_it: tuple[object, ...] = (
-        "evaluate",
-        "slides",
-        cohort / "heat",
-        "--reference",
-        cohort / "drawn",
-    )
-    assert run(*judge_it, "--others-negative", "--workers", 1, *words) == 2
+    assert run(*judging(cohort), *words) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
