@@ -1,6 +1,7 @@
 // The foci of a heatmap: a list that flies to each, and their outlines over the slide.
 
 import { lengthText } from "./lengths.js";
+import { chooseIn, drawLabels, onSlide } from "./marks.js";
 
 const SHORT = {
   "isolated tumour cells": "isolated cells",
@@ -63,11 +64,8 @@ export class Foci {
 
   select(focus) {
     this.current = focus;
-    for (const button of this.elements.list.querySelectorAll("button")) {
-      const mine = focus !== null && button.dataset.number === String(focus.number);
-      button.setAttribute("aria-current", String(mine));
-      if (mine) button.scrollIntoView({ block: "nearest" });
-    }
+    const number = focus && String(focus.number);
+    chooseIn(this.elements.list.querySelectorAll("button"), ({ dataset }) => dataset.number === number);
   }
 
   /** The smallest focus around a level-0 point. */
@@ -78,52 +76,27 @@ export class Foci {
   }
 
   draw(context, view) {
-    const ratio = context.getTransform().a;
-    context.save();
-    context.setTransform(
-      ratio * view.scale, 0, 0, ratio * view.scale,
-      -view.x * view.scale * ratio, -view.y * view.scale * ratio,
-    );
-    context.lineJoin = "round";
-    for (const focus of this.all) {
-      const chosen = focus === this.current;
-      const decision = this.decisionOf?.(focus) ?? "open";
-      const own = OUTLINES[decision];
-      for (const [colour, width] of chosen ? [["#000", 5], ["#ffe600", 3]] : [["#fff", 3.5], [own.colour, own.width]]) {
-        context.strokeStyle = colour;
-        context.lineWidth = width / view.scale;
-        // Told apart without colours too: the outline of what was rejected is broken.
-        context.setLineDash(colour === "#fff" ? [] : own.dash.map((length) => length / view.scale));
-        context.stroke(focus.path);
-      }
-      context.setLineDash([]);
-    }
-    context.restore();
-    this.#drawNumbers(context, view);
-  }
-
-  #drawNumbers(context, view) {
-    context.save();
-    context.font = "600 12px system-ui, 'Liberation Sans', sans-serif";
-    context.textBaseline = "middle";
-    context.textAlign = "center";
-    for (const focus of [...this.all].reverse()) {
-      const [left, top] = focus.top;
-      const x = (left - view.x) * view.scale;
-      const y = (top - view.y) * view.scale - 11;
+    onSlide(context, view, () => {
+      for (const focus of this.all) this.#drawOutline(context, view, focus);
+    });
+    const labels = this.all.map((focus) => {
       const mark = this.decisionOf ? MARKS[this.decisionOf(focus)] : "";
       const text = mark ? `${focus.number} ${mark}` : String(focus.number);
-      const wide = context.measureText(text).width + 10;
-      context.fillStyle = focus === this.current ? "#ffe600" : "#fff";
-      context.strokeStyle = "#000";
-      context.beginPath();
-      context.roundRect(x - wide / 2, y - 8, wide, 16, 5);
-      context.fill();
-      context.stroke();
-      context.fillStyle = "#000";
-      context.fillText(text, x, y + 0.5);
+      return { at: focus.top, text, chosen: focus === this.current, edge: "#000" };
+    });
+    drawLabels(context, view, labels.reverse());
+  }
+
+  #drawOutline(context, view, focus) {
+    const own = OUTLINES[this.decisionOf?.(focus) ?? "open"];
+    const strokes = focus === this.current ? [["#000", 5], ["#ffe600", 3]] : [["#fff", 3.5], [own.colour, own.width]];
+    for (const [colour, width] of strokes) {
+      context.strokeStyle = colour;
+      context.lineWidth = width / view.scale;
+      // Told apart without colours too: the outline of what was rejected is broken.
+      context.setLineDash(colour === "#fff" ? [] : own.dash.map((length) => length / view.scale));
+      context.stroke(focus.path);
     }
-    context.restore();
   }
 
   #item(focus) {

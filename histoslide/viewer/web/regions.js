@@ -3,6 +3,7 @@
 
 import { areaOf } from "./review.js";
 import { outline } from "./foci.js";
+import { chooseIn, drawLabels, onSlide } from "./marks.js";
 
 export class Regions {
   /** `on` has `pick(region)`, `reclass(region, name)` and `remove(region)`. */
@@ -35,11 +36,7 @@ export class Regions {
 
   select(region) {
     this.current = region?.id ?? null;
-    for (const button of this.list.querySelectorAll("[data-part=pick]")) {
-      const mine = button.dataset.id === this.current;
-      button.setAttribute("aria-current", String(mine));
-      if (mine) button.scrollIntoView({ block: "nearest" });
-    }
+    chooseIn(this.list.querySelectorAll("[data-part=pick]"), ({ dataset }) => dataset.id === this.current);
   }
 
   /** The smallest region around a level-0 point. */
@@ -50,48 +47,32 @@ export class Regions {
   }
 
   draw(context, view) {
-    const ratio = context.getTransform().a;
-    context.save();
-    context.setTransform(
-      ratio * view.scale, 0, 0, ratio * view.scale,
-      -view.x * view.scale * ratio, -view.y * view.scale * ratio,
-    );
-    context.lineJoin = "round";
-    for (const region of this.all) {
-      const colour = (this.colours.get(region.class_name) ?? [90, 90, 90]).join(" ");
-      const chosen = region.id === this.current;
-      context.fillStyle = `rgb(${colour} / ${chosen ? 26 : 14}%)`;
-      context.fill(region.path, "evenodd");
-      for (const [stroke, width] of [[chosen ? "#ffe600" : "#fff", chosen ? 6 : 4], [`rgb(${colour})`, 2.2]]) {
-        context.strokeStyle = stroke;
-        context.lineWidth = width / view.scale;
-        context.stroke(region.path);
-      }
-    }
-    context.restore();
-    this.#drawLabels(context, view);
+    onSlide(context, view, () => {
+      for (const region of this.all) this.#drawOutline(context, view, region);
+    });
+    const labels = this.all.map((region) => ({
+      at: region.polygons_l0[0][0].reduce((high, point) => (point[1] < high[1] ? point : high)),
+      text: `${region.label} ${region.class_name ?? "no class"}`,
+      chosen: region.id === this.current,
+      edge: `rgb(${this.#colour(region)})`,
+    }));
+    drawLabels(context, view, labels);
   }
 
-  #drawLabels(context, view) {
-    context.save();
-    context.font = "600 12px system-ui, 'Liberation Sans', sans-serif";
-    context.textBaseline = "middle";
-    context.textAlign = "center";
-    for (const region of this.all) {
-      const [left, top] = region.polygons_l0[0][0].reduce((high, point) => (point[1] < high[1] ? point : high));
-      const [x, y] = [(left - view.x) * view.scale, (top - view.y) * view.scale - 11];
-      const text = `${region.label} ${region.class_name ?? "no class"}`;
-      const wide = context.measureText(text).width + 10;
-      context.fillStyle = region.id === this.current ? "#ffe600" : "#fff";
-      context.strokeStyle = `rgb(${(this.colours.get(region.class_name) ?? [90, 90, 90]).join(" ")})`;
-      context.beginPath();
-      context.roundRect(x - wide / 2, y - 8, wide, 16, 5);
-      context.fill();
-      context.stroke();
-      context.fillStyle = "#000";
-      context.fillText(text, x, y + 0.5);
+  #colour(region) {
+    return (this.colours.get(region.class_name) ?? [90, 90, 90]).join(" ");
+  }
+
+  #drawOutline(context, view, region) {
+    const colour = this.#colour(region);
+    const chosen = region.id === this.current;
+    context.fillStyle = `rgb(${colour} / ${chosen ? 26 : 14}%)`;
+    context.fill(region.path, "evenodd");
+    for (const [stroke, width] of [[chosen ? "#ffe600" : "#fff", chosen ? 6 : 4], [`rgb(${colour})`, 2.2]]) {
+      context.strokeStyle = stroke;
+      context.lineWidth = width / view.scale;
+      context.stroke(region.path);
     }
-    context.restore();
   }
 
   #item(region, classes) {
