@@ -77,7 +77,7 @@ def geojson_annotations(
         HistoslideError: ``error``; it is not GeoJSON.
     """
     try:
-        corner = _corner_l0(document)
+        corner = corner_l0(document)
         drawn = [_moved(item, corner) for item in _drawn(document)]
     except RecursionError:
         raise error(f"{path} is not valid GeoJSON: it is nested too deeply") from None
@@ -86,8 +86,12 @@ def geojson_annotations(
     return Annotations.tidied(path, drawn)
 
 
-def _corner_l0(document: Any) -> NDArray[np.float64]:
-    """Where on the slide a file of ours counts from, (x, y); others count from its corner."""
+def corner_l0(document: Any) -> NDArray[np.float64]:
+    """Where on the slide a file of ours counts from, (x, y); others count from its corner.
+
+    Raises:
+        TypeError, ValueError, OverflowError: what it says is no place.
+    """
     facts = document.get("histoslide") if isinstance(document, dict) else None
     if not isinstance(facts, dict):
         return np.zeros(2)

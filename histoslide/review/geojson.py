@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import shapely
 
+from histoslide.annotations.geojson import corner_l0
 from histoslide.errors import HistoslideError, ReviewError
 from histoslide.review.objects import (
     FocusOrigin,
@@ -150,11 +151,10 @@ def _corner(
         )
     if slide is not None:
         return slide.corner_l0
-    corner = recorded.get("corner_l0", (0.0, 0.0))
     try:
-        x, y = (float(part) for part in corner)
-    except (TypeError, ValueError):
-        raise ReviewError(f"{source} cannot be read: its corner_l0 is {corner!r}") from None
+        x, y = corner_l0({"histoslide": dict(facts)}).tolist()
+    except (TypeError, ValueError, OverflowError):
+        raise ReviewError(f"{source} cannot be read: its corner_l0 is no place") from None
     return x, y
 
 

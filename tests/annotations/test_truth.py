@@ -18,8 +18,9 @@ from PIL import Image
 from histoslide.annotations.class_map import ClassMap, Role
 from histoslide.annotations.reading import read_annotations
 from histoslide.annotations.truth import SlideTruth, find_truth, read_truth
-from histoslide.errors import AnnotationError
+from histoslide.errors import AnnotationError, ReviewError
 from histoslide.geometry import Size
+from histoslide.review import read_review
 
 SIZE = Size(1000, 800)
 
@@ -429,3 +430,17 @@ def test_what_counts_from_a_corner_is_moved_back(form: str, tmp_path: Path) -> N
     path.write_text(json.dumps(document))
     with pytest.raises(AnnotationError, match="corner_l0"):
         read_annotations(path)
+
+
+@pytest.mark.parametrize("corner", [10**400, "x", None, [1], [1, 2, 3], ["a", 0], [10**400, 0]])
+def test_a_corner_that_is_no_place_is_one_line(corner: object, tmp_path: Path) -> None:
+    path = tmp_path / "a.geojson"
+    document = {
+        "type": "FeatureCollection",
+        "features": [feature(square(1, 2, 9), **qupath("Tumor"))],
+    }
+    path.write_text(json.dumps(document | {"histoslide": {"review": {"corner_l0": corner}}}))
+    with pytest.raises(AnnotationError, match="not valid GeoJSON"):
+        read_annotations(path)
+    with pytest.raises(ReviewError, match="its corner_l0 is no place"):
+        read_review(path)
