@@ -279,6 +279,11 @@ def _warnings(
         others = sorted({it.model_sha256 for it in cohort.slides} - set(chosen.models))
         if others:
             yield "The lesion settings were chosen on heatmaps of another model than these."
+    if learnt := [it.slide for it in cohort.slides if it.reference.for_training]:
+        yield (
+            f"{len(learnt)} of these slides are marked for training: {_listed(learnt)}. Of a model "
+            "that has learnt from them the figures say nothing."
+        )
     if cohort.failed:
         names = _listed([it.name for it in cohort.failed])
         yield f"{len(cohort.failed)} could not be judged and are in no figure: {names}."

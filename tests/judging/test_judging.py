@@ -19,6 +19,7 @@ from histoslide.judging.assessment import assess
 from histoslide.judging.choice import Aim, candidates, choose, same_slides
 from histoslide.judging.cohort import JudgedCohort, cases_of, judge_cohort
 from histoslide.judging.options import JudgeOptions
+from histoslide.judging.page import warnings_of
 from histoslide.judging.reference import read_reference
 from histoslide.lesions import LesionClass, LesionSettings, find_lesions
 from histoslide.lesions.peaks import lesion_peaks, local_maxima
@@ -252,7 +253,7 @@ def test_processes_say_what_this_one_says(cohort: Path) -> None:
 def test_a_wrong_table_is_one_line(tmp_path: Path, rows: list[str], said: str) -> None:
     make(tmp_path, "a", [])
     path = table(tmp_path / "ref.csv", rows)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(HistoslideError, match=said):
         cases_of([tmp_path / "heat" / "a.zarr"], read_reference(path))
 
 
@@ -268,6 +269,9 @@ def test_the_table_of_tile_is_one(cohort: Path) -> None:
     assert (a.tumour, a.not_judged) == (True, "not all of its tumour is annotated")
     assert (c.tumour, c.not_judged) == (False, "")
     assert len(a.lesions) == 2  # told all the same
+    judged = judge_cohort(paths, known, JudgeOptions(), workers=1)
+    said = warnings_of(judged, assess(judged, known, JudgeOptions()), None, [])
+    assert said[0].startswith("1 of these slides are marked for training: a.tif.")
 
 
 def test_what_contradicts_itself_fails_for_its_slide_alone(cohort: Path) -> None:
