@@ -22,6 +22,7 @@ from histoslide.judging.options import JudgeOptions
 from histoslide.judging.page import warnings_of
 from histoslide.judging.reference import read_reference
 from histoslide.lesions import LesionClass, LesionSettings, find_lesions
+from histoslide.lesions.many_settings import peaks_under
 from histoslide.lesions.peaks import lesion_peaks, local_maxima
 from histoslide.lesions.settings_file import read_settings
 from histoslide.viewer.catalogue import Catalogue
@@ -300,6 +301,27 @@ def test_peaks_are_those_of_find_lesions(tmp_path: Path) -> None:
         ours = sorted(zip(peaks.score, peaks.x_l0, peaks.y_l0, strict=True))
         assert len(ours) > 3
         assert ours == sorted((it.peak_probability, *it.peak_l0) for it in found)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_settings_give_what_each_gives(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cells = rng.beta(0.4, 1.5, size=(40, 50)).astype(np.float32)
+    if seed % 2:
+        cells = np.round(cells, 1)  # with many equal ones
+    cells[rng.random(cells.shape) < 0.1] = np.nan
+    cells[:, :7], cells[:9] = np.nan, np.nan  # nothing was scored at two edges
+    heat = stored_heatmap(tmp_path / "h.zarr", cells)
+    tried = candidates(LesionSettings(min_cells=1 + 2 * (seed // 2)), [])
+    tried = [tried[i] for i in rng.permutation(len(tried))[:60]]
+    every = peaks_under(heat.grid, cells, tried)
+    for settings, ours in zip(tried, every, strict=True):
+        wanted = lesion_peaks(heat.grid, cells, settings)
+        for name in ("score", "x_l0", "y_l0"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(wanted, name))
+    assert sum(map(len, every)) > 50
+    empty = peaks_under(heat.grid, np.full_like(cells, np.nan), tried[:5])
+    assert [len(it) for it in empty] == [0] * 5
 
 
 def test_local_maxima_are_those_of_a_slow_twin(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_list_of_the_whole_cohort_is_cut_too(
     assert "names annotations, which plain tiles do without" in capsys.readouterr().err
     for name in ("one", "two"):
         cols = {int(row["col"]) for row in manifest(tmp_path / "o" / name)}
-        assert cols == set(range(4))  # of seven
+        assert cols == {0, 1, 2}  # of seven; the centre of the fourth lies beyond the mask
     table.write_text("slide,lable\na.tif,1\n")
     assert tile(table, tmp_path / "no") == 2
 
