@@ -5,8 +5,8 @@
 
 Makes heatmaps of 97,792 × 221,184 px at 0.243 µm/px (1.3 million cells of 31 µm, of which tissue
 are 18 %) with annotations of half of them in the folder, where they are not there yet, and judges
-them with ``evaluate slides``, or finds lesion settings on them. A few are made; the rest are links to them under other names. Seconds
-are of the whole command: from start to the report on the disk.
+them with ``evaluate slides``, or finds lesion settings on them. A few are made; the rest are links
+to them under other names. Seconds are of the whole command: from start to the report on the disk.
 """
 
 from __future__ import annotations
