@@ -88,12 +88,12 @@ def write_mask(path: Path, size: Size, segment: Size) -> None:
                     (radius, cx, cy) = near[0]  # they do not touch
                     inside = (x - cx) ** 2 + (y - cy) ** 2 <= radius**2
                     if not inside.all():
-                        yield lzw_encode(np.where(inside, 255, 0).astype(np.uint8).tobytes())
+                        yield bytes(lzw_encode(np.where(inside, 255, 0).astype(np.uint8).tobytes()))
                         continue
                     value = 255
                 if (rows, cols, value) not in plain:
                     filled = np.full((rows, cols), value, np.uint8)
-                    plain[rows, cols, value] = lzw_encode(filled.tobytes())
+                    plain[rows, cols, value] = bytes(lzw_encode(filled.tobytes()))
                 yield plain[rows, cols, value]
 
     tifffile.imwrite(

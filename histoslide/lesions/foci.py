@@ -89,7 +89,7 @@ class Pairs:
         """The lesion that each of ``count`` foci belongs to: pairs share one."""
         if not len(self.one):
             return np.arange(count)
-        linked = np.ones(len(self.one), dtype=np.bool_)
+        linked = np.ones(len(self.one), dtype=np.int8)
         links = coo_array((linked, (self.one, self.other)), shape=(count, count))
         return np.asarray(connected_components(links, directed=False)[1], dtype=np.intp)
 

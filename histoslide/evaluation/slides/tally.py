@@ -48,10 +48,12 @@ class Tally:
     def of(cls, hits: SlideHits, *, over: Over, most: int) -> Tally:
         """That of one slide."""
         counted = over == "all" or hits.negative
-        scores = hits.false.score if counted else np.zeros(0)
+        every = hits.false.score if counted else np.zeros(0)
+        scores, counts = _highest(every, np.ones(len(every), np.int64), most)
         return cls(
             most=most,
-            **_highest(scores, np.ones(len(scores), np.int64), most),
+            scores=scores,
+            counts=counts,
             best=hits.best,
             required=hits.required,
             slides=1,
@@ -64,15 +66,17 @@ class Tally:
     @classmethod
     def sum(cls, parts: Sequence[Tally]) -> Tally:
         """That of all slides of some, one or more, which keep as many."""
-        scores, counts, best = (
-            np.concatenate([getattr(it, name) for it in parts])
-            for name in ("scores", "counts", "best")
-        )
         most = parts[0].most
+        scores, counts = _highest(
+            np.concatenate([it.scores for it in parts]),
+            np.concatenate([it.counts for it in parts]),
+            most,
+        )
         return cls(
             most=most,
-            **_highest(scores, counts, most),
-            best=best,
+            scores=scores,
+            counts=counts,
+            best=np.concatenate([it.best for it in parts]),
             required=sum(it.required for it in parts),
             slides=sum(it.slides for it in parts),
             averaged=sum(it.averaged for it in parts),
@@ -106,10 +110,10 @@ def most_read(at: tuple[float, ...], slides: int) -> int:
 
 def _highest(
     scores: NDArray[np.float64], counts: NDArray[np.int64], most: int
-) -> dict[str, NDArray[np.generic]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Scores once each, falling, with how many have them, as far as ``Tally.most`` says."""
     negative, index = np.unique(-scores, return_inverse=True)
     each = np.bincount(index, counts, minlength=len(negative)).astype(np.int64)
     # The lowest of all scores is no threshold, so that the next one has to be there too.
     stop = int(np.searchsorted(np.cumsum(each), most)) + 2
-    return {"scores": -negative[:stop], "counts": each[:stop]}
+    return -negative[:stop], each[:stop]
