@@ -198,7 +198,8 @@ def replay_heatmap(
     settings = replay_settings(heat, mask=mask, roi=roi)
     with access.open(slide_path, mpp=settings.mpp) as slide:
         check_same_slide(heat, slide)
-        tissue, region = settings.tissue.find(slide)
+        # Warnings are of no use to a comparison, but belong to a heatmap that is kept.
+        tissue, region = settings.tissue.find(slide, ask_nuclei=out is not None)
         lazy = make_heatmap(
             slide,
             model,
