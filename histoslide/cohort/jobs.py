@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from histoslide.cohort.records import output_names
 from histoslide.errors import HistoslideError, SlideOpenError
 from histoslide.geometry import Mpp
-from histoslide.pipeline.options import ScoreOptions
 from histoslide.slide import find_slides, match_names
 from histoslide.slide.resolutions import listed_mpp
 from histoslide.storage.location import (
@@ -25,6 +24,9 @@ from histoslide.storage.location import (
     listed_path,
 )
 from histoslide.storage.tables import read_table
+
+if TYPE_CHECKING:  # it imports most of the package, and the list is read before that is needed
+    from histoslide.pipeline.options import ScoreOptions
 
 SlideOrder = Literal["largest", "smallest", "given"]
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from skimage.filters import gaussian
 from skimage.measure import label
 
@@ -62,6 +60,10 @@ def joined(outlines: Sequence[shapely.Geometry], gap: float) -> NDArray[np.intp]
     count = len(outlines)
     if count == 0 or gap == 0:
         return np.arange(count)
+    # Imported here: they bring SciPy's solvers, a tenth of a second that each start would wait for.
+    from scipy.sparse import coo_array  # noqa: PLC0415
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
     one, other = shapely.STRtree(outlines).query(outlines, predicate="dwithin", distance=gap)
     pairs = one < other  # the other way round is the same, and with itself it costs most
     one, other, parts = one[pairs], other[pairs], np.asarray(outlines)
