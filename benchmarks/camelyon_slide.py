@@ -5,9 +5,9 @@
 
 Levels of 1, 4, 16, 64 and 256, tiles of 512 px in JPEG of quality 80 with chroma at half
 resolution, 0.243 µm/px, and tissue on ``--tissue`` of the slide, in five pieces on clean glass; a
-few squares of it are drawn carcinoma. Squares of tissue, 2,048 px wide, are all alike: each distinct
-tile is stored once, and the table of tiles points at it as often as it occurs. Readers decode it as
-often as they would other tiles; only the disk has less to do.
+few squares of it are drawn carcinoma. Squares of tissue, 2,048 px wide, are all alike: each
+distinct tile is stored once, and the table of tiles points at it as often as it occurs. Readers
+decode it as often as they would other tiles; only the disk has less to do.
 """
 
 from __future__ import annotations
