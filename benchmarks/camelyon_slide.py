@@ -58,7 +58,8 @@ def write_camelyon_slide(path: Path, width: int, height: int, *, tissue: float) 
         tissue: part of the slide that is tissue, 0-1.
     """
     kinds = lay_squares(width, height, tissue)
-    squares = (np.full((SQUARE_PX, SQUARE_PX, 3), _WHITE, np.uint8), *tissue_squares())
+    glass = np.full((SQUARE_PX, SQUARE_PX, 3), _WHITE, np.uint8)
+    squares: tuple[NDArray[np.uint8], ...] = (glass, *tissue_squares())
     with whole_file(path) as partial, partial.open("wb") as file:
         tiff = _Tiff(file)
         for number, downsample in enumerate(DOWNSAMPLES):
