@@ -10,15 +10,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from histoslide.cohort.records import output_names
 from histoslide.errors import HistoslideError, SlideListError
 from histoslide.geometry import Mpp
-from histoslide.pipeline.options import ScoreOptions, TissueOptions
 from histoslide.slide import find_slides, match_names
 from histoslide.slide.slide_table import ListedSlide, read_slide_table
 from histoslide.storage.location import Location, as_location
+
+if TYPE_CHECKING:  # it imports most of the package, and the list is read before that is needed
+    from histoslide.pipeline.options import ScoreOptions, TissueOptions
 
 SlideOrder = Literal["largest", "smallest", "given"]
 

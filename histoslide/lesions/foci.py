@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from skimage.filters import gaussian
 from skimage.measure import label
 
@@ -89,6 +87,11 @@ class Pairs:
         """The lesion that each of ``count`` foci belongs to: pairs share one."""
         if not len(self.one):
             return np.arange(count)
+        # Imported here: they bring SciPy's solvers, a tenth of a second that each start would wait
+        # for.
+        from scipy.sparse import coo_array  # noqa: PLC0415
+        from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
         linked = np.ones(len(self.one), dtype=np.int8)
         links = coo_array((linked, (self.one, self.other)), shape=(count, count))
         return np.asarray(connected_components(links, directed=False)[1], dtype=np.intp)

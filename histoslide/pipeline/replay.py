@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-from dask.local import get_sync
 from numpy.typing import NDArray
 
 from histoslide.comparison.cells import (
@@ -276,13 +275,13 @@ def _compare_sample(
     scored = np.isin(before.status, (Status.SCORED, Status.UNREADABLE))
     holding = [i for i, cells in enumerate(grid.blocks()) if scored[cells.slices].any()]
     drawn = rng.choice(holding, size=min(sample, len(holding)), replace=False)
-    blocks = np.zeros(grid.shape, dtype=lazy.blocks.dtype)
+    blocks = np.zeros(grid.shape, dtype=lazy.dtype)
     among = np.zeros(grid.shape, dtype=np.bool_)
     tiles = 0
     for done, number in enumerate(sorted(int(i) for i in drawn), start=1):
         i, j = divmod(number, across)
         cells = grid.block(i, j)
-        block = np.asarray(lazy.blocks.blocks[i, j].compute(scheduler=get_sync))
+        block = lazy.score((i, j))
         blocks[cells.slices], among[cells.slices] = block, True
         tiles += int((block["status"] == Status.SCORED).sum())
         if on_block is not None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import uuid
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +23,11 @@ from histoslide.scoring.record import MaskRecord, ModelRecord, ModeRecord, Slide
 from histoslide.slide import Slide, require_mpp
 from histoslide.storage.records import Absent, to_builtins
 from histoslide.tissue.masks import METHODS, TissueMask, find_tissue
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+    from histoslide.scoring.runners import BlockIndex
 
 READER_VERSION = 5
 """Counts changes of what a tile's pixels are (levels, resampling, colours), so that a heatmap is
@@ -81,9 +86,22 @@ class BlockModel(Protocol):
         ...
 
 
+class BlockScorer(Protocol):
+    """Computes a block, here or on a cluster."""
+
+    def __call__(self, part: NDArray[np.uint8], block_id: tuple[int, int]) -> NDArray[np.void]:
+        """The block's values, as of ``score_block``.
+
+        Args:
+            part: of the plan.
+            block_id: row and column of the block; Dask goes by the name.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class _BlockScorer:
-    """What each block of the graph calls; picklable where its slide and model are."""
+class _Scorer:
+    """Scores with a model from a slide; picklable where these are."""
 
     slide: Slide
     grid: TileGrid
@@ -105,9 +123,8 @@ class LazyHeatmap:
     (grid, spec, and the records of slide, mask, model and mode) are the same values.
     """
 
-    blocks: da.Array
-    """Structured array of shape ``grid.shape``, one chunk a block; see
-    ``histoslide.scoring.block.block_dtype``."""
+    scorer: BlockScorer
+    """Computes its blocks."""
     plan: NDArray[np.uint8]
     """Status of every cell before scoring, shape ``grid.shape``."""
     grid: TileGrid
@@ -132,6 +149,29 @@ class LazyHeatmap:
         return (
             f"LazyHeatmap({self.slide.name!r}, {self.grid.rows} × {self.grid.cols} cells of "
             f"{self.grid.cell_um:.1f} µm, {to_score:,} to score by {self.model.name!r})"
+        )
+
+    def score(self, block: BlockIndex) -> NDArray[np.void]:
+        """Compute a block in this thread: what computing that block of ``blocks`` gives."""
+        return self.scorer(self.plan[self.grid.block(*block).slices], block)
+
+    @property
+    def dtype(self) -> np.dtype[np.void]:
+        """Of the values of a block; see ``histoslide.scoring.block.block_dtype``."""
+        return block_dtype(len(self.spec.classes), tta=self.mode.tta)
+
+    @cached_property
+    def blocks(self) -> da.Array:
+        """Structured array of shape ``grid.shape``, one chunk a block, of ``dtype``."""
+        import dask.array as da  # noqa: PLC0415 - half a second, and threads need none of it
+
+        side = self.grid.block_cells
+        return da.map_blocks(
+            self.scorer,
+            da.from_array(self.plan, chunks=(side, side), name=False),
+            dtype=self.dtype,
+            meta=np.empty((0, 0), dtype=self.dtype),
+            name=f"score-{uuid.uuid4().hex}",
         )
 
     @property
@@ -262,16 +302,8 @@ def make_heatmap(
     if plan is None:
         plan = plan_cells(grid, tissue, threshold=tissue_threshold, roi=roi)
 
-    dtype = block_dtype(len(model.spec.classes), tta=mode.tta)
-    blocks = da.map_blocks(
-        _BlockScorer(slide=model.share(slide), grid=grid, model=model, mode=mode),
-        da.from_array(plan, chunks=(block_cells, block_cells), name=False),
-        dtype=dtype,
-        meta=np.empty((0, 0), dtype=dtype),
-        name=f"score-{uuid.uuid4().hex}",
-    )
     return LazyHeatmap(
-        blocks=blocks,
+        scorer=_Scorer(slide=model.share(slide), grid=grid, model=model, mode=mode),
         plan=plan,
         grid=grid,
         spec=model.spec,

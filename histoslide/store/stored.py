@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -30,6 +29,7 @@ from histoslide.store.pyramid import level_shapes
 from histoslide.store.record import CellCounts, HeatmapRecord
 
 if TYPE_CHECKING:
+    import dask.array as da
     import xarray as xr
 
 DISPLAY_GROUP = "histoslide.heatmap_html"
@@ -85,6 +85,8 @@ class Heatmap:
     @property
     def array(self) -> da.Array:
         """Level 0 as a Dask array: (rows, cols), or (classes, rows, cols) for more than two."""
+        import dask.array as da  # noqa: PLC0415 - half a second, where the rest needs none of it
+
         return da.from_zarr(self._probability())
 
     @property
