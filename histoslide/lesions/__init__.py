@@ -32,6 +32,7 @@ from histoslide.lesions.table import (
     heatmap_of_lesions,
     lesion_document,
     lesion_row,
+    settings_of_lesions,
     write_lesions,
 )
 
@@ -54,6 +55,7 @@ __all__ = [
     "kind_of",
     "lesion_document",
     "lesion_row",
+    "settings_of_lesions",
     "slide_score",
     "write_lesions",
 ]

@@ -67,6 +67,11 @@ class _Origin:
     source: _OriginSource
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Found(_Origin):
+    settings: LesionSettings
+
+
 def lesion_row(lesion: Lesion) -> Row:
     """A lesion's measures as one flat row."""
     row: Row = {
@@ -166,3 +171,13 @@ def heatmap_of_lesions(json_path: Location) -> str | None:
     except (OSError, HistoslideError):
         return None
     return origin.source.heatmap_id if origin.notice == NOTICE else None
+
+
+def settings_of_lesions(json_path: Location, heatmap_id: str) -> LesionSettings | None:
+    """How ``write_lesions`` was told to find the lesions of a heatmap; None where it did not."""
+    try:
+        found = from_json(read_bytes(json_path) or b"", _Found, source=json_path)
+    except (OSError, HistoslideError):
+        return None
+    ours = found.notice == NOTICE and found.source.heatmap_id == heatmap_id
+    return found.settings if ours else None

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
 from histoslide.errors import HistoslideError, StoreError
-from histoslide.lesions import Lesion, LesionSettings, find_lesions, lesion_row
 from histoslide.pipeline.result import SlideResult
 from histoslide.render import COLOUR_MAP, blend, slide_picture
-from histoslide.review import focus_id, polygons_of
 from histoslide.slide import Slide
 from histoslide.storage.records import ABSENT, Absent
 from histoslide.store import Heatmap, doubts_of, level_shapes
 from histoslide.viewer.catalogue import Catalogue, Entry
 from histoslide.viewer.cells import TILE_CELLS
 from histoslide.viewer.deepzoom import DeepZoom
+from histoslide.viewer.foci import recorded_settings
 from histoslide.viewer.messages import (
     CohortMessage,
     ComparableMessage,
-    FociMessage,
     GridMessage,
     HeatmapMessage,
     HeatmapRow,
@@ -137,7 +134,7 @@ def describe_heatmap(
         tissue_share=record.mask.tissue_share,
         counts=record.counts,
         warnings=_doubts(heat),
-        threshold=LesionSettings().extend_probability,
+        threshold=recorded_settings(heat, heat.main_class)[0].extend_probability,
         state=state,
         comparable=_comparable(catalogue, key, heat),
         review=None if reviews is None else reviews.name(heat),
@@ -169,36 +166,6 @@ def _describe_slide(catalogue: Catalogue, key: str, heat: Heatmap) -> SlideMessa
         overlap_px=zoom.overlap_px,
         max_level=zoom.max_level,
     )
-
-
-def describe_foci(heat: Heatmap, channel: int) -> FociMessage:
-    """The foci of a heatmap as ``histoslide lesions`` finds them, with their outlines.
-
-    Raises:
-        IndexError: no such channel.
-        StoreError: the heatmap cannot be read.
-    """
-    report = find_lesions(heat, LesionSettings(class_name=heat.shown_classes[channel]))
-    settings = report.settings
-    hint = (
-        f"Connected cells of {settings.extend_probability:g} or more, at least one of "
-        f"{settings.seed_probability:g} or more; closer than {settings.join_gap_um:g} µm is one."
-    )
-    notes = [f"{note[0].upper()}{note[1:]}." for note in report.summary.notes]
-    return FociMessage(
-        hint=" ".join([hint if report.lesions else f"None. {hint}", *notes]),
-        lesions=tuple(_focus(heat, lesion) for lesion in report.lesions),
-    )
-
-
-def _focus(heat: Heatmap, lesion: Lesion) -> dict[str, Any]:
-    box = lesion.box_l0
-    return lesion_row(lesion) | {
-        "number": lesion.number,
-        "id": focus_id(heat.record.slide.quickhash, lesion.polygon_l0),
-        "box_l0": [box.x, box.y, box.width, box.height],
-        "polygons_l0": polygons_of(lesion.polygon_l0),
-    }
 
 
 def _comparable(catalogue: Catalogue, key: str, heat: Heatmap) -> tuple[ComparableMessage, ...]:

@@ -156,11 +156,33 @@ class HeatmapMessage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FociSettings:
+    """How foci are found, as far as the page can change it: see ``LesionSettings``."""
+
+    seed_probability: Number
+    """At least one cell of a focus reaches it."""
+    extend_probability: Number
+    """All of its cells do."""
+    smoothing_um: Number
+    """Standard deviation of the Gaussian before."""
+    join_gap_um: Number
+    """Foci nearer than this are one."""
+    min_cells: Whole
+    """Smaller ones are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FociMessage:
     """The foci of a heatmap."""
 
-    hint: str
-    """How they are found, and what to know of them."""
+    notes: tuple[str, ...]
+    """What to know of them."""
+    settings: FociSettings
+    """How they were found."""
+    recorded: FociSettings
+    """How those in the tables were."""
+    tables: str | None
+    """Name of the tables beside the heatmap; None where there are none."""
     lesions: tuple[Mapping[str, Any], ...]
     """Rows of the table of lesions, each with its ``number``, ``id``, ``box_l0`` and
     ``polygons_l0``."""

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
 
+import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -32,9 +33,14 @@ from histoslide.viewer.deepzoom import DeepZoom, blank_tile, slide_tile
 from histoslide.viewer.facts import (
     colour_maps,
     describe_cohort,
-    describe_foci,
     describe_heatmap,
     thumbnail,
+)
+from histoslide.viewer.foci import (
+    FociSettingsError,
+    asked_settings,
+    describe_foci,
+    recorded_settings,
 )
 from histoslide.viewer.messages import ReviewAnswer, ReviewChange
 from histoslide.viewer.reviews import Reviews
@@ -156,6 +162,7 @@ class _Viewer:
     def __init__(self, catalogue: Catalogue, reviews: Reviews | None) -> None:
         self._catalogue, self._reviews = catalogue, reviews
         self._tile = byte_cache(CACHE_BYTES)
+        self._finding = anyio.CapacityLimiter(1)
 
     def routes(self) -> list[BaseRoute]:
         """The addresses; every variable part is looked up, none becomes a path of a file."""
@@ -255,17 +262,25 @@ class _Viewer:
         body = self._tile(("thumbnail", key, state.revision), lambda: thumbnail(source.heat, slide))
         return _cached(request, body, "image/png")
 
-    def _foci(self, request: Request) -> Response:
+    async def _foci(self, request: Request) -> Response:
+        """Found one list after the other, so that whoever moves a slider leaves room for tiles."""
+        return await anyio.to_thread.run_sync(self._found, request, limiter=self._finding)
+
+    def _found(self, request: Request) -> Response:
         key, channel = request.path_params["key"], request.path_params["channel"]
         try:
             source = self._catalogue.source(key)
-            revision = source.state().revision
+            revision, heat = source.state().revision, source.heat
+            recorded, tables = recorded_settings(heat, heat.shown_classes[channel])
+            settings = asked_settings(recorded, request.query_params.multi_items())
             body = self._tile(
-                ("foci", key, revision, channel),
-                lambda: bytes(_json(describe_foci(source.heat, channel)).body),
+                ("foci", key, revision, channel, settings, recorded, tables),
+                lambda: bytes(_json(describe_foci(heat, settings, recorded, tables)).body),
             )
         except (KeyError, IndexError):
             raise HTTPException(404, "no such heatmap or class") from None
+        except FociSettingsError as error:
+            raise HTTPException(422, str(error)) from None
         return _cached(request, body, "application/json")
 
     def _cells(self, request: Request) -> Response:

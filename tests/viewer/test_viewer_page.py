@@ -33,6 +33,7 @@ from PIL import Image
 
 from histoslide.geometry import Size
 from histoslide.grid.status import Status
+from histoslide.lesions import LesionSettings, find_lesions, write_lesions
 from histoslide.report.page import write_report
 from histoslide.slide import open_slide
 from histoslide.storage.records import to_builtins
@@ -177,6 +178,66 @@ def test_foci_are_listed_flown_to_and_announced(visit: Open, url: str) -> None:
     playwright.expect(items.nth(0)).to_have_attribute("aria-current", "true")
 
 
+def test_foci_follow_the_threshold_and_go_back(visit: Open, serve: Serve, tmp_path: Path) -> None:
+    """Greyed out until the answer has come; what differs from the tables says so."""
+    values = truth()
+    values[60:63, 60:64] = 0.6
+    path = store(tmp_path, values=values)
+    write_lesions(
+        find_lesions(open_heatmap(path), LesionSettings(seed_probability=0.9)),
+        tmp_path / "heat-lesions.csv",
+        tmp_path / "heat-lesions.json",
+    )
+    page = visit(f"{serve(path)}view#focus=1")
+    items, differ = page.locator("#foci button"), page.locator("#foci-differ")
+    assert items.count() == 2
+    assert differ.is_hidden()
+    assert "0.50 or more, at least one of 0.90" in page.locator("#foci-how").inner_text()
+    held: list[Any] = []
+    page.route("**/foci/**", lambda route: held.append(route))  # noqa: PLW0108 - a builtin will not do
+
+    def asked(times: int) -> bool:
+        page.wait_for_timeout(50)  # requests are handed over only while something is waited for
+        return len(held) == times
+
+    page.get_by_label("Threshold").fill("0.15")
+    playwright.expect(page.locator("#foci")).to_have_class("stale")
+    for value in ("0.2", "0.3", "0.96", "0.1"):
+        page.get_by_label("Threshold").fill(value)
+    wait_until(lambda: asked(1))
+    held[0].continue_()  # what was asked first is not what is wanted by now
+    wait_until(lambda: asked(2))
+    assert "extend_probability=0.1&" in f"{held[1].request.url}&"
+    playwright.expect(page.locator("#foci")).to_have_class("stale")
+    held[1].continue_()
+    page.unroute("**/foci/**")
+    playwright.expect(page.locator("#foci")).not_to_have_class("stale")
+    playwright.expect(items).to_have_count(1)  # all tissue hangs together
+    assert items.first.get_attribute("aria-current") == "true", "it holds what was chosen"
+    assert "heat-lesions.csv" in differ.inner_text()
+    page.get_by_label("Threshold").fill("0.5")
+    playwright.expect(items).to_have_count(2)
+    playwright.expect(differ).to_be_hidden()
+    page.locator("#foci-settings summary").click()
+    page.get_by_label("Seed").fill("0.55")
+    playwright.expect(items).to_have_count(3)
+    page.get_by_label("At least").fill("13")
+    playwright.expect(items).to_have_count(1)
+    page.get_by_label("At least").fill("0")  # no setting: nothing is asked for
+    where(page)
+    assert "seed=0.55" in page.url
+    assert "cells=13" in page.url
+    again = visit(page.url)
+    assert again.locator("#foci button").count() == 1
+    assert again.locator("#foci-differ").is_visible()
+    again.get_by_role("button", name="Back to those").click()
+    playwright.expect(again.locator("#foci button")).to_have_count(2)
+    playwright.expect(again.locator("#foci-differ")).to_be_hidden()
+    assert again.get_by_label("Seed").input_value() == "0.9"
+    where(again)
+    assert "seed=" not in again.url
+
+
 def test_outlines_run_along_the_cells(visit: Open, url: str) -> None:
     page = visit(f"{url}#heatmap=0&x=1700&y=1380&mpp=1")
     drawn = overlay(page)
@@ -191,7 +252,7 @@ def test_outlines_run_along_the_cells(visit: Open, url: str) -> None:
 def test_a_link_restores_the_view(visit: Open, url: str) -> None:
     page = visit(url)
     page.locator("#foci button").nth(1).click()
-    page.get_by_label("Threshold").fill("0.15")
+    page.get_by_label("Threshold").fill("0.3")
     page.get_by_label("Opacity").fill("0.35")
     page.get_by_role("combobox", name="Colours").select_option("cividis")
     page.get_by_label("Status of cells").check()

@@ -17,6 +17,7 @@ from PIL import Image
 from histoslide.errors import StoreError
 from histoslide.geometry import Box, Mpp, Size
 from histoslide.grid.status import Status
+from histoslide.lesions import LesionSettings
 from histoslide.scoring.lazy import make_heatmap
 from histoslide.slide import open_slide
 from histoslide.store import halve_probability, level_shapes, open_heatmap, store_heatmap
@@ -25,7 +26,7 @@ from histoslide.tissue.masks import METHODS, find_tissue
 from histoslide.viewer.cache import byte_cache
 from histoslide.viewer.cells import TILE_CELLS, CellSource
 from histoslide.viewer.deepzoom import DeepZoom, blank_tile, slide_tile
-from histoslide.viewer.facts import describe_foci
+from histoslide.viewer.foci import describe_foci
 
 
 @given(
@@ -173,7 +174,7 @@ def test_damage_never_looks_like_normal_tissue(tmp_path: Path, damage: str) -> N
     assert np.isnan(values[where]).all()
     assert (status == Status.UNREADABLE).sum() == status[where].size
     with pytest.raises(StoreError, match="is damaged"):
-        describe_foci(source.heat, 0)
+        describe_foci(source.heat, LesionSettings(), LesionSettings(), None)
     values, status = decode(source.tile(0, 0, 1), (TILE_CELLS, 200 - TILE_CELLS))
     assert (values == 0.25).all()
     assert (status == Status.SCORED).all()

@@ -9,6 +9,7 @@ export class Controls {
   /** `wanted` comes from the link; `onChange` is called after every change. */
   constructor(facts, maps, wanted, onChange) {
     this.onChange = onChange;
+    this.recorded = facts.threshold;
     fill(byId("map"), maps.map((name) => [name, name]), wanted.map);
     fill(byId("class"), facts.classes.map((name) => [name, name]), wanted.class ?? facts.main_class);
     byId("class-row").hidden = facts.classes.length < 2;
@@ -27,8 +28,10 @@ export class Controls {
     this.#say();
   }
 
+  /** In hundredths, but for the recorded one, which may be finer. */
   get threshold() {
-    return byId("threshold").valueAsNumber;
+    const value = byId("threshold").valueAsNumber;
+    return Math.abs(value - this.recorded) < 0.004 ? this.recorded : Math.round(value * 100) / 100;
   }
 
   get opacity() {
@@ -65,8 +68,13 @@ export class Controls {
   }
 
   moveThreshold(step) {
-    byId("threshold").value = String(this.threshold + step);
-    this.#changed();
+    this.setThreshold(this.threshold + step);
+    this.onChange();
+  }
+
+  setThreshold(value) {
+    byId("threshold").value = String(value);
+    this.#say();
   }
 
   showLegend(lut) {

@@ -20,11 +20,24 @@ export class Foci {
     this.elements = elements;
     this.onPick = onPick;
     this.decisionOf = null; // a function, while a review is made
-    this.show({ lesions: [], hint: "" });
+    this.current = null;
+    this.stale = false;
+    this.show({ lesions: [], notes: [] });
   }
 
-  /** Take what the server found: `lesions`, longest first, and a `hint` on how. */
-  show({ lesions, hint }) {
+  /** What is listed is not what is asked for: grey until the answer comes. */
+  expect() {
+    this.stale = true;
+    this.elements.list.classList.add("stale");
+    this.elements.list.setAttribute("aria-busy", "true");
+  }
+
+  /** Take what the server found: `lesions`, longest first, and `notes`; the chosen focus stays chosen. */
+  show({ lesions, notes }) {
+    const before = this.current;
+    this.stale = false;
+    this.elements.list.classList.remove("stale");
+    this.elements.list.setAttribute("aria-busy", "false");
     this.all = lesions.map((lesion) => ({
       ...lesion,
       path: outline(lesion.polygons_l0.flat()),
@@ -33,10 +46,14 @@ export class Foci {
     this.current = null;
     const { list, count, hintText, buttons } = this.elements;
     count.textContent = this.all.length ? `(${this.all.length})` : "";
-    hintText.textContent = hint;
+    hintText.textContent = [this.all.length ? "" : "None.", ...notes].filter(Boolean).join(" ");
     buttons.hidden = !this.all.length;
+    const held = list.contains(document.activeElement);
     list.replaceChildren(...this.all.map((focus) => this.#item(focus)));
     this.showDecisions();
+    const same = before && (this.all.find(({ id }) => id === before.id) ?? this.at(before.peak_x_l0, before.peak_y_l0));
+    if (same) this.select(same);
+    if (same && held) list.querySelector(`[data-number="${same.number}"]`).focus({ preventScroll: true });
   }
 
   /** Say of each focus in the list what the review says. */
@@ -76,6 +93,8 @@ export class Foci {
   }
 
   draw(context, view) {
+    context.save();
+    if (this.stale) context.globalAlpha = 0.5;
     onSlide(context, view, () => {
       for (const focus of this.all) this.#drawOutline(context, view, focus);
     });
@@ -85,6 +104,7 @@ export class Foci {
       return { at: focus.top, text, chosen: focus === this.current, edge: "#000" };
     });
     drawLabels(context, view, labels.reverse());
+    context.restore();
   }
 
   #drawOutline(context, view, focus) {

@@ -5,6 +5,7 @@ import { Controls } from "./controls.js";
 import { Curtain } from "./curtain.js";
 import { showFacts } from "./facts.js";
 import { Foci, spoken } from "./foci.js";
+import { FociSettings } from "./foci-settings.js";
 import { HeatLayer, paintHeat, paintPending, paintStatus, paintTissue, paintUnreadable } from "./heat-layer.js";
 import { bindKeys } from "./keys.js";
 import { readHash, writeHash } from "./link.js";
@@ -41,6 +42,7 @@ class Page {
     );
     this.curtain = new Curtain(byId("curtain"), () => this.#changed());
     this.controls = new Controls(this.facts, Object.keys(this.maps), wanted, () => this.restyle());
+    this.settings = new FociSettings(this.controls, wanted, () => this.restyle());
     this.stage = new Stage(
       { osd: byId("osd"), overlay: byId("overlay") },
       { paint: (context, view) => this.paint(context, view), onMove: () => this.#changed() },
@@ -52,7 +54,7 @@ class Page {
     this.#restore(wanted);
     this.#bind();
     await this.restyle();
-    await this.#loadFoci();
+    await this.fociAsked;
     await this.review?.start();
     if (wanted.focus) this.#mark(this.foci.byNumber(wanted.focus));
     this.#follow();
@@ -102,19 +104,13 @@ class Page {
     const lut = this.maps[controls.map];
     controls.showLegend(lut);
     const channel = this.facts.classes.indexOf(controls.className);
-    if (channel !== this.heat.channel) {
-      this.heat.setChannel(channel);
-      await this.#loadFoci();
-    }
+    this.heat.setChannel(channel);
+    for (const layer of [this.heat, this.other]) layer?.setStyle(lut, controls.threshold);
+    if (this.fociAddress !== this.#addressOfFoci()) this.#loadFoci();
     await this.#compareWith(controls.other);
     // Two heatmaps of one class each show tumour, whatever their models call it.
     this.other?.setChannel(Math.max(0, this.other.facts.classes.indexOf(controls.className)));
     for (const layer of [this.heat, this.other]) layer?.setStyle(lut, controls.threshold);
-    // Foci are found by the server at one threshold: at another they are those of another picture.
-    const stale = controls.threshold !== this.facts.threshold;
-    byId("foci").classList.toggle("stale", stale);
-    byId("foci-stale").hidden = !stale;
-    byId("foci-stale").textContent = `Found at ${this.facts.threshold}, not at ${controls.threshold}.`;
     this.#changed();
   }
 
@@ -186,6 +182,7 @@ class Page {
       foci: this.controls.showFoci,
       status: this.controls.showStatus,
       focus: this.foci.current?.number,
+      ...this.settings.own,
     };
     history.replaceState(null, "", writeHash(state));
     delete document.body.dataset.moving;
@@ -206,17 +203,37 @@ class Page {
     byId("curtain-right").textContent = this.other?.facts.name ?? "";
   }
 
+  #addressOfFoci() {
+    return `${heatAddress(this.facts.key)}/foci/${Math.max(0, this.heat.channel)}?${this.settings.query}`;
+  }
+
+  /** Ask for the foci as the controls have it now. One answer is awaited at a time, however fast a slider moves. */
   async #loadFoci() {
-    const address = `${heatAddress(this.facts.key)}/foci/${Math.max(0, this.heat.channel)}`;
-    try {
-      this.foci.show(await getJson(address));
+    this.fociAddress = this.#addressOfFoci();
+    this.fociWanted = (this.fociWanted ?? 0) + 1;
+    this.foci.expect();
+    this.fociAsked ??= this.#askForFoci().finally(() => (this.fociAsked = null));
+    await this.fociAsked;
+  }
+
+  async #askForFoci() {
+    let wanted;
+    let found;
+    do {
+      wanted = this.fociWanted;
       this.trouble = null;
-    } catch (error) {
-      this.foci.show({ lesions: [], hint: "" });
-      this.trouble = error.message;
-    }
+      try {
+        found = await getJson(this.fociAddress);
+      } catch (error) {
+        found = null;
+        this.trouble = error.message;
+      }
+    } while (wanted !== this.fociWanted);
+    this.foci.show(found ?? { lesions: [], notes: [] });
+    if (found) this.settings.show(found);
     this.review?.refresh();
     this.#notice();
+    this.#changed();
   }
 
   #describe() {
