@@ -23,10 +23,9 @@ from histoslide.comparison.same_slide import check_same_slide
 from histoslide.errors import BundleError, HistoslideError, MaskError, OutputExistsError, StoreError
 from histoslide.geometry import Mpp
 from histoslide.grid.status import Status
-from histoslide.model import Model
 from histoslide.model.engine import Engine
 from histoslide.pipeline.options import TissueOptions
-from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
+from histoslide.scoring.lazy import BlockModel, LazyHeatmap, make_heatmap
 from histoslide.scoring.mode import ScoreMode
 from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
 from histoslide.storage.location import Location, as_location, is_remote
@@ -142,7 +141,7 @@ def refuse_other_model(heat: Heatmap, sha256: str, given: str) -> None:
 def replay_heatmap(
     heat: Heatmap,
     slide_path: Location | str,
-    model: Model,
+    model: BlockModel,
     *,
     mask: Path | str | None = None,
     roi: Path | str | None = None,
@@ -159,7 +158,8 @@ def replay_heatmap(
     Args:
         heat: complete heatmap.
         slide_path: the slide it was scored on.
-        model: it was scored with.
+        model: it was scored with; a ``histoslide.scoring.cascade.Cascade`` where another looked
+            first.
         mask: the mask file it was made with, if it was.
         roi: the region of interest it was made with, if it was.
         out: keep the new heatmap there; it must not exist, or be one that was begun by the same

@@ -200,6 +200,11 @@ class ClusterModel:
     plugin: str
     """Name of the plugin that holds it."""
 
+    @property
+    def first_look(self) -> None:
+        """None looks first; see ``histoslide.scoring.cascade``."""
+        return None
+
     def check(self, work: Work) -> None:
         """Nothing beyond what the spec tells: a worker that cannot do it says so."""
         work.check(self.spec)

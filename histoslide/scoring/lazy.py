@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from histoslide.errors import ResolutionError
+from histoslide.errors import HistoslideError, ResolutionError
 from histoslide.grid.cells import DEFAULT_BLOCK_CELLS, TileGrid
 from histoslide.grid.status import Status
-from histoslide.model import Model, ModelSpec
+from histoslide.model import ModelSpec
 from histoslide.model.engine import Engine
+from histoslide.model.first_look import FirstLook
 from histoslide.model.work import Work
-from histoslide.scoring.block import block_dtype, score_block
+from histoslide.scoring.block import Scorer, block_dtype, score_block
 from histoslide.scoring.mode import EXACT, ScoreMode
 from histoslide.scoring.record import MaskRecord, ModelRecord, ModeRecord, SlideRecord
 from histoslide.slide import Slide, require_mpp
@@ -77,7 +78,12 @@ class BlockModel(Protocol):
         """
         ...
 
-    def here(self) -> Model:
+    @property
+    def first_look(self) -> FirstLook | None:
+        """Of a cascade of two models, what is recorded of the one that looks first."""
+        ...
+
+    def here(self) -> Scorer:
         """The model in the process that computes, loaded once."""
         ...
 
@@ -158,7 +164,7 @@ class LazyHeatmap:
     @property
     def dtype(self) -> np.dtype[np.void]:
         """Of the values of a block; see ``histoslide.scoring.block.block_dtype``."""
-        return block_dtype(len(self.spec.classes), tta=self.mode.tta)
+        return block_dtype(len(self.spec.classes), self.mode.extras)
 
     @cached_property
     def blocks(self) -> da.Array:
@@ -203,8 +209,14 @@ class LazyHeatmap:
             "model.sha256": self.model.sha256,
             **self._ranges,
             "engine": str(self.engine),
-            **to_builtins(ModeRecord.of(self.mode)),
+            **_flat(to_builtins(ModeRecord.of(self.mode))),
         }
+
+
+def _flat(mode: dict[str, Any]) -> dict[str, Any]:
+    """A mode's record with names of settings as the fingerprint has them, one a value."""
+    first = mode.pop("first_look", {})
+    return mode | {f"first_look.{name}": value for name, value in first.items()}
 
 
 def make_grid(
@@ -296,6 +308,11 @@ def make_heatmap(
     """
     grid = make_grid(slide, model.spec, stride_px=stride_px, block_cells=block_cells)
     mode.check(model.spec, stride_px=grid.stride_px)
+    if mode.first_look is not None and mode.first_look != model.first_look:
+        raise HistoslideError(
+            f"the mode takes a first look by {mode.first_look.name}, which the model does not have "
+            "with it: score with histoslide.scoring.cascade.Cascade and its mode"
+        )
     for work in mode.works(grid.stride_px):
         model.check(work)
     tissue = find_tissue(slide, METHODS["otsu"]) if tissue is None else tissue

@@ -35,7 +35,7 @@ class BlockTarget:
     def __init__(self, path: Location, tumour_index: int | None, guard: LockGuard) -> None:
         arrays = StoreArrays.open(path, "r+")
         self._probability, self._status = arrays.probability(), arrays.status()
-        self._disagreement = arrays.disagreement()
+        self._extras = arrays.extras
         # Two classes sum to one: the heatmap shows the tumour class, or else the second.
         self._shown = 1 if tumour_index is None else tumour_index
         self._guard = guard
@@ -52,8 +52,8 @@ class BlockTarget:
             self._probability[where] = probability[..., self._shown]
         else:
             self._probability[(slice(None), *where)] = np.moveaxis(probability, -1, 0)
-        if self._disagreement is not None:
-            self._disagreement[where] = block["disagreement"]
+        for extra, array in self._extras.items():
+            array[where] = block[extra]
         self._status[where] = block["status"]
 
 

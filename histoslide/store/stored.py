@@ -19,6 +19,7 @@ from histoslide.errors import BundleError, HistoslideError, StoreError
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
 from histoslide.model import ModelSpec
+from histoslide.scoring.mode import Extra
 from histoslide.storage.location import Location, as_location, storage_errors
 from histoslide.storage.records import from_builtins
 from histoslide.store.arrays import StoreArrays
@@ -101,8 +102,25 @@ class Heatmap:
         The standard deviation of the probability, NaN where nothing was scored; None for a heatmap
         that was made without test-time augmentation.
         """
+        return self.extra_array("disagreement")
+
+    @property
+    def looks(self) -> NDArray[np.uint8] | None:
+        """How many networks have seen each cell, shape ``grid.shape``.
+
+        1 where only the first look has, 2 where the model itself has too, 0 where nothing was
+        scored; None for a heatmap that was made without a first look.
+        """
+        return self.extra_array("looks")
+
+    def extra_array(self, extra: Extra) -> NDArray[Any] | None:
+        """What some modes leave of every cell, shape ``grid.shape``; None where this one's did not.
+
+        Raises:
+            StoreError: it is damaged.
+        """
         with storage_errors(self.path):
-            stored = StoreArrays.open(self.path).disagreement(self.grid)
+            stored = StoreArrays.open(self.path).extra_array(extra, self.grid)
         return None if stored is None else self._read(stored, np.s_[:])
 
     @property

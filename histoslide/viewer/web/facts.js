@@ -10,7 +10,7 @@ export function showFacts(list, warnings, facts) {
     ["Resolution", `${Number(slide.mpp.toPrecision(4))} µm/px (${slide.mpp_source})`],
     ["Cell", `${Number(grid.cell_um.toPrecision(4))} µm`],
     ["Tissue", `${(facts.tissue_share * 100).toFixed(1)} % of the slide`],
-    ["Model", facts.model],
+    ["Model", facts.first_look ? `${facts.model}, after a first look by ${facts.first_look}` : facts.model],
   ];
   if (counts) {
     rows.push(["Cells", `${whole(counts.scored)} scored, ${whole(counts.background)} background`]);
