@@ -35,6 +35,9 @@ from histoslide.store import open_heatmap
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how much of it is done and in all."""
 
+_CHOSEN_AT = MOST_LOST / 2
+"""The threshold is chosen to lose less than this: on what it was not chosen on it loses more."""
+
 _STEP = 1e-4
 """Thresholds are rounded down to a multiple of this, to be read by people."""
 
@@ -156,7 +159,7 @@ def fit_scale(first: NDArray[np.float32], alone: NDArray[np.float32]) -> Scale:
 
 
 def highest_threshold(first: NDArray[np.float32], alone: NDArray[np.float32]) -> float:
-    """The highest threshold that loses less than ``MOST_LOST`` of what is positive.
+    """The highest threshold that loses less than half of ``MOST_LOST`` of what is positive.
 
     Args:
         first: probabilities at the first look, on the other's scale, shape (n,).
@@ -165,7 +168,7 @@ def highest_threshold(first: NDArray[np.float32], alone: NDArray[np.float32]) ->
     found = np.sort(first[alone >= POSITIVE])
     if not len(found):
         return 0.0  # nothing is known of what would be lost
-    may_go = math.ceil(MOST_LOST * len(found)) - 1
+    may_go = math.ceil(_CHOSEN_AT * len(found)) - 1
     least = min(float(found[may_go]), POSITIVE)
     return round(math.floor(least / _STEP) * _STEP, 6)
 

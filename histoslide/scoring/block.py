@@ -221,7 +221,7 @@ class _Block:
             seen.append((part, window.pixels))
             held += window.pixels.nbytes
             batches.help()
-            if held >= MOST_HELD_BYTES:
+            if held + window.pixels.nbytes > MOST_HELD_BYTES:  # as one more would be as large
                 break
         self._collect(batches, waiting)
         return seen
