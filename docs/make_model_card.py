@@ -280,18 +280,16 @@ def first_look_of(bundle: Path) -> str:
         "",
         "## After a first look",
         "",
-        f"{gate.name} looks first, and this model where that one says {gate.threshold:g} or more, "
-        "brought to this one's scale.",
-        f"On {gate.patches:,} patches the AUC is {gate.auc:.4f}, alone {gate.auc_alone:.4f}, and "
-        f"{gate.lost:,} of {gate.positive:,} positive ones are lost. Scale and threshold",
-        "were chosen on as many other patches and on these nodes:",
+        f"{gate.name} looks first, and this model where that one, brought to this one's scale,",
+        f"says {gate.threshold:g} or more. On {gate.patches:,} patches the AUC is {gate.auc:.4f},",
+        f"alone {gate.auc_alone:.4f}, and {gate.lost:,} of {gate.positive:,} positive ones are",
+        "lost. Scale and threshold were chosen on as many other patches and on these nodes:",
         "",
         "| node | looked at again | positive cells lost | lesions alone | after a first look |",
         "|---|---|---|---|---|",
         *rows,
         "",
-        f"Of all that this model alone calls positive {gate.lost_share:.2%} is lost: the gate "
-        f"{verdict}.",
+        f"Of all that this model alone calls positive {gate.lost_share:.2%} is lost: it {verdict}.",
         "",
     ]
     return "\n".join(lines)
