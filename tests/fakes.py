@@ -51,3 +51,8 @@ class FakeSlide(Slide):
         ):
             raise SlideReadError(f"{self.name}: rotten at ({region.x}, {region.y})")
         return average_squares(self.levels[region.level][region.slices], shrink)
+
+
+def noise_slide(height: int, width: int, rotten: Box | None = None) -> FakeSlide:
+    pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return FakeSlide([pixels], mpp=Mpp(value=0.972, source="test"), rotten=rotten)

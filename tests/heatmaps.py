@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
@@ -113,7 +112,7 @@ def lazy_of(
         status = np.where(scored, Status.SCORED, Status.BACKGROUND).astype(np.uint8)
     blocks["status"] = status
     return LazyHeatmap(
-        blocks=da.from_array(blocks, chunks=(32, 32)),
+        scorer=lambda _, block_id: blocks[grid.block(*block_id).slices],
         plan=np.where(scored, Status.PENDING, status).astype(np.uint8),
         grid=grid,
         spec=spec,

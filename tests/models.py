@@ -1,9 +1,13 @@
 """Small networks whose answers are known, for tests of where probabilities land."""
 
+import dataclasses
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from histoslide.model import Model, ModelSpec
+from histoslide.model.architectures import ConcatPool
 
 
 class CentreColour(nn.Module):
@@ -77,3 +81,32 @@ def randomise_norms(network: nn.Module, *, std: float = 0.1) -> nn.Module:
             nn.init.uniform_(module.weight, 0.5, 1)
             nn.init.normal_(module.bias, std=std)
     return network
+
+
+AREA_SPEC = ModelSpec(
+    name="areas",
+    architecture="none",
+    classes=("normal", "tumour"),
+    tumour_class="tumour",
+    mpp=0.972,
+    mean=(0, 0, 0),
+    std=(1, 1, 1),
+    input_px=96,
+    label_px=32,
+)
+"""Of models that areas can be scored with."""
+
+
+def area_network(*, padded: bool) -> nn.Sequential:
+    """Stride 32; without padding a feature sees its own 32 px only, so areas equal tiles."""
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 4, 64 if padded else 32, stride=32, padding=16 if padded else 0)
+    last = nn.Linear(8, 2)
+    nn.init.normal_(last.weight, std=3.0)
+    head = nn.Sequential(ConcatPool(), nn.Flatten(), nn.BatchNorm1d(8), last)
+    return nn.Sequential(nn.Sequential(convolution, nn.ReLU()), head)
+
+
+def area_model(*, padded: bool = False, **changes: Any) -> Model:
+    spec = dataclasses.replace(AREA_SPEC, **changes)
+    return Model(spec, area_network(padded=padded), device="cpu", sha256="areas")

@@ -260,7 +260,7 @@ def add_slides_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_resolution_options(parser: argparse.ArgumentParser) -> None:
+def add_resolution_options(parser: argparse._ActionsContainer) -> None:
     """``--mpp`` and ``--mpp-csv``."""
     parser.add_argument(
         "--mpp",

@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.model_choice import choose_model, is_pickle
+from histoslide_cli.model_choice import choose_model, is_pickle, model_file
 
 if TYPE_CHECKING:
+    from histoslide.model.choosing_first_look import ChosenLook
     from histoslide.scoring.lazy import BlockModel
     from histoslide.scoring.mode import ScoreMode
     from histoslide.scoring.runners import Runner
@@ -41,17 +42,26 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--mode",
-        choices=("exact", "cascade", "dense"),
-        default="exact",
-        help="exact: every tile by itself; dense: whole areas in one pass, several times faster "
-        "and not the same; cascade: dense, then exact tiles where there may be tumour "
-        "(default: exact)",
+        choices=("auto", "exact", "cascade", "dense"),
+        default="auto",
+        help="exact: every tile by itself; cascade: every tile by the model of --first-look, then "
+        "by --model where there may be tumour; dense: whole areas in one pass, not the same; auto: "
+        "cascade where model calibrate --first-look has measured that it loses nothing, else exact "
+        "(default: auto)",
+    )
+    group.add_argument(
+        "--first-look",
+        type=model_file,
+        metavar="FILE",
+        help="bundle that looks first in --mode cascade, or light (default: the one that was "
+        "calibrated for the model; without any, whole areas by the model itself)",
     )
     group.add_argument(
         "--cascade-threshold",
         type=float,
         metavar="P",
-        help="dense probability from which --mode cascade looks again, 0-1",
+        help="probability at the first look from which --mode cascade looks again, 0-1 (default: "
+        "what was calibrated)",
     )
     group.add_argument(
         "--tta",
@@ -86,10 +96,22 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
         model = choose_model(arguments, device=device, backend=backend, precision=precision)
         if backend is None and precision is None:
             _say_what_would_be_faster(arguments, model, device)
-        mode, stride_px = score_mode(arguments), arguments.stride or model.spec.label_px
-        # Only what is kept: converting shuts up warnings in all threads, and may be in vain.
-        begin(lambda: mode.compile(model, stride_px=stride_px, only_kept=True))
-        yield model, None
+        stride_px = arguments.stride or model.spec.label_px
+        look = chosen_first_look(arguments, model)
+        if look is None:
+            mode = score_mode(arguments)
+            # Only what is kept: converting shuts up warnings in all threads, and may be in vain.
+            begin(lambda: mode.compile(model, stride_px=stride_px, only_kept=True))
+            yield model, None
+            return
+        from histoslide.model import load_model
+        from histoslide.scoring.cascade import BothModels, Cascade
+
+        first = load_model(look.bundle, device=device, backend=backend, precision=precision)
+        cascade = Cascade(model=model, first=first, threshold=look.threshold, scale=look.scale)
+        both = BothModels(model, first)
+        begin(lambda: cascade.mode.compile(both, stride_px=stride_px, only_kept=True))
+        yield cascade, None
         return
     if find_spec("distributed") is None:
         raise HistoslideError("--dask needs distributed: pip install 'histoslide[cluster]'")
@@ -102,12 +124,16 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
     with Cluster.connect(arguments.dask) as cluster:
         if cluster.dashboard:
             logger.info("dashboard of the cluster: %s", cluster.dashboard)
-        yield (
-            cluster.load_model(
-                arguments.model, device=arguments.device, backend=backend, precision=precision
-            ),
-            cluster,
-        )
+        kind = {"device": arguments.device, "backend": backend, "precision": precision}
+        there: BlockModel = cluster.load_model(arguments.model, **kind)
+        if (look := chosen_first_look(arguments, there)) is not None:
+            from histoslide.scoring.cascade import Cascade
+
+            looks_first = cluster.load_model(look.bundle, **kind)
+            there = Cascade(
+                model=there, first=looks_first, threshold=look.threshold, scale=look.scale
+            )
+        yield there, cluster
 
 
 def _say_what_would_be_faster(
@@ -131,8 +157,31 @@ def _say_what_would_be_faster(
         )
 
 
+def chosen_first_look(arguments: argparse.Namespace, model: BlockModel) -> ChosenLook | None:
+    """Who looks first for a model, and how; None where nobody does.
+
+    Raises:
+        HistoslideError: the record of the model cannot be read, or the one that looks first is
+            not there or was not calibrated.
+    """
+    from histoslide.model.choosing_first_look import choose_first_look
+
+    path: Path | None = arguments.model
+    if arguments.mode not in ("auto", "cascade") or arguments.tta:
+        return None
+    if path is not None and is_pickle(path):
+        return None  # it has no record beside it
+    return choose_first_look(
+        path,
+        sha256=model.sha256,
+        first=arguments.first_look,
+        threshold=arguments.cascade_threshold,
+        unasked=arguments.mode == "auto",
+    )
+
+
 def score_mode(arguments: argparse.Namespace) -> ScoreMode:
-    """What the options say of modes.
+    """What the options say of modes, apart from a first look.
 
     Raises:
         HistoslideError: settings that do not go together.
@@ -141,12 +190,21 @@ def score_mode(arguments: argparse.Namespace) -> ScoreMode:
     from histoslide.scoring.mode import DEFAULT_CASCADE_THRESHOLD, ScoreMode
 
     threshold = arguments.cascade_threshold
-    if threshold is not None and arguments.mode != "cascade":
+    for option, value in (
+        ("--cascade-threshold", threshold),
+        ("--first-look", arguments.first_look),
+    ):
+        if value is not None and arguments.mode != "cascade":
+            raise HistoslideError(
+                f"{option} is for --mode cascade, not {arguments.mode}: leave one out"
+            )
+    bundles = [path for path in (arguments.model, arguments.first_look) if path is not None]
+    if arguments.first_look is not None and any(map(is_pickle, bundles)):
         raise HistoslideError(
-            f"--cascade-threshold is for --mode cascade, not {arguments.mode}: leave one out"
+            "--first-look takes bundles only: make one with histoslide model convert --to bundle"
         )
     return ScoreMode(
-        mode=arguments.mode,
+        mode="exact" if arguments.mode == "auto" else arguments.mode,
         tta=arguments.tta,
         cascade_threshold=DEFAULT_CASCADE_THRESHOLD if threshold is None else threshold,
     )

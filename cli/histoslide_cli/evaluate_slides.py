@@ -56,7 +56,7 @@ def add_parser(
         required=True,
         metavar="PATH",
         help="a folder of annotations named like the slides, or a CSV with the column slide and "
-        "any of label, patient, centre, scanner, annotation, exhaustive, node, stage",
+        "any of label, patient, centre, scanner, annotations, exhaustive, node, stage",
     )
     parser.add_argument(
         "--others-negative",

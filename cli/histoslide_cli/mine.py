@@ -51,8 +51,8 @@ def add_parser(
         type=Path,
         metavar="PATH",
         help="folder of annotations and reviews named after their slides, the file of one slide, "
-        "or a CSV with the column slide and any of annotations, exhaustive, patient, part, set or "
-        "split, whose slides of test, evaluation or validation are refused",
+        "or a CSV with the column slide and any of annotations, label, node, exhaustive, patient "
+        "and part; slides in other parts than train are refused",
     )
     parser.add_argument(
         "--negative",

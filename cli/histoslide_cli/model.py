@@ -195,6 +195,9 @@ def as_text(facts: Mapping[str, Any]) -> str:
             lines["epochs"] = str(len(value))
         elif name not in LEFT_TO_JSON and (text := _told(value, leave_out=spec.keys() - {"name"})):
             lines[in_words(name)] = text
+    data = spec["training"].get("data")
+    if isinstance(data, Mapping) and (mined := _mined(data.get("mined"))):
+        lines["mined"] = mined
     lines["file"] = f"{facts['file']}, {facts['size_bytes'] / 1e6:.1f} MB"
     lines["sha256"] = facts["sha256"]
     if facts["verified"]:
@@ -205,6 +208,25 @@ def as_text(facts: Mapping[str, Any]) -> str:
     )
     rows = (wrapper.fill(f"  {name:{width}}  {text}") for name, text in lines.items())
     return "\n".join([spec["name"], *rows])
+
+
+def _mined(folders: Any) -> str:
+    """Which mistakes of which model it has learnt from; a bundle may say anything there."""
+    told = []
+    for folder in folders if isinstance(folders, list) else []:
+        try:
+            heatmaps = folder["heatmaps"]
+            kinds = {why for heat in heatmaps for why in heat["patches"]}
+            counts = {why: sum(heat["patches"].get(why, 0) for heat in heatmaps) for why in kinds}
+            patches = ", ".join(f"{why} {counts[why]}" for why in sorted(kinds)) or "nothing"
+            models = sorted({f"{heat['model']} {heat['model_sha256'][:12]}" for heat in heatmaps})
+            told.append(
+                f"{folder['folder']} ({folder['sha256'][:12]}): {patches}, of {len(heatmaps)} "
+                f"heatmaps of {', '.join(models)}"
+            )
+        except (KeyError, TypeError, AttributeError):
+            continue
+    return "; ".join(told)
 
 
 def _numbers(values: list[float]) -> str:

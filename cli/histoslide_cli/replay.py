@@ -14,10 +14,13 @@ from histoslide_cli.diff import (
     outcome,
     print_comparison,
 )
-from histoslide_cli.model_choice import add_model_options, choose_model
+from histoslide_cli.model_choice import add_model_options, choose_model, model_file
 from histoslide_cli.outcomes import exit_code
 
 if TYPE_CHECKING:
+    from histoslide.model.first_look import FirstLook
+    from histoslide.scoring.lazy import BlockModel
+    from histoslide.scoring.mode import ScoreMode
     from histoslide.storage.location import Location
 
 logger = logging.getLogger("histoslide.cli")
@@ -46,6 +49,13 @@ def add_parser(
     )
     add_cache_options(parser)
     add_model_options(parser)
+    parser.add_argument(
+        "--first-look",
+        type=model_file,
+        metavar="FILE",
+        help="the bundle that looked first, if one did (default: the one of its weights beside "
+        "--model, or that ships)",
+    )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
     )
@@ -94,12 +104,16 @@ def run(arguments: argparse.Namespace) -> int:
     if bundle.is_file():  # else the model's own error says it better
         given = "the bundle that ships" if arguments.model is None else str(bundle)
         refuse_other_model(heat, file_sha256(bundle), given)
-    model = choose_model(
+    model: BlockModel = choose_model(
         arguments,
         device=pick_device(arguments.device),
         backend=settings.engine.backend,
         precision=settings.engine.precision,
     )
+    if (first := settings.mode.first_look) is not None:
+        model = _with_first_look(arguments, bundle, model, settings.mode, first)
+    elif arguments.first_look is not None:
+        raise HistoslideError(f"{heat.path.name} was made without a first look: leave it out")
     logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
     with Progress(slide.name, unit="block", quiet=arguments.quiet) as progress:
         comparison = replay_heatmap(
@@ -118,3 +132,41 @@ def run(arguments: argparse.Namespace) -> int:
         )
     print_comparison(comparison, as_json=arguments.json)
     return exit_code([outcome(comparison)])
+
+
+def _with_first_look(
+    arguments: argparse.Namespace,
+    bundle: Path,
+    model: BlockModel,
+    mode: ScoreMode,
+    first: FirstLook,
+) -> BlockModel:
+    """The model, with the one that looked first for a heatmap.
+
+    Raises:
+        HistoslideError: that is not at hand.
+    """
+    from histoslide.errors import BundleError
+    from histoslide.model import file_sha256, load_model
+    from histoslide.model.choosing_first_look import find_first_look
+    from histoslide.model.engine import Engine
+    from histoslide.scoring.cascade import Cascade
+
+    given: Path | None = arguments.first_look
+    if given is None:
+        given = find_first_look(bundle, first.sha256, f"{first.name}.safetensors")
+        if given is None:
+            raise BundleError(
+                f"{first.name} (sha256 {first.sha256}), which looked first, is neither beside "
+                f"{bundle.name} nor ships: pass it as --first-look"
+            )
+    elif (found := file_sha256(given)) != first.sha256:
+        raise BundleError(
+            f"{first.name} (sha256 {first.sha256}) looked first, but {given} has sha256 {found}: "
+            "pass --first-look with the bundle that did"
+        )
+    engine = Engine.parse(first.engine)
+    light = load_model(
+        given, device=model.device, backend=engine.backend, precision=engine.precision
+    )
+    return Cascade(model=model, first=light, threshold=mode.cascade_threshold, scale=first.scale)

@@ -159,6 +159,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score every slide; the exit code tells what became of them."""
     from histoslide.cohort.jobs import collect_jobs
+    from histoslide.scoring.cascade import Cascade
     from histoslide.slide import refuse_what_is_no_slide
     from histoslide.slide.access import SlideAccess
 
@@ -178,14 +179,26 @@ def run(arguments: argparse.Namespace) -> int:
         _options(arguments)  # what is wrong with them is said before a cluster is waited for
     here = arguments.dask is None and not arguments.no_isolation
     with SlideAccess(isolate=here).begin(), chosen_engine(arguments) as (model, runner):
-        logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
+        logger.info(
+            "model %s on %s, %s%s", model.spec.name, model.device, model.engine, _first(model)
+        )
         # Only now, since it imports most of the package: meanwhile the network is compiled.
         options = replace(_options(arguments), runner=runner)
+        if isinstance(model, Cascade):
+            options = replace(options, mode=model.mode)
         if arguments.dry_run:
             return _dry_run(jobs, model, options, arguments)
         results = _score(jobs, model, options, arguments)
     _print(results, arguments)
     return exit_code(map(outcome, results))
+
+
+def _first(model: BlockModel) -> str:
+    """What the first line says of a first look."""
+    look = model.first_look
+    if look is None:
+        return ""
+    return f"; {look.name}, {look.engine}, looks first (--mode exact does without)"
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histoslide_cli.console import (
     Progress,
@@ -20,6 +22,9 @@ from histoslide_cli.console import (
 )
 from histoslide_cli.outcomes import Outcome, exit_code, outcome_of
 from histoslide_cli.tile_labelled import add_label_options, cut_patches, refuse_label_options
+
+if TYPE_CHECKING:
+    from histoslide.storage.location import Location
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -44,8 +49,9 @@ def add_parser(
         nargs="+",
         type=location,
         metavar="SLIDE",
-        help="files, folders or s3:// URLs; with --annotations also a CSV with the column slide "
-        "and any of mpp, patient, centre, annotations, exhaustive, part",
+        help="files, folders, s3:// URLs, or a CSV with the column slide and any of mpp, mask and "
+        "roi, output without --annotations, and with it patient, centre, label, annotations, "
+        "exhaustive and part",
     )
     add_recursive_option(parser)
     parser.add_argument(
@@ -93,9 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.annotations is not None:
         return cut_patches(arguments)
     refuse_label_options(arguments)
-    from histoslide.cohort.records import output_names
+    from histoslide.cohort.jobs import collect_jobs
     from histoslide.errors import HistoslideError
-    from histoslide.slide import find_slides, match_names
     from histoslide.slide.access import SlideAccess
     from histoslide.storage.location import is_remote
     from histoslide.tiling.slide import tile_slide
@@ -111,12 +116,14 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_file_name(arguments.out, "tiles are written into a folder, name that")
     mpp, by_name = read_resolutions(arguments)
     options = tissue_options(arguments)
-    paths = find_slides(arguments.slides, recursive=arguments.recursive)
-    by_name = match_names(by_name, [path.name for path in paths])
-    names = output_names(paths)
+    jobs = collect_jobs(
+        arguments.slides, mpp=mpp, mpp_by_name=by_name, recursive=arguments.recursive
+    )
+    _say_what_is_drawn(arguments.slides)
     outcomes: list[Outcome] = []
-    for path in paths:
-        out = arguments.out / Path(names[path]).stem if len(paths) > 1 else arguments.out
+    for job in jobs:
+        path = job.path
+        out = arguments.out / Path(job.heatmap).stem if len(jobs) > 1 else arguments.out
         try:
             with Progress(path.name, unit="tile", quiet=arguments.quiet) as progress:
                 tiles = tile_slide(
@@ -126,15 +133,15 @@ def run(arguments: argparse.Namespace) -> int:
                     label_px=arguments.label_size,
                     target_mpp=arguments.target_mpp,
                     stride_px=arguments.stride,
-                    tissue=options,
+                    tissue=job.tissue(options),
                     tile_format=arguments.format or "png",
-                    mpp=by_name.get(path.name, mpp),
+                    mpp=job.mpp,
                     overwrite=arguments.overwrite,
                     access=SlideAccess(cache=slide_cache(arguments)),
                     on_tiles=progress.update,
                 )
         except HistoslideError as error:
-            if len(paths) == 1:
+            if len(jobs) == 1:
                 raise
             outcomes.append(outcome_of(error))
             logger.error("%s", error)  # noqa: TRY400
@@ -148,6 +155,21 @@ def run(arguments: argparse.Namespace) -> int:
         outcomes.append(Outcome.IN_PART if tiles.unreadable else Outcome.DONE)
         note = f", {tiles.unreadable} could not be read" if tiles.unreadable else ""
         if not tiles.tiles:
-            note = ", nothing to cut: no tissue" + (" in the region" if options.roi else "")
+            note = ", nothing to cut: no tissue" + (
+                " in the region" if job.roi or options.roi else ""
+            )
         print(f"{path.name}: {tiles.tiles} tiles{note} in {out}")  # noqa: T201
     return exit_code(outcomes)
+
+
+def _say_what_is_drawn(paths: Sequence[Location]) -> None:
+    """Whoever lists annotations may expect labels."""
+    from histoslide.slide.slide_table import read_slide_table
+
+    for path in paths:
+        if path.suffix.lower() == ".csv" and any(it.annotations for it in read_slide_table(path)):
+            logger.info(
+                "%s names annotations, which plain tiles do without: pass --annotations FOLDER for "
+                "labelled patches",
+                path.name,
+            )

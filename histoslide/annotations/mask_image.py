@@ -1,8 +1,8 @@
 """Mask pictures: pyramidal TIFFs as CAMELYON16 has them, or a PNG, that span the slide.
 
 A TIFF of a whole slide has 20 billion pixels at its finest level and is almost everywhere empty.
-It is read once, tile by tile; equal tiles, of which nearly all are, are decoded once, and what has
-more than one value in it is kept packed.
+It is read once, tile by tile (or strip by strip); equal tiles, of which nearly all are, are decoded
+once, and what has more than one value in it is kept packed, in pieces that are quickly unpacked.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import tifffile
+from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -29,7 +30,10 @@ MOST_VALUES = 8
 """Values that a mask may hold; a photograph holds all of them."""
 
 _TILE = 512
-"""Side of the tiles that a picture without tiles is kept in."""
+"""Side of the tiles that a picture without tiles is kept in, and about that of any tile."""
+
+_MOST_KEPT_PIXELS = 2**24
+"""Of segments that are kept decoded while a file is read, and of tiles that are kept unpacked."""
 
 _MOST_TILES = 2**22
 _MOST_TILE_PIXELS = 2**26
@@ -81,7 +85,7 @@ class MaskImage:
         return found
 
 
-@lru_cache(maxsize=64)
+@cached(LRUCache(_MOST_KEPT_PIXELS, getsizeof=lambda tile: tile.size), lock=Lock())
 def _unpacked(packed: bytes, height: int, width: int) -> NDArray[np.uint8]:
     return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, width)
 
@@ -159,7 +163,9 @@ def _tiff(file: tifffile.TiffFile) -> tuple[Size, Size, _Tiles]:
     tile = Size(across, down)
     count = -(-size.width // across) * -(-size.height // down)
     if count > _MOST_TILES or across * down > _MOST_TILE_PIXELS:
-        raise ValueError(f"it claims {count} tiles of {across}×{down} px")
+        raise ValueError(
+            f"it claims {count} tiles of {across}×{down} px: save it in tiles of 512×512"
+        )
     if page.samplesperpixel not in (1, 3, 4) or (
         page.samplesperpixel > 1 and page.planarconfig != 1
     ):
@@ -171,6 +177,7 @@ def _segments(page: tifffile.TiffPage, size: Size, tile: Size) -> _Tiles:
     across = -(-size.width // tile.width)
     count = across * -(-size.height // tile.height)
     decoded: dict[bytes, NDArray[np.uint8]] = {}
+    room = _MOST_KEPT_PIXELS
     offsets, lengths = page.dataoffsets, page.databytecounts
     if len(offsets) < count:
         raise ValueError(f"it has {len(offsets)} of {count} tiles")
@@ -189,39 +196,74 @@ def _segments(page: tifffile.TiffPage, size: Size, tile: Size) -> _Tiles:
                 pixels = np.zeros((tile.height, tile.width), np.uint8)
             else:
                 pixels = _one_channel(np.asarray(segment)[0])
-            if len(decoded) < 64 and pixels.shape == (tile.height, tile.width):
+            if pixels.shape == (tile.height, tile.width) and pixels.size <= room:
                 decoded[key] = pixels
+                room -= pixels.size
         yield place, pixels
 
 
-def _kept(path: Path, size: Size, tile: Size, tiles: _Tiles) -> MaskImage:
+def _kept(path: Path, size: Size, segment: Size, segments: _Tiles) -> MaskImage:
+    tile = _part_of(segment, size)
     shape = -(-size.height // tile.height), -(-size.width // tile.width)
     uniform = np.zeros(shape, np.int16)
     mixed: dict[tuple[int, int], bytes] = {}
     values: set[int] = set()
-    empty: NDArray[np.uint8] | None = None  # the last whole tile of one value, of which runs are
-    here: list[int] = []
-    for (row, col), pixels in tiles:
-        if pixels is empty:
-            uniform[row, col] = here[0]
+    plain: NDArray[np.uint8] | None = None  # the last whole segment of one value: runs are of it
+    for (row, col), pixels in segments:
+        top, left = row * segment.height, col * segment.width
+        inside = pixels[: size.height - top, : size.width - left]
+        value = int(inside[0, 0])
+        if pixels is plain or (inside == value).all():
+            plain = pixels if inside.shape == pixels.shape else None
+            first = top // tile.height, left // tile.width
+            stop = (top + segment.height) // tile.height, -(-(left + segment.width) // tile.width)
+            uniform[first[0] : stop[0], first[1] : stop[1]] = value
+            values = _few(values, [value], path)
             continue
-        inside = pixels[: size.height - row * tile.height, : size.width - col * tile.width]
-        here = np.flatnonzero(np.bincount(inside.reshape(-1), minlength=1)).tolist()
-        values.update(here)
-        if len(values) > MOST_VALUES:
-            raise AnnotationError(
-                f"{path} holds more than {MOST_VALUES} values: it is a picture, not a mask"
-            )
-        if len(here) == 1:
-            uniform[row, col] = here[0]
-            empty = pixels if inside.shape == pixels.shape else None
-            continue
-        empty = None
-        uniform[row, col] = _MIXED
-        padded = np.zeros((tile.height, tile.width), np.uint8)
-        padded[: inside.shape[0], : inside.shape[1]] = inside
-        mixed[row, col] = zlib.compress(padded.tobytes(), 1)
+        plain = None
+        for place, part in _parts(inside, tile, (top, left)):
+            here = np.flatnonzero(np.bincount(part.reshape(-1), minlength=1)).tolist()
+            values = _few(values, here, path)
+            if len(here) == 1:
+                uniform[place] = here[0]
+                continue
+            uniform[place] = _MIXED
+            padded = np.zeros((tile.height, tile.width), np.uint8)
+            padded[: part.shape[0], : part.shape[1]] = part
+            mixed[place] = zlib.compress(padded.tobytes(), 1)
     return MaskImage(
         source=path, size=size, tile=tile, uniform=uniform, mixed=mixed,
         values=tuple(sorted(values)),
     )  # fmt: skip
+
+
+def _few(values: set[int], more: list[int], path: Path) -> set[int]:
+    """Both; a mask that has too many is none."""
+    found = values.union(more)
+    if len(found) > MOST_VALUES:
+        raise AnnotationError(
+            f"{path} holds more than {MOST_VALUES} values: it is a picture, not a mask"
+        )
+    return found
+
+
+def _part_of(segment: Size, size: Size) -> Size:
+    """What segments are cut into: about ``_TILE`` pixels a side, as many as fill a segment."""
+    height = _divided(segment.height, _TILE)
+    wide = max(_TILE, _TILE**2 // height)  # strips are low
+    if segment.width < size.width:
+        return Size(_divided(segment.width, wide), height)
+    return Size(min(segment.width, wide), height)  # nothing lies beside it that must fit
+
+
+def _divided(side: int, most: int) -> int:
+    """A side in equal parts of at most so much, or the whole where no few parts are equal."""
+    fewest = -(-side // most)
+    return next((side // n for n in range(fewest, 2 * fewest) if side % n == 0), side)
+
+
+def _parts(pixels: NDArray[np.uint8], tile: Size, corner: tuple[int, int]) -> _Tiles:
+    for y in range(0, pixels.shape[0], tile.height):
+        for x in range(0, pixels.shape[1], tile.width):
+            place = (corner[0] + y) // tile.height, (corner[1] + x) // tile.width
+            yield place, pixels[y : y + tile.height, x : x + tile.width]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -166,7 +166,7 @@ def read_truth(path: Path, size_l0: Size, *, classes: ClassMap = DEFAULT_CLASSES
     )
 
 
-def find_truth(where: Path, slide: str) -> Path | None:
+def find_truth(where: Path, slide: str, *, passing_over: Collection[Path] = ()) -> Path | None:
     """The file of annotations of a slide.
 
     Args:
@@ -174,6 +174,7 @@ def find_truth(where: Path, slide: str) -> Path | None:
             with or without its ending, or of that and ``_mask``; case does not matter where only
             one can be meant.
         slide: file name.
+        passing_over: files that are known to be something else, as tissue masks are.
 
     Returns:
         None where the folder has none.
@@ -191,6 +192,8 @@ def find_truth(where: Path, slide: str) -> Path | None:
             for path in where.iterdir()
             if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
         )
+        known = {path.resolve() for path in passing_over}
+        files = [path for path in files if path.resolve() not in known] if known else files
     except OSError as error:
         raise AnnotationError(f"{where} cannot be read: {error.strerror or error}") from error
     names = {name + ending for name in (slide, Path(slide).stem) for ending in ("", *_MASK_ENDINGS)}

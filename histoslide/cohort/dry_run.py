@@ -14,9 +14,10 @@ import numpy as np
 from histoslide.cohort.jobs import SlideJob
 from histoslide.errors import HistoslideError, ResolutionUnknownError
 from histoslide.grid.status import Status
-from histoslide.model import Batches, Model
+from histoslide.model import Batches
 from histoslide.model.pixels import Pixels
 from histoslide.pipeline import ScoreOptions, prepare_slide
+from histoslide.scoring.block import Scorer
 from histoslide.scoring.lazy import BlockModel
 from histoslide.storage.location import Location, readable_name
 
@@ -111,7 +112,7 @@ def _plan(job: SlideJob, out: Location, model: BlockModel, options: ScoreOptions
 
 
 def tiles_per_second(
-    model: Model, options: ScoreOptions, *, seconds: float = MEASURED_SECONDS
+    model: Scorer, options: ScoreOptions, *, seconds: float = MEASURED_SECONDS
 ) -> float:
     """How many cells a model scores a second on this machine now: noise in, probabilities out.
 
@@ -137,9 +138,9 @@ def tiles_per_second(
     return cells / (time.monotonic() - began)
 
 
-def _work(model: Model, options: ScoreOptions) -> tuple[int, Batches, Pixels]:
+def _work(model: Scorer, options: ScoreOptions) -> tuple[int, Batches, Pixels]:
     """Cells a batch, the queue that the mode uses, and a batch of noise for it."""
     work = options.mode.works(options.stride_px or model.spec.label_px)[0]
     batches, side = model.batches(work), work.side_px(model.spec)
     noise = np.random.default_rng(0).integers(0, 256, (batches.size, 3, side, side), dtype=np.uint8)
-    return work.across**2 * batches.size, batches, model.memory.hold(noise)
+    return work.across**2 * batches.size, batches, batches.memory.hold(noise)

@@ -1,6 +1,6 @@
 """Which slides are to be scored: files, folders and lists in CSV, in which order, under what name.
 
-The list is ``slide[,mpp][,output][,mask][,roi]``; paths in it are relative to the file itself.
+Of a list the columns slide, mpp, output, mask and roi are used; paths in it are relative to it.
 """
 
 from __future__ import annotations
@@ -10,36 +10,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from histoslide.cohort.records import output_names
-from histoslide.errors import HistoslideError, SlideOpenError
+from histoslide.errors import HistoslideError, SlideListError
 from histoslide.geometry import Mpp
-from histoslide.pipeline.options import ScoreOptions
 from histoslide.slide import find_slides, match_names
-from histoslide.slide.resolutions import listed_mpp
-from histoslide.storage.location import (
-    Location,
-    as_location,
-    is_remote,
-    listed_path,
-)
-from histoslide.storage.tables import read_table
+from histoslide.slide.slide_table import ListedSlide, read_slide_table
+from histoslide.storage.location import Location, as_location
+
+if TYPE_CHECKING:  # it imports most of the package, and the list is read before that is needed
+    from histoslide.pipeline.options import ScoreOptions, TissueOptions
 
 SlideOrder = Literal["largest", "smallest", "given"]
-
-_COLUMNS = ("slide", "mpp", "output", "mask", "roi")
-
-_OF_OTHERS = (
-    "patient", "centre", "scanner", "label", "node", "stage", "annotation", "annotations",
-    "exhaustive", "part",
-)  # fmt: skip
-"""Columns that other commands read: one table serves all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideJob:
-    """A slide to be scored."""
+    """A slide to be scored, or cut into tiles."""
 
     path: Location
     """Slide file."""
@@ -47,7 +35,6 @@ class SlideJob:
     """Resolution that replaces what the slide records."""
     output: str | None = None
     """Name of its heatmap in the folder of outputs; None for one made from the slide's name."""
-
     mask: Path | None = None
     """Tissue mask of this slide instead of that of the run, PNG or GeoJSON."""
     roi: Path | None = None
@@ -55,8 +42,11 @@ class SlideJob:
 
     def options(self, run: ScoreOptions) -> ScoreOptions:
         """Those of a run, with the slide's own mask and region."""
-        mask, roi = self.mask or run.tissue.mask, self.roi or run.tissue.roi
-        return dataclasses.replace(run, tissue=dataclasses.replace(run.tissue, mask=mask, roi=roi))
+        return dataclasses.replace(run, tissue=self.tissue(run.tissue))
+
+    def tissue(self, run: TissueOptions) -> TissueOptions:
+        """That of a run, with the slide's own mask and region."""
+        return run.with_files(mask=self.mask, roi=self.roi)
 
     @property
     def heatmap(self) -> str:
@@ -130,51 +120,33 @@ def find_jobs(
 
 
 def read_slide_list(path: Location) -> list[SlideJob]:
-    """The slides of a CSV with the columns ``slide[,mpp][,output][,mask][,roi]``.
+    """The slides of a table.
 
     Raises:
-        SlideOpenError: unreadable, other columns, a line without a slide, or no line at all.
+        SlideListError: see ``histoslide.slide.slide_table.read_slide_table``; or an output is no
+            plain name.
         ResolutionError: a resolution that is no positive number.
     """
-    columns, rows = read_table(path, error=SlideOpenError)
-    if "slide" not in columns or not set(columns) <= {*_COLUMNS, *_OF_OTHERS}:
-        raise SlideOpenError(
-            f"{path} has the columns {','.join(columns) or '(none)'}: need "
-            "slide[,mpp][,output][,mask][,roi], separated by commas"
-        )
-    if not rows:
-        raise SlideOpenError(f"{path} lists no slide")
-    return [_job(path, row.line, row.cells) for row in rows]
+    return [_job(listed) for listed in read_slide_table(path)]
 
 
-def _job(path: Location, line: int, row: Mapping[str, str]) -> SlideJob:
-    slide, mpp, output, mask, roi = (row.get(name, "") for name in _COLUMNS)
-    if not slide:
-        raise SlideOpenError(f"{path}, line {line}: names no slide")
-    if "\0" in slide + output + mask + roi:
-        raise SlideOpenError(f"{path}, line {line}: has a NUL byte, which no name of a file has")
+def _job(listed: ListedSlide) -> SlideJob:
+    output = listed.text("output")
     if output and (Path(output).name != output or output.startswith(".")):
-        raise SlideOpenError(
-            f"{path}, line {line}: the output {output!r} must be a plain name, which is written "
-            "into --out"
+        raise SlideListError(
+            f"{listed.where}: the output {output!r} must be a plain name, which is written into "
+            "--out"
         )
     name = None
     if output:
         name = output if output.endswith(".zarr") else f"{output}.zarr"
     return SlideJob(
-        path=listed_path(path, slide),
-        mpp=listed_mpp(path, line, mpp),
+        path=listed.path,
+        mpp=listed.mpp,
         output=name,
-        mask=_mask_file(path, mask),
-        roi=_mask_file(path, roi),
+        mask=listed.file("mask"),
+        roi=listed.file("roi"),
     )
-
-
-def _mask_file(table: Location, name: str) -> Path | None:
-    """A file that a list names; of a list in object storage, one of this machine."""
-    if not name:
-        return None
-    return Path(name) if is_remote(table) else table.parent / name
 
 
 def name_outputs(jobs: Sequence[SlideJob]) -> list[SlideJob]:
@@ -191,7 +163,7 @@ def name_outputs(jobs: Sequence[SlideJob]) -> list[SlideJob]:
     if twice:
         clash = " and ".join(str(job.path) for job in named if job.output == twice[0])
         raise HistoslideError(
-            f"{clash} would both be written to {twice[0]}: score them apart, or name outputs in a "
+            f"{clash} would both be written to {twice[0]}: take them apart, or name outputs in a "
             "CSV with the columns slide,output"
         )
     return named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +35,12 @@ class _Folder:
 
 def is_folders(root: Path) -> bool:
     """Whether ``root`` has folders of images, itself or below one of its parts."""
-    return any(_list_classes(folder) for folder in (root, *_parts(root).values()))
+    return any(list_classes(folder) for folder in (root, *_parts(root).values()))
 
 
 def open_folders(
     root: Path,
     *,
-    extra: tuple[Path, ...] = (),
-    extra_repeat: tuple[int, ...] = (),
     skip_bad: bool = False,
 ) -> Source:
     """Open a folder per class.
@@ -49,23 +48,19 @@ def open_folders(
     Args:
         root: holds ``train/CLASS/*``, ``valid/CLASS/*`` and ``test/CLASS/*``, or some of them, or
             ``CLASS/*`` alone, which makes the part ``all`` (``train`` beside a ``valid/``).
-        extra: further folders of the same classes, the part ``extra``.
-        extra_repeat: how often an epoch shows the patches of each of them: one number for all, or
-            one for each; none means once.
         skip_bad: leave out images that lie beside the classes, in none of them.
 
     Raises:
-        DataError: no images, classes that differ between the parts, images in no class while
-            ``skip_bad`` is false, or repeats that do not go with the extra folders.
+        DataError: no images, classes that differ between the parts, or images in no class while
+            ``skip_bad`` is false.
     """
-    repeats = _repeats(extra, extra_repeat)
     parts = _parts(root)
     folders = [
         _Folder(part=part, root=folder, files=files)
         for part, folder in parts.items()
-        if (files := _list_classes(folder))
+        if (files := list_classes(folder))
     ]
-    own = _list_classes(root)
+    own = list_classes(root)
     if own and "train" not in {folder.part for folder in folders}:
         part = "train" if any(folder.part == "valid" for folder in folders) else "all"
         folders.insert(0, _Folder(part=part, root=root, files=own))
@@ -78,19 +73,13 @@ def open_folders(
     if not folders:
         raise DataError(f"{root} holds no folder of images: expected one folder per class")
     classes = tuple(folders[0].files)
-    for path in extra:
-        if not path.is_dir():
-            raise DataError(f"{path} is not a folder")
-        if not (files := _list_classes(path)):
-            raise DataError(f"{path} holds no folder of images: expected one folder per class")
-        folders.append(_Folder(part="extra", root=path, files=files))
     for folder in folders:
         if unknown := sorted(set(folder.files) - set(classes)):
             raise DataError(
                 f"{folder.root} has classes {unknown} that the training set lacks: it has "
                 f"{list(classes)}"
             )
-    problems = tuple(filter(None, (_loose_images(folder.root) for folder in folders)))
+    problems = tuple(filter(None, (loose_images(folder.root) for folder in folders)))
     if problems and not skip_bad:
         raise DataError(f"{problems[0]}; pass --skip-bad to leave them out")
     return Source(
@@ -99,23 +88,7 @@ def open_folders(
         classes=classes,
         parts=_read(folders, classes),
         problems=problems,
-        extra_repeats=tuple(
-            (sum(map(len, folder.files.values())), repeat)
-            for folder, repeat in zip(folders[len(folders) - len(extra) :], repeats, strict=True)
-        ),
     )
-
-
-def _repeats(extra: tuple[Path, ...], given: tuple[int, ...]) -> tuple[int, ...]:
-    for repeat in given:
-        if repeat < 1:
-            raise DataError(f"extra patches are shown at least once an epoch, not {repeat} times")
-    if len(given) not in {0, 1, len(extra)} or (given and not extra):
-        raise DataError(
-            f"{len(given)} numbers of repeats for {len(extra)} extra folders: give one for all of "
-            "them, or one for each"
-        )
-    return given if len(given) == len(extra) else (*given, 1)[:1] * len(extra)
 
 
 def _parts(root: Path) -> dict[str, Path]:
@@ -129,7 +102,7 @@ def _parts(root: Path) -> dict[str, Path]:
     parts: dict[str, Path] = {}
     for part, names in PART_NAMES.items():
         named = [folder for folder in folders if folder.name.lower() in names]
-        full = [folder for folder in named if _list_classes(folder)] if len(named) > 1 else named
+        full = [folder for folder in named if list_classes(folder)] if len(named) > 1 else named
         if len(full) > 1:
             raise DataError(
                 f"{root} has the folders {full[0].name} and {full[1].name}, both of which are "
@@ -140,7 +113,7 @@ def _parts(root: Path) -> dict[str, Path]:
     return parts
 
 
-def _list_classes(root: Path) -> dict[str, list[str]]:
+def list_classes(root: Path) -> dict[str, list[str]]:
     """Names of images by subfolder, both in order; subfolders without images are left out."""
     taken = {name for names in PART_NAMES.values() for name in names}
     with os.scandir(root) as entries:
@@ -158,7 +131,8 @@ def _list_classes(root: Path) -> dict[str, list[str]]:
     return classes
 
 
-def _loose_images(root: Path) -> str | None:
+def loose_images(root: Path) -> str | None:
+    """What there is to say of images that lie beside the classes; None where none do."""
     with os.scandir(root) as entries:
         names = sorted(e.name for e in entries if is_image(e.name) and e.is_file())
     if not names:
@@ -170,13 +144,13 @@ def _read(folders: list[_Folder], classes: tuple[str, ...]) -> dict[str, ImageFi
     # (part, root, class, file) of every patch, in the order of parts, roots, classes and files.
     rows = [
         (folder.part, folder.root, name, file)
-        for part in ("train", "all", "valid", "test", "extra")
+        for part in ("train", "all", "valid", "test")
         for folder in folders
         if folder.part == part
         for name in classes
         for file in folder.files.get(name, ())
     ]
-    names = _unique_names(rows)
+    names = unique_names(rows)
     indices: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         indices.setdefault(row[0], []).append(index)
@@ -191,13 +165,18 @@ def _read(folders: list[_Folder], classes: tuple[str, ...]) -> dict[str, ImageFi
     }
 
 
-def _unique_names(rows: list[tuple[str, Path, str, str]]) -> list[str]:
-    """The shortest way of naming that tells all patches apart."""
+def unique_names(rows: list[tuple[str, Path, str, str]], taken: Collection[str] = ()) -> list[str]:
+    """The shortest way of naming that tells all patches apart, and from those that are taken.
+
+    Args:
+        rows: part, folder, class and file of each.
+        taken: names of other patches.
+    """
     stems = [file.rpartition(".")[0] for _, _, _, file in rows]
     in_class = [f"{row[2]}/{stem}" for row, stem in zip(rows, stems, strict=True)]
     in_part = [f"{row[1].name}/{name}" for row, name in zip(rows, in_class, strict=True)]
     with_ending = [f"{root.name}/{name}/{file}" for _, root, name, file in rows]
     for names in (stems, in_class, in_part, with_ending):
-        if len(set(names)) == len(names):
+        if len({*names, *taken}) == len(names) + len(taken):
             return names
     return [(root / name / file).as_posix() for _, root, name, file in rows]

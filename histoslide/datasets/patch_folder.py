@@ -13,6 +13,7 @@ import numpy as np
 
 from histoslide.datasets.check import CheckReport, check_source
 from histoslide.datasets.division import Duplicates, divide
+from histoslide.datasets.extra import with_extra
 from histoslide.datasets.folders import open_folders
 from histoslide.datasets.kaggle import open_kaggle
 from histoslide.datasets.layout import Layout, recognise
@@ -196,10 +197,6 @@ class PatchFolder:
         if not self.root.is_dir():
             raise DataError(f"{self.root} is not a folder of patches")
         layout = self.layout or recognise(self.root)
-        if self.extra and layout != "folders":
-            raise DataError(
-                f"extra training folders need a folder per class, which {self.root} is not"
-            )
         match layout:
             case "pcam-hdf5":
                 splits = self._wanted_splits(wanted)
@@ -207,12 +204,9 @@ class PatchFolder:
             case "kaggle":
                 source = open_kaggle(self.root, skip_bad=self.skip_bad)
             case "folders":
-                source = open_folders(
-                    self.root,
-                    extra=self.extra,
-                    extra_repeat=self.extra_repeat,
-                    skip_bad=self.skip_bad,
-                )
+                source = open_folders(self.root, skip_bad=self.skip_bad)
+        if self.extra or self.extra_repeat:
+            source = with_extra(source, self.extra, self.extra_repeat, skip_bad=self.skip_bad)
         for problem in source.problems:
             logger.warning("left out: %s", problem)
         if self.slides is not None:
@@ -290,13 +284,16 @@ def _join(source: Source, part: Part) -> PatchSet | None:
 
 
 def _with_slides(parts: Mapping[str, PatchSet], path: Path) -> dict[str, PatchSet]:
+    """With the slides of a table; mined patches know theirs, and no table has them."""
+    mined = {"extra": parts["extra"]} if "extra" in parts and parts["extra"].slides else {}
+    parts = {part: patches for part, patches in parts.items() if part not in mined}
     names = tuple(name for patches in parts.values() for name in patches.names)
     slides = read_slides(path, names)
-    found: dict[str, PatchSet] = {}
+    found: dict[str, PatchSet] = dict(mined)
     start = 0
     for part, patches in parts.items():
         assert isinstance(patches, ImageFiles | Hdf5Patches)  # what the layouts make
         stop = start + len(patches)
         found[part] = dataclasses.replace(patches, slides=slides[start:stop])
         start = stop
-    return found
+    return {part: found[part] for part in (*parts, *mined)}

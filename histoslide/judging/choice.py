@@ -9,16 +9,20 @@ from importlib.metadata import version
 from itertools import product
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from histoslide.annotations.truth import SlideTruth
 from histoslide.errors import DataError, HistoslideError
 from histoslide.evaluation.slides.detections import Detections
-from histoslide.evaluation.slides.froc import Froc, FrocCurve
-from histoslide.evaluation.slides.hits import SlideHits, match
-from histoslide.judging.cohort import Case, NotJudged, cases_of, done_of
+from histoslide.evaluation.slides.hits import match
+from histoslide.evaluation.slides.tally import Tally, most_read
+from histoslide.judging.cohort import Case, NotJudged, cases_of, each_done
 from histoslide.judging.options import JudgeOptions
 from histoslide.judging.reference import Reference
 from histoslide.judging.slide import JudgedSlide, in_excluded, opened, slide_truth
 from histoslide.lesions import DEFAULT_EXTEND, DEFAULT_GAP_UM, DEFAULT_SEED, LesionSettings
-from histoslide.lesions.peaks import lesion_peaks
+from histoslide.lesions.many_settings import peaks_under
 from histoslide.lesions.settings_file import ChosenOn, ChosenSettings
 from histoslide.storage.location import Location
 
@@ -141,6 +145,9 @@ def choose(
 ) -> Choice:
     """Find the settings that serve an aim best on a cohort.
 
+    What is kept of a slide is added to what is kept of those before, so memory hardly grows with
+    the cohort: by the lesions, and by the false positives that its FROC is read up to.
+
     Args:
         paths: of the heatmaps.
         reference: what is known of their slides.
@@ -155,14 +162,22 @@ def choose(
             no settings reach the aim.
     """
     cases, failed = cases_of(paths, reference)
-    work = partial(_hits, options=options, tried=tuple(tried))
-    by_case, more = done_of(work, cases, workers=workers, progress=progress)
-    failed += more
-    used = [i for i in sorted(by_case) if by_case[i].hits]
-    rows = [
-        _row(settings, [by_case[i].hits[k] for i in used], options)
-        for k, settings in enumerate(tried)
-    ]
+    work = partial(
+        _tries,
+        options=options,
+        tried=tuple(tried),
+        most=most_read(options.rules.at, len(cases)),
+    )
+    models: dict[int, str] = {}
+    tallies: tuple[Tally, ...] = ()
+    for i, case in each_done(work, cases, failed, workers=workers, progress=progress):
+        models[i] = case.model_sha256
+        if case.tallies and tallies:
+            pairs = zip(tallies, case.tallies, strict=True)
+            tallies = tuple(Tally.sum(pair) for pair in pairs)
+        else:
+            tallies = tallies or case.tallies
+    rows = [_row(settings, tally, options) for settings, tally in zip(tried, tallies, strict=False)]
     known = [row for row in rows if row is not None]
     if not known:
         reason = f" ({failed[0].reason})" if failed else ""
@@ -184,14 +199,14 @@ def choose(
                 "false_per_negative_slide": best.false_per_negative,
             },
             tried=len(known),
-            models=tuple(sorted({by_case[i].model_sha256 for i in by_case})),
+            models=tuple(sorted(set(models.values()))),
             chosen_on=tuple(
                 ChosenOn(
                     slide=cases[i].slide,
                     quickhash=cases[i].quickhash,
                     patient=cases[i].reference.patient,
                 )
-                for i in sorted(by_case)
+                for i in sorted(models)
             ),
             histoslide=version("histoslide"),
         ),
@@ -201,43 +216,60 @@ def choose(
 
 @dataclass(frozen=True, kw_only=True)
 class _Tries:
-    """What all settings hit on a slide."""
+    """What all settings come to on a slide."""
 
-    hits: tuple[SlideHits, ...]
+    tallies: tuple[Tally, ...]
     """In their order; empty where lesions are not known."""
     model_sha256: str
     """Of what scored it."""
 
 
-def _hits(case: Case, options: JudgeOptions, tried: tuple[LesionSettings, ...]) -> _Tries:
+def _tries(
+    case: Case, options: JudgeOptions, tried: tuple[LesionSettings, ...], most: int
+) -> _Tries:
     heat = opened(case.path)
     model = heat.record.model.sha256
     drawn, truth = slide_truth(heat, case.reference, options)
     if not case.reference.exhaustive or (case.reference.tumour and truth is None):
-        return _Tries(hits=(), model_sha256=model)
+        return _Tries(tallies=(), model_sha256=model)
     probability, _ = heat.cells(options.settings.class_name)
+    found = [
+        Detections(score=it.score, x_l0=it.x_l0, y_l0=it.y_l0)
+        for it in peaks_under(heat.grid, probability, tried)
+    ]
+    pairs = zip(found, _excused(drawn, found), strict=True)
+    tallies = tuple(
+        Tally.of(match(it, truth, excused=excused), over=options.rules.over, most=most)
+        for it, excused in pairs
+    )
+    return _Tries(tallies=tallies, model_sha256=model)
 
-    def one(settings: LesionSettings) -> SlideHits:
-        peaks = lesion_peaks(heat.grid, probability, settings)
-        found = Detections(score=peaks.score, x_l0=peaks.x_l0, y_l0=peaks.y_l0)
-        return match(found, truth, excused=in_excluded(drawn, found))
 
-    return _Tries(hits=tuple(one(settings) for settings in tried), model_sha256=model)
+def _excused(
+    drawn: SlideTruth | None, found: Sequence[Detections]
+) -> list[NDArray[np.bool_] | None]:
+    """``in_excluded`` of each; a point that many settings find is looked at once."""
+    points = np.concatenate([np.stack([it.x_l0, it.y_l0], axis=1) for it in found])
+    once, index = np.unique(points, axis=0, return_inverse=True)
+    each = Detections(score=np.zeros(len(once)), x_l0=once[:, 0], y_l0=once[:, 1])
+    excluded = in_excluded(drawn, each)
+    if excluded is None:
+        return [None] * len(found)
+    ends = np.cumsum([len(it) for it in found])[:-1]
+    return list(np.split(excluded[index.reshape(-1)], ends))
 
 
-def _row(
-    settings: LesionSettings, hits: Sequence[SlideHits], options: JudgeOptions
-) -> Tried | None:
-    curve: FrocCurve | None = Froc(hits, over=options.rules.over, at=options.rules.at).curve()
+def _row(settings: LesionSettings, tally: Tally, options: JudgeOptions) -> Tried | None:
+    curve = tally.curve(options.rules.at)
     if curve is None:
         return None
-    negative = [len(it.false) for it in hits if it.negative]
+    negatives = tally.negative_slides
     return Tried(
         settings=settings,
         score=curve.score,
-        sensitivity=sum(int((it.best > 0).sum()) for it in hits) / sum(it.required for it in hits),
-        false_per_slide=sum(len(it.false) for it in hits) / len(hits),
-        false_per_negative=sum(negative) / len(negative) if negative else None,
+        sensitivity=int((tally.best > 0).sum()) / tally.required,
+        false_per_slide=tally.false / tally.slides,
+        false_per_negative=tally.negative_false / negatives if negatives else None,
     )
 
 

@@ -118,8 +118,7 @@ def judge_cohort(
             "name a folder with a CSV a slide"
         )
     work = partial(_judge, options=options)
-    slides, more = done_of(work, cases, workers=workers, progress=progress)
-    failed += more
+    slides = dict(each_done(work, cases, failed, workers=workers, progress=progress))
     if not slides:
         reason = failed[0].reason if failed else "there is no heatmap"
         raise DataError(f"nothing can be judged: {reason}")
@@ -135,31 +134,30 @@ def _judge(case: Case, options: JudgeOptions) -> JudgedSlide:
     return judge_slide(case.path, case.reference, options)
 
 
-def done_of(
+def each_done(
     work: Callable[[Case], T],
     cases: Sequence[Case],
+    failed: list[NotJudged],
     *,
     workers: int | None,
     progress: Callable[[int, int], None] | None,
-) -> tuple[dict[int, T], list[NotJudged]]:
-    """What some work makes of cases, by their places, and those of which it makes nothing.
+) -> Iterator[tuple[int, T]]:
+    """What some work makes of cases, with their places, as they are done.
 
     Args:
         work: something that can be sent to another process.
         cases: what it is done on.
+        failed: gets those of which it makes nothing.
         workers: processes; None for one a processor where there are more than a few cases.
         progress: called with how many are done, and of how many.
     """
-    done: dict[int, T] = {}
-    failed: list[NotJudged] = []
     for count, (i, outcome) in enumerate(_each(work, cases, workers=workers), start=1):
         if isinstance(outcome, HistoslideError):
             failed.append(NotJudged(name=cases[i].slide, reason=str(outcome)))
         else:
-            done[i] = outcome
+            yield i, outcome
         if progress is not None:
             progress(count, len(cases))
-    return done, failed
 
 
 def _each(

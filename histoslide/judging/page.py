@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from histoslide.errors import StoreError
@@ -27,6 +27,7 @@ from histoslide.judging.options import SCORE_KINDS, JudgeOptions
 from histoslide.judging.reference import Reference
 from histoslide.lesions import NOTICE
 from histoslide.lesions.settings_file import ChosenSettings
+from histoslide.storage.pages import page_templates
 from histoslide.storage.records import to_json
 from histoslide.storage.writing import refuse_existing, whole_file
 from histoslide.viewer.catalogue import Catalogue
@@ -279,6 +280,11 @@ def _warnings(
         others = sorted({it.model_sha256 for it in cohort.slides} - set(chosen.models))
         if others:
             yield "The lesion settings were chosen on heatmaps of another model than these."
+    if learnt := [it.slide for it in cohort.slides if it.reference.for_training]:
+        yield (
+            f"{len(learnt)} of these slides are marked for training: {_listed(learnt)}. Of a model "
+            "that has learnt from them the figures say nothing."
+        )
     if cohort.failed:
         names = _listed([it.name for it in cohort.failed])
         yield f"{len(cohort.failed)} could not be judged and are in no figure: {names}."
@@ -321,12 +327,6 @@ def _lesion_rows(cohort: JudgedCohort) -> list[tuple[Any, Any]]:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("histoslide.judging"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates("histoslide.judging")
     environment.filters |= {"number": number, "spread": spread, "percent": percent}
     return environment

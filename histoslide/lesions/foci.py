@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from skimage.filters import gaussian
 from skimage.measure import label
 
@@ -57,17 +56,61 @@ def outlines_of(foci: NDArray[np.intp]) -> list[shapely.Geometry]:
     return [shapely.union_all(part) for part in np.split(runs, ends[:-1])] if len(ends) else []
 
 
-def joined(outlines: Sequence[shapely.Geometry], gap: float) -> NDArray[np.intp]:
-    """The lesion that each focus belongs to: those nearer than ``gap`` share one."""
-    count = len(outlines)
-    if count == 0 or gap == 0:
-        return np.arange(count)
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Foci that are near each other."""
+
+    one: NDArray[np.intp]
+    """Number of a focus, shape (n,)."""
+    other: NDArray[np.intp]
+    """Number of the one that it is near to, a higher one, shape (n,)."""
+    distance: NDArray[np.float64]
+    """Between their outlines, in cells, shape (n,)."""
+
+    def only(self, chosen: NDArray[np.bool_]) -> Pairs:
+        """Some of them."""
+        return Pairs(one=self.one[chosen], other=self.other[chosen], distance=self.distance[chosen])
+
+    def within(self, gap: float) -> Pairs:
+        """Those that are nearer than ``gap`` cells."""
+        return self.only(self.distance < gap * (1 - TOLERANCE))
+
+    def among(self, kept: NDArray[np.intp], count: int) -> Pairs:
+        """Those of which both are kept of ``count`` foci, numbered as they then are."""
+        number = np.full(count, -1, np.intp)
+        number[kept] = np.arange(len(kept))
+        one, other = number[self.one], number[self.other]
+        both = (one >= 0) & (other >= 0)
+        return Pairs(one=one[both], other=other[both], distance=self.distance[both])
+
+    def lesions(self, count: int) -> NDArray[np.intp]:
+        """The lesion that each of ``count`` foci belongs to: pairs share one."""
+        if not len(self.one):
+            return np.arange(count)
+        # Imported here: they bring SciPy's solvers, a tenth of a second that each start would wait
+        # for.
+        from scipy.sparse import coo_array  # noqa: PLC0415
+        from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
+        linked = np.ones(len(self.one), dtype=np.int8)
+        links = coo_array((linked, (self.one, self.other)), shape=(count, count))
+        return np.asarray(connected_components(links, directed=False)[1], dtype=np.intp)
+
+
+def near_pairs(outlines: Sequence[shapely.Geometry], gap: float) -> Pairs:
+    """Foci that are at most ``gap`` cells apart."""
+    none = np.zeros(0, np.intp)
+    if not len(outlines) or gap == 0:
+        return Pairs(one=none, other=none, distance=np.zeros(0))
     one, other = shapely.STRtree(outlines).query(outlines, predicate="dwithin", distance=gap)
     pairs = one < other  # the other way round is the same, and with itself it costs most
     one, other, parts = one[pairs], other[pairs], np.asarray(outlines)
-    near = shapely.distance(parts[one], parts[other]) < gap * (1 - TOLERANCE)
-    links = coo_array((near[near], (one[near], other[near])), shape=(count, count))
-    return np.asarray(connected_components(links, directed=False)[1], dtype=np.intp)
+    return Pairs(one=one, other=other, distance=shapely.distance(parts[one], parts[other]))
+
+
+def joined(outlines: Sequence[shapely.Geometry], gap: float) -> NDArray[np.intp]:
+    """The lesion that each focus belongs to: those nearer than ``gap`` share one."""
+    return near_pairs(outlines, gap).within(gap).lesions(len(outlines))
 
 
 def cells_of_lesions(

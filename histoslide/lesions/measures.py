@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist, squareform
 
 from histoslide.geometry import Box
 from histoslide.grid.cells import TileGrid
@@ -77,6 +76,8 @@ def _longest_axis(
     polygon: shapely.Geometry,
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """The two points of a polygon that are farthest apart; they are corners of its hull."""
+    from scipy.spatial.distance import pdist, squareform  # noqa: PLC0415 - see lesions.foci
+
     corners = shapely.get_coordinates(shapely.convex_hull(polygon))[:-1]
     far = squareform(pdist(corners))
     one, other = np.unravel_index(far.argmax(), far.shape)

@@ -49,7 +49,7 @@ def lesion_peaks(
     tops = []
     for _, cells in joined_foci(probability, grid.cell_um, settings):
         tops.append(cells[probability[tuple(cells.T)].argmax()])
-    return _peaks(grid, probability, np.array(tops, dtype=np.intp).reshape(-1, 2))
+    return peaks_at(grid, probability, np.array(tops, dtype=np.intp).reshape(-1, 2))
 
 
 def local_maxima(
@@ -92,10 +92,11 @@ def local_maxima(
         if free[i] and tree is not None:
             kept.append(cell)
             free[tree.query_ball_point(cell, reach)] = False
-    return _peaks(grid, values, np.array(kept, dtype=np.intp).reshape(-1, 2))
+    return peaks_at(grid, values, np.array(kept, dtype=np.intp).reshape(-1, 2))
 
 
-def _peaks(grid: TileGrid, values: NDArray[np.floating], cells: NDArray[np.intp]) -> Peaks:
+def peaks_at(grid: TileGrid, values: NDArray[np.floating], cells: NDArray[np.intp]) -> Peaks:
+    """Peaks at cells, shape (n, 2), with the values there; of equal ones in the order given."""
     score = values[tuple(cells.T)].astype(np.float64)
     order = np.argsort(-score, kind="stable")
     row, col = cells[order].T

@@ -18,13 +18,14 @@ from histoslide.datasets.mined import Kind
 from histoslide.errors import DataError
 from histoslide.geometry import Size
 from histoslide.review import ReviewedSlide, ReviewObject, is_review, read_review
+from histoslide.slide.slide_table import (
+    TRAINING,
+    ListedSlide,
+    by_slide,
+    read_slide_table,
+    slide_key,
+)
 from histoslide.storage.tables import read_table
-
-PART_COLUMNS = ("part", "set", "split")
-"""Of a CSV: what a slide is for; the first that is there counts."""
-
-TRAINING = frozenset({"", "train", "training"})
-"""What may be learnt from. Everything else is for choosing or judging models."""
 
 EVERYTHING = "all"
 """For ``negative``: no slide has any tumour."""
@@ -55,10 +56,8 @@ class Reference:
 
     folder: Path | None = None
     """Where files of annotations and reviews are looked for; or one file, for one slide."""
-    rows: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """What a list says, by slide name."""
-    list_path: Path | None = None
-    """The list."""
+    listed: Mapping[str, ListedSlide] = field(default_factory=dict)
+    """What a table says of slides, by ``slide_key`` of their names."""
     negative: frozenset[str] = frozenset()
     """Names of slides without tumour, with or without their endings, or ``EVERYTHING``."""
     split: Mapping[str, str] = field(default_factory=dict)
@@ -70,13 +69,12 @@ class Reference:
 
     def refusal(self, slide: str) -> str | None:
         """Why a slide must not be learnt from; None where it may."""
-        row = self.rows.get(slide, {})
-        told = next((row[name] for name in PART_COLUMNS if name in row), "")
-        if told.lower() not in TRAINING:
-            assert self.list_path is not None
-            return f"{self.list_path.name} marks it as {told}"
-        for name in (slide, Path(slide).stem, row.get("patient", "")):
-            if self.split.get(name, "").lower() not in TRAINING:
+        listed = self.listed.get(slide_key(slide))
+        if listed is not None and not _may_be_learnt(listed.text("part")):
+            return f"{listed.table.name} marks it as {listed.text('part')}"
+        patient = "" if listed is None else listed.text("patient")
+        for name in (slide, Path(slide).stem, patient):
+            if not _may_be_learnt(self.split.get(name, "")):
                 return f"the split has {name} in {self.split[name]}"
         return None
 
@@ -87,10 +85,15 @@ class Reference:
             HistoslideError: its file cannot be used, or tells of tumour on a negative slide.
         """
         size, name = Size(*slide.size_l0), slide.name
-        row = self.rows.get(name, {})
+        listed = self.listed.get(slide_key(name))
         negative = bool({EVERYTHING, name, Path(name).stem} & self.negative)
-        negative |= row.get("annotations", "").lower() == "none"
-        file = self._file(name, row)
+        tumour = told = None
+        if listed is not None:
+            tumour, told = listed.tumour, listed.exhaustive
+        if negative and tumour:
+            raise DataError(f"{name} is said to be negative, but is listed with tumour")
+        negative |= tumour is False
+        file = self._file(name, listed)
         if file is None:
             nothing = SlideTruth.nothing(size)
             return KnownTruth(truth=nothing, kind="negative", exhaustive=True) if negative else None
@@ -102,18 +105,14 @@ class Reference:
             truth = read_truth(file, size, classes=self.classes)
         if negative and truth.lesions():
             raise DataError(f"{name} is said to be negative, but {file.name} shows tumour on it")
-        told = row.get("exhaustive", "").lower()
-        if told not in {"", "yes", "no", "true", "false", "1", "0"}:
-            raise DataError(f"{self.list_path}: exhaustive is {told!r}: write yes or no")
-        exhaustive = told in {"yes", "true", "1"} if told else kind != "review" and self.exhaustive
+        exhaustive = kind != "review" and self.exhaustive if told is None else told
         return KnownTruth(truth=truth, kind=kind, exhaustive=negative or exhaustive, file=file)
 
-    def _file(self, slide: str, row: Mapping[str, str]) -> Path | None:
-        named = row.get("annotations", "")
-        if named and named.lower() != "none":
-            assert self.list_path is not None
-            return self.list_path.parent / named
-        return None if self.folder is None else find_truth(self.folder, slide)
+    def _file(self, slide: str, listed: ListedSlide | None) -> Path | None:
+        named = None if listed is None else listed.annotations
+        where = named or self.folder
+        masks = () if listed is None else listed.masks
+        return None if where is None else find_truth(where, slide, passing_over=masks)
 
 
 def read_reference(
@@ -127,8 +126,9 @@ def read_reference(
     """Look at what is known.
 
     Args:
-        path: a folder of annotations and reviews, a file of one slide, or a CSV with the column
-            ``slide`` and any of ``annotations``, ``exhaustive``, ``patient`` and ``PART_COLUMNS``.
+        path: a folder of annotations and reviews, a file of one slide, or a table of slides
+            (``histoslide.slide.slide_table``), of which ``annotations``, ``exhaustive``, ``label``,
+            ``node``, ``patient`` and ``part`` are used.
         negative: names of slides without tumour, or ``all``.
         split: CSV with the columns ``part`` and ``slide`` or ``patient``.
         classes: roles of classes.
@@ -136,14 +136,12 @@ def read_reference(
             never is.
 
     Raises:
-        DataError: a CSV cannot be used, or there is nothing at all to go by.
+        SlideListError: the table cannot be used.
+        DataError: the split cannot be used, or there is nothing at all to go by.
     """
-    rows: dict[str, Mapping[str, str]] = {}
     listed = path is not None and path.suffix.lower() == ".csv"
     if path is not None and not path.exists():
         raise DataError(f"--reference {path} does not exist")
-    if path is not None and listed:
-        rows = {row["slide"]: row for row in _rows(path, "slide") if row.get("slide")}
     names = frozenset(negative)
     if path is None and not names:
         raise DataError(
@@ -151,13 +149,12 @@ def read_reference(
         )
     parts: dict[str, str] = {}
     if split is not None:
-        for row in _rows(split, "part"):
+        for row in _split_rows(split):
             part = row.get("part", "")
             parts |= {row[name]: part for name in ("slide", "patient") if row.get(name)}
     return Reference(
         folder=None if path is None else path.parent if listed else path,
-        rows=rows,
-        list_path=path if listed else None,
+        listed=by_slide(read_slide_table(path)) if path is not None and listed else {},
         negative=names,
         split=parts,
         classes=classes,
@@ -165,12 +162,14 @@ def read_reference(
     )
 
 
-def _rows(path: Path, needed: str) -> list[Mapping[str, str]]:
+def _may_be_learnt(part: str) -> bool:
+    return not part or part.casefold() in TRAINING
+
+
+def _split_rows(path: Path) -> list[Mapping[str, str]]:
     columns, rows = read_table(path, error=DataError)
-    if any("\0" in cell for row in rows for cell in row.cells.values()):
-        raise DataError(f"{path} cannot be read: it names what no system could open")
-    if not rows or needed not in columns:
-        raise DataError(f"{path} needs a column {needed} and a line below it")
+    if not rows or "part" not in columns:
+        raise DataError(f"{path} needs a column part and a line below it")
     return [row.cells for row in rows]
 
 

@@ -91,6 +91,11 @@ class Batches:
         """Items a batch."""
         return self._size
 
+    @property
+    def memory(self) -> PixelMemory:
+        """Where the network wants its pixels."""
+        return self._memory
+
     @contextmanager
     def reader(self) -> Iterator[None]:
         """Say that this thread will bring items soon, so that others' part-filled batches wait."""

@@ -16,7 +16,13 @@ from typing import Any
 from histoslide.errors import BundleError, HistoslideError
 from histoslide.model.choosing import refuse_engine, supported
 from histoslide.model.engine import FULL_PRECISION, BackendName, Engine, Precision
+from histoslide.model.first_look import Scale
 from histoslide.storage.records import (
+    ABSENT,
+    Absent,
+    Count,
+    FileName,
+    Share,
     builtins_from_json,
     from_builtins,
     to_builtins,
@@ -26,6 +32,12 @@ from histoslide.storage.writing import whole_file
 
 MAX_AUC_LOSS = 0.002
 """A faster path may change the area under the ROC curve by this much, either way."""
+
+MOST_LOST = 0.001
+"""A first look must lose less than this part of what the model alone calls positive."""
+
+POSITIVE = 0.5
+"""Probability from which a cell is called so."""
 
 _VERSION = 1
 
@@ -54,6 +66,86 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlideGate:
+    """What a first look changes of one slide."""
+
+    slide: str
+    """Name of its file."""
+    cells: Count
+    """That were scored."""
+    again: Share
+    """Part of them that is looked at again."""
+    positive: Count
+    """Those that the model alone calls positive."""
+    lost: Count
+    """Those of them that are not after a first look."""
+    lesions: Count
+    """That are found by the model alone."""
+    lesions_alike: bool
+    """Whether the same are found after a first look, each of the same class of size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstLookGate:
+    """How well a lighter model looks first for this one."""
+
+    name: str
+    """Of the model that looks first."""
+    file: FileName
+    """Of its bundle: beside this one, or one that ships."""
+    weights_sha256: str
+    """Of that file."""
+    threshold: Share
+    """Probability of tumour, on this model's scale, from which this one looks again."""
+    scale: Scale
+    """From the other's probabilities to this one's."""
+    engines: tuple[str, str]
+    """What computed this model and the other."""
+    data: str
+    """Name of the patches; threshold and scale come of one half of them and of the slides."""
+    patches: Count
+    """In the other half, which the following speak of."""
+    auc: Share
+    """Area under the ROC curve with a first look."""
+    auc_alone: Share
+    """That of this model alone."""
+    positive: Count
+    """Patches that this model alone calls positive."""
+    lost: Count
+    """Those of them that are not after a first look."""
+    slides: tuple[SlideGate, ...]
+    """Each slide that it was tried on."""
+
+    @property
+    def lost_share(self) -> float:
+        """Part of the positive patches and cells that is lost."""
+        positive = self.positive + sum(slide.positive for slide in self.slides)
+        lost = self.lost + sum(slide.lost for slide in self.slides)
+        return lost / max(1, positive)
+
+    @property
+    def again(self) -> float:
+        """Part of all slides' cells that is looked at again; 1 without slides."""
+        cells = sum(slide.cells for slide in self.slides)
+        seen = sum(slide.cells * slide.again for slide in self.slides)
+        return seen / cells if cells else 1.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether score may take the first look unasked.
+
+        It ranks patches as well, loses next to nothing, and finds the same lesions on its slides,
+        which have some.
+        """
+        return (
+            self.auc >= self.auc_alone - MAX_AUC_LOSS
+            and self.lost_share < MOST_LOST
+            and any(slide.lesions for slide in self.slides)
+            and all(slide.lesions_alike for slide in self.slides)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FastPaths:
     """What was measured of a bundle's faster paths."""
 
@@ -65,6 +157,8 @@ class FastPaths:
     """By precision."""
     ranges: Mapping[str, float] = field(default_factory=dict)
     """Of ``histoslide.model.int8.activation_ranges``, by convolution."""
+    first_look: FirstLookGate | Absent = ABSENT
+    """Of a model that looks first, where one was tried."""
 
     def passed(self, precision: Precision) -> bool:
         """Whether a precision may be used unasked."""

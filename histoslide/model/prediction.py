@@ -108,6 +108,11 @@ class Model:
         """How many tiles to hand over at a time."""
         return TILES.batch_items(self.spec, self.device)
 
+    @property
+    def first_look(self) -> None:
+        """None looks first; see ``histoslide.scoring.cascade``."""
+        return None
+
     def here(self) -> Model:
         """The model itself; see ``histoslide.scoring.lazy.BlockModel``."""
         return self

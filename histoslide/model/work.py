@@ -137,6 +137,11 @@ class Tiles(Work):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Glances(Tiles):
+    """Tiles as the model sees them that looks first, see ``histoslide.model.first_look``."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Views(Tiles):
     """Every tile in all eight orientations (test-time augmentation).
 

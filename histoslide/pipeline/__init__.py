@@ -2,21 +2,11 @@
 
 Many slides are the work of ``histoslide.cohort.run``, which takes the same steps;
 ``histoslide.tiling.slide`` cuts a slide into tiles instead.
+
+The names in ``__init__.pyi`` are loaded on first use: who only lists slides, or reads of results,
+needs nothing that scores.
 """
 
-from histoslide.pipeline.options import ScoreOptions, TissueOptions
-from histoslide.pipeline.outputs_beside import OutputsBeside
-from histoslide.pipeline.preparation import PreparedSlide, prepare_slide
-from histoslide.pipeline.score import Progress, finish_slide, score_slide, store_slide
+import lazy_loader
 
-__all__ = [
-    "OutputsBeside",
-    "PreparedSlide",
-    "Progress",
-    "ScoreOptions",
-    "TissueOptions",
-    "finish_slide",
-    "prepare_slide",
-    "score_slide",
-    "store_slide",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -45,6 +45,10 @@ class TissueOptions:
         if not 0 <= self.threshold <= 1:
             raise HistoslideError(f"the tissue threshold must lie in 0-1, not {self.threshold}")
 
+    def with_files(self, *, mask: Path | None, roi: Path | None) -> TissueOptions:
+        """The same with a slide's own mask and region of interest, where it has them."""
+        return dataclasses.replace(self, mask=mask or self.mask, roi=roi or self.roi)
+
     def find(
         self, slide: Slide, *, ask_nuclei: bool = True
     ) -> tuple[TissueMask, TissueMask | None]:

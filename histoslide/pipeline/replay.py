@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-from dask.local import get_sync
 from numpy.typing import NDArray
 
 from histoslide.comparison.cells import (
@@ -24,10 +23,9 @@ from histoslide.comparison.same_slide import check_same_slide
 from histoslide.errors import BundleError, HistoslideError, MaskError, OutputExistsError, StoreError
 from histoslide.geometry import Mpp
 from histoslide.grid.status import Status
-from histoslide.model import Model
 from histoslide.model.engine import Engine
 from histoslide.pipeline.options import TissueOptions
-from histoslide.scoring.lazy import LazyHeatmap, make_heatmap
+from histoslide.scoring.lazy import BlockModel, LazyHeatmap, make_heatmap
 from histoslide.scoring.mode import ScoreMode
 from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
 from histoslide.storage.location import Location, as_location, is_remote
@@ -143,7 +141,7 @@ def refuse_other_model(heat: Heatmap, sha256: str, given: str) -> None:
 def replay_heatmap(
     heat: Heatmap,
     slide_path: Location | str,
-    model: Model,
+    model: BlockModel,
     *,
     mask: Path | str | None = None,
     roi: Path | str | None = None,
@@ -160,7 +158,8 @@ def replay_heatmap(
     Args:
         heat: complete heatmap.
         slide_path: the slide it was scored on.
-        model: it was scored with.
+        model: it was scored with; a ``histoslide.scoring.cascade.Cascade`` where another looked
+            first.
         mask: the mask file it was made with, if it was.
         roi: the region of interest it was made with, if it was.
         out: keep the new heatmap there; it must not exist, or be one that was begun by the same
@@ -198,7 +197,8 @@ def replay_heatmap(
     settings = replay_settings(heat, mask=mask, roi=roi)
     with access.open(slide_path, mpp=settings.mpp) as slide:
         check_same_slide(heat, slide)
-        tissue, region = settings.tissue.find(slide)
+        # Warnings are of no use to a comparison, but belong to a heatmap that is kept.
+        tissue, region = settings.tissue.find(slide, ask_nuclei=out is not None)
         lazy = make_heatmap(
             slide,
             model,
@@ -275,13 +275,13 @@ def _compare_sample(
     scored = np.isin(before.status, (Status.SCORED, Status.UNREADABLE))
     holding = [i for i, cells in enumerate(grid.blocks()) if scored[cells.slices].any()]
     drawn = rng.choice(holding, size=min(sample, len(holding)), replace=False)
-    blocks = np.zeros(grid.shape, dtype=lazy.blocks.dtype)
+    blocks = np.zeros(grid.shape, dtype=lazy.dtype)
     among = np.zeros(grid.shape, dtype=np.bool_)
     tiles = 0
     for done, number in enumerate(sorted(int(i) for i in drawn), start=1):
         i, j = divmod(number, across)
         cells = grid.block(i, j)
-        block = np.asarray(lazy.blocks.blocks[i, j].compute(scheduler=get_sync))
+        block = lazy.score((i, j))
         blocks[cells.slices], among[cells.slices] = block, True
         tiles += int((block["status"] == Status.SCORED).sum())
         if on_block is not None:

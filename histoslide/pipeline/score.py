@@ -80,6 +80,8 @@ def store_slide(
         before = prepared.limit.spent
         if options.overlay:
             begin(_import_render)
+        if options.lesions:
+            begin(_import_graphs)
         if options.mask_png:
             from histoslide.render import draw_mask  # noqa: PLC0415 - see _import_render
 
@@ -170,6 +172,12 @@ def finish_slide(
 def _import_render() -> None:
     """Import what draws, with Matplotlib: half a second that the network's threads leave over."""
     import_module("histoslide.render.overlay")
+
+
+def _import_graphs() -> None:
+    """Import what finding lesions needs and nothing before it."""
+    import_module("scipy.sparse.csgraph")
+    import_module("scipy.spatial.distance")
 
 
 def _draw_overlay(

@@ -23,7 +23,6 @@ from histoslide.report.pictures import (
     tile_picture,
 )
 from histoslide.report.quality import measure_quality
-from histoslide.scoring.mode import ScoreMode
 from histoslide.slide import Slide
 from histoslide.store import Heatmap, doubts_of
 
@@ -267,7 +266,7 @@ def _made(heat: Heatmap, report: LesionReport) -> tuple[Fact, ...]:
         "Weights' licence": spec.licence or "not recorded",
         "Tiles looked at": _looked_at(heat),
         "Foci": _settings(report.settings),
-        "Scored by": f"{record.engine} on {record.device}, {_mode(record.mode.value)}",
+        "Scored by": f"{record.engine} on {record.device}, {_mode(heat)}",
         "Time": f"{record.seconds:.0f} s",
         "Command": record.command or "not recorded",
         "Versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
@@ -286,7 +285,17 @@ def _looked_at(heat: Heatmap) -> str:
     )
 
 
-def _mode(mode: ScoreMode) -> str:
+def _mode(heat: Heatmap) -> str:
+    mode = heat.record.mode.value
+    if mode.first_look is not None:
+        first, looks = mode.first_look, heat.looks
+        seen = 0 if looks is None else int((looks > 0).sum())
+        twice = 0 if looks is None else int((looks > 1).sum())
+        return (
+            f"after a first look by {first.name} ({first.engine}): its probabilities, brought to "
+            f"the same scale, stand below {mode.cascade_threshold:g}; the model saw the other "
+            f"{twice:,} of {seen:,} cells"
+        )
     again = f", from {mode.cascade_threshold:g} on again as a tile"
     turned = ", mean of the eight turned and mirrored" if mode.tta else ""
     return f"mode {mode.mode}{again if mode.mode == 'cascade' else ''}{turned}"

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from histoslide import look, quantities
 from histoslide.errors import HistoslideError, StoreError
 from histoslide.lesions import NOTICE, LesionSettings
 from histoslide.report.contents import MOST_LESIONS, SlideReport, gather
 from histoslide.report.pictures import colours
 from histoslide.storage.location import Location, as_location, without_folder
+from histoslide.storage.pages import page_templates
 from histoslide.storage.writing import refuse_existing, whole_file
 from histoslide.store import doubts_of
 from histoslide.viewer.catalogue import Catalogue
@@ -117,23 +116,20 @@ def write_report(
 
 def render(slides: Sequence[SlideReport], failed: Sequence[Failed]) -> str:
     """The page as text; everything that comes from files is escaped."""
-    environment = Environment(
-        loader=PackageLoader("histoslide.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     folder = files("histoslide.report").joinpath("templates")
-    return environment.get_template("report.html").render(
-        slides=slides,
-        failed=failed,
-        notice=NOTICE,
-        most_lesions=MOST_LESIONS,
-        colours=colours(),
-        say=quantities,
-        opacity=look.OPACITY,
-        version=version("histoslide"),
-        style=folder.joinpath("report.css").read_text(encoding="utf-8"),
-        script=folder.joinpath("report.js").read_text(encoding="utf-8"),
+    return (
+        page_templates("histoslide.report")
+        .get_template("report.html")
+        .render(
+            slides=slides,
+            failed=failed,
+            notice=NOTICE,
+            most_lesions=MOST_LESIONS,
+            colours=colours(),
+            say=quantities,
+            opacity=look.OPACITY,
+            version=version("histoslide"),
+            style=folder.joinpath("report.css").read_text(encoding="utf-8"),
+            script=folder.joinpath("report.js").read_text(encoding="utf-8"),
+        )
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,32 +13,42 @@ from histoslide.errors import BundleError, SlideReadError
 from histoslide.geometry import CellRange
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
-from histoslide.grid.windows import read_in_pieces, read_window, read_windows
-from histoslide.model import Batches, Model, ModelSpec, Request
+from histoslide.grid.windows import Window, read_in_pieces, read_window, read_windows
+from histoslide.model import Batches, ModelSpec, Request
+from histoslide.model.first_look import FirstLook
 from histoslide.model.pixels import Squares
-from histoslide.scoring.mode import EXACT, ScoreMode
+from histoslide.model.work import Work
+from histoslide.scoring.mode import EXACT, EXTRA_TYPES, Extra, ScoreMode
 from histoslide.slide import Slide
 
 _Indices = NDArray[np.intp]
-
-_Waiting = tuple[Request, NDArray[np.void], tuple[_Indices, _Indices]]
-"""Tiles that are queued, the part of the block that they belong to, and their cells in it."""
 
 MOST_HELD_BYTES = 2**26
 """Pixels that a block holds while it waits for its scores. At a stride of 96 px all of a block is
 half as much; of wider strides a part is scored before more is read."""
 
 
-def block_dtype(classes: int, *, tta: bool = False) -> np.dtype[np.void]:
+class Scorer(Protocol):
+    """What scores blocks: a ``histoslide.model.Model``, or a cascade of two."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the model whose heatmap it is."""
+        ...
+
+    def batches(self, work: Work) -> Batches:
+        """The queue for a kind of work."""
+        ...
+
+
+def block_dtype(classes: int, extras: Sequence[Extra] = ()) -> np.dtype[np.void]:
     """Element of a scored block.
 
-    ``probability``: float32 of all classes; ``status``; and with test-time augmentation
-    ``disagreement``: float32, the standard deviation over the orientations.
+    ``probability``: float32 of all classes; ``status``; and what the mode leaves beside them, see
+    ``histoslide.scoring.mode.Extra``.
     """
     fields: list[Any] = [("probability", np.float32, (classes,)), ("status", np.uint8)]
-    if tta:
-        fields.append(("disagreement", np.float32))
-    return np.dtype(fields)
+    return np.dtype([*fields, *((name, EXTRA_TYPES[name]) for name in extras)])
 
 
 def empty_block(plan: NDArray[np.uint8], spec: ModelSpec, mode: ScoreMode) -> NDArray[np.void]:
@@ -48,7 +59,7 @@ def empty_block(plan: NDArray[np.uint8], spec: ModelSpec, mode: ScoreMode) -> ND
         spec: of the model.
         mode: decides which fields there are.
     """
-    block = np.empty(plan.shape, dtype=block_dtype(len(spec.classes), tta=mode.tta))
+    block = np.zeros(plan.shape, dtype=block_dtype(len(spec.classes), mode.extras))
     block["probability"] = np.nan
     if mode.tta:
         block["disagreement"] = np.nan
@@ -61,7 +72,7 @@ def score_block(
     grid: TileGrid,
     cells: CellRange,
     plan: NDArray[np.uint8],
-    model: Model,
+    model: Scorer,
     mode: ScoreMode = EXACT,
 ) -> NDArray[np.void]:
     """Score the pending cells of one block.
@@ -88,7 +99,10 @@ def score_block(
         return block
     work = _Block(slide, grid, cells, block, model)
     first, *then = mode.works(grid.stride_px)
-    if mode.mode == "exact":
+    if mode.first_look is not None:
+        glances, tiles = model.batches(first), model.batches(then[0])
+        work.look_twice(glances, tiles, mode.first_look, threshold=mode.cascade_threshold)
+    elif mode.mode == "exact":
         work.score_tiles(model.batches(first))
     elif mode.mode == "dense":
         work.score_areas(model.batches(first), across=first.across)
@@ -102,6 +116,32 @@ def score_block(
     return block
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some cells of a part of the block."""
+
+    inside: NDArray[np.void]
+    """The part, a view of the block."""
+    rows: _Indices
+    """Of the cells in it, shape (n,)."""
+    cols: _Indices
+    """Likewise."""
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """Of all classes, shape (n, classes)."""
+        found: NDArray[np.float32] = self.inside["probability"][self.rows, self.cols]
+        return found
+
+    def of(self, chosen: NDArray[np.bool_]) -> _Part:
+        """Those of its cells that are chosen, shape (n,)."""
+        return _Part(self.inside, self.rows[chosen], self.cols[chosen])
+
+
+_Waiting = tuple[Request, _Part]
+"""Tiles that are queued, and their cells."""
+
+
 class _Block:
     """A block while it is being scored."""
 
@@ -111,46 +151,92 @@ class _Block:
         grid: TileGrid,
         cells: CellRange,
         block: NDArray[np.void],
-        model: Model,
+        model: Scorer,
     ) -> None:
         self._slide, self._grid, self._cells = slide, grid, cells
         self._block, self._model = block, model
 
     def score_tiles(self, batches: Batches) -> None:
         """Score every pending cell as a tile of its own."""
-        pending = self._block["status"] == Status.PENDING
-        waiting: list[_Waiting] = []
-        held = 0
+        windows = self._windows()
         with batches.reader():
-            for window in read_windows(self._slide, self._grid, self._cells, pending):
-                inside = self._of(window.cells)
-                inside["status"][window.unreadable] = Status.UNREADABLE
-                rows, cols = np.nonzero(inside["status"] == Status.PENDING)
-                if window.pixels is None:
-                    continue
-                if held + window.pixels.nbytes > MOST_HELD_BYTES:
-                    self._collect(batches, waiting)
-                    waiting, held = [], 0
-                waiting.append(
-                    (self._put(batches, window.pixels, rows, cols), inside, (rows, cols))
-                )
-                held += window.pixels.nbytes
-                batches.help()
-            self._collect(batches, waiting)
+            while self._score_some(batches, windows):
+                pass
 
-    def _put(
-        self, batches: Batches, window: NDArray[np.uint8], rows: _Indices, cols: _Indices
-    ) -> Request:
+    def look_twice(
+        self, glances: Batches, tiles: Batches, first: FirstLook, *, threshold: float
+    ) -> None:
+        """Score every pending cell at a first look, and again where there may be tumour.
+
+        Args:
+            glances: queue of the model that looks first.
+            tiles: queue of the model that looks again.
+            first: has the scale that brings both to one.
+            threshold: probability on that scale from which a cell is looked at again.
+        """
+        tumour = self._model.spec.tumour_index
+        assert tumour is not None
+        windows = self._windows()
+        with tiles.reader():  # from the start: others' part-filled batches wait for our tiles
+            while True:
+                with glances.reader():  # not while we wait for tiles: others need not wait for us
+                    seen = self._score_some(glances, windows)
+                if not seen:
+                    return
+                waiting: list[_Waiting] = []
+                for part, pixels in seen:
+                    moved = first.scale.apply_to_all(part.probability, tumour)
+                    part.inside["probability"][part.rows, part.cols] = moved
+                    again = part.of(moved[:, tumour] >= threshold)
+                    if len(again.rows):
+                        waiting.append((self._put(tiles, pixels, again), again))
+                        tiles.help()
+                self._collect(tiles, waiting)
+
+    def _windows(self) -> Iterator[Window]:
+        """Pieces of the slide that hold all pending cells."""
+        pending = self._block["status"] == Status.PENDING
+        return read_windows(self._slide, self._grid, self._cells, pending)
+
+    def _score_some(
+        self, batches: Batches, windows: Iterator[Window]
+    ) -> list[tuple[_Part, NDArray[np.uint8]]]:
+        """Score the tiles of the next windows, of as many as may be held at a time.
+
+        To be called inside ``batches.reader``.
+
+        Returns:
+            The cells that were scored, and the pixels of their windows; none at the end.
+        """
+        waiting: list[_Waiting] = []
+        seen: list[tuple[_Part, NDArray[np.uint8]]] = []
+        held = 0
+        for window in windows:
+            inside = self._of(window.cells)
+            inside["status"][window.unreadable] = Status.UNREADABLE
+            if window.pixels is None:
+                continue
+            part = _Part(inside, *np.nonzero(inside["status"] == Status.PENDING))
+            waiting.append((self._put(batches, window.pixels, part), part))
+            seen.append((part, window.pixels))
+            held += window.pixels.nbytes
+            batches.help()
+            if held + window.pixels.nbytes > MOST_HELD_BYTES:  # as one more would be as large
+                break
+        self._collect(batches, waiting)
+        return seen
+
+    def _put(self, batches: Batches, window: NDArray[np.uint8], part: _Part) -> Request:
         """Queue the tiles of some cells of a window."""
         side, stride = self._grid.input_px, self._grid.stride_px
-        tiles = Squares(side=side, stride=stride, rows=rows, cols=cols)
-        return batches.put(self._model.memory.cut(window, tiles), len(rows))
+        tiles = Squares(side=side, stride=stride, rows=part.rows, cols=part.cols)
+        return batches.put(batches.memory.cut(window, tiles), len(part.rows))
 
     def _collect(self, batches: Batches, waiting: Sequence[_Waiting]) -> None:
         """Wait for tiles, and write their scores into the block."""
-        batches.wait([request for request, _, _ in waiting])
-        for request, inside, (rows, cols) in waiting:
-            self._write(inside, rows, cols, request.result)
+        batches.wait([request for request, _ in waiting])
+        for request, part in waiting:
+            self._write(part, request.result)
 
     def score_areas(
         self, batches: Batches, *, across: int
@@ -174,16 +260,16 @@ class _Block:
             batches.wait([request for request, _, _ in requests])
         for request, area, _ in requests:
             inside = self._of(area)
-            rows, cols = np.nonzero(inside["status"] == Status.PENDING)
+            part = _Part(inside, *np.nonzero(inside["status"] == Status.PENDING))
             assert request.result is not None
-            self._write(inside, rows, cols, request.result[0][rows, cols])
+            self._write(part, request.result[0][part.rows, part.cols])
         return [(area, pixels) for _, area, pixels in requests]
 
     def _put_whole(self, batches: Batches, area: NDArray[np.uint8]) -> Request:
         """Queue an area as it is: a square of its own size."""
         side, first = len(area), np.zeros(1, dtype=np.intp)
         whole = Squares(side=side, stride=side, rows=first, cols=first)
-        return batches.put(self._model.memory.cut(area, whole), 1)
+        return batches.put(batches.memory.cut(area, whole), 1)
 
     def repeat_tiles(
         self,
@@ -198,9 +284,9 @@ class _Block:
         for area, pixels in areas:
             inside = self._of(area)
             suspect = inside["probability"][..., tumour] >= threshold  # NaN is not
-            rows, cols = np.nonzero(suspect)
-            if len(rows):
-                waiting.append((self._put(batches, pixels, rows, cols), inside, (rows, cols)))
+            part = _Part(inside, *np.nonzero(suspect))
+            if len(part.rows):
+                waiting.append((self._put(batches, pixels, part), part))
         self._collect(batches, waiting)
 
     def _read_area(self, area: CellRange) -> NDArray[np.uint8]:
@@ -225,14 +311,8 @@ class _Block:
         top, left = area.row - self._cells.row, area.col - self._cells.col
         return self._block[top : top + area.rows, left : left + area.cols]
 
-    def _write(
-        self,
-        inside: NDArray[np.void],
-        rows: _Indices,
-        cols: _Indices,
-        scores: NDArray[np.float32] | None,
-    ) -> None:
-        """Put scores into cells of a part of the block."""
+    def _write(self, part: _Part, scores: NDArray[np.float32] | None) -> None:
+        """Write scores of cells into the block, which have then been looked at once more."""
         assert scores is not None
         if not np.isfinite(scores).all():
             raise BundleError(
@@ -240,7 +320,11 @@ class _Block:
                 "its weights are broken, train it again"
             )
         classes = len(self._model.spec.classes)
-        inside["probability"][rows, cols] = scores[:, :classes]
-        if scores.shape[1] > classes:
-            inside["disagreement"][rows, cols] = scores[:, classes]
-        inside["status"][rows, cols] = Status.SCORED
+        inside, where = part.inside, (part.rows, part.cols)
+        names = inside.dtype.names or ()
+        inside["probability"][where] = scores[:, :classes]
+        if "disagreement" in names:
+            inside["disagreement"][where] = scores[:, classes]
+        if "looks" in names:
+            inside["looks"][where] += 1
+        inside["status"][where] = Status.SCORED

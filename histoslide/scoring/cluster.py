@@ -12,7 +12,7 @@ import logging
 import pickle
 import threading
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Self
 import distributed
 import numpy as np
 from cachetools import LRUCache
-from dask.delayed import Delayed
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
 from distributed.client import FutureCancelledError
 from distributed.comm import CommClosedError
@@ -49,7 +48,7 @@ from histoslide.model.fast_paths import (
     read_fast_paths,
 )
 from histoslide.model.work import Work
-from histoslide.scoring.runners import BlockIndex
+from histoslide.scoring.runners import BlockIndex, BlockTask
 from histoslide.slide import Slide
 from histoslide.slide.facts import SlideFacts
 
@@ -200,6 +199,11 @@ class ClusterModel:
     """Where."""
     plugin: str
     """Name of the plugin that holds it."""
+
+    @property
+    def first_look(self) -> None:
+        """None looks first; see ``histoslide.scoring.cascade``."""
+        return None
 
     def check(self, work: Work) -> None:
         """Nothing beyond what the spec tells: a worker that cannot do it says so."""
@@ -401,9 +405,7 @@ class Cluster:
         threads = sum(self._client.nthreads().values())
         return min(_MOST_SLIDES, max(2, threads // _THREADS_A_SLIDE))
 
-    def run(
-        self, blocks: Sequence[BlockIndex], task: Callable[[BlockIndex], Delayed]
-    ) -> Generator[int, None, None]:
+    def run(self, blocks: Sequence[BlockIndex], task: BlockTask) -> Generator[int, None, None]:
         """Compute blocks; see ``histoslide.scoring.runners.Runner``.
 
         Raises:
@@ -416,7 +418,7 @@ class Cluster:
         try:
             while True:
                 for block in itertools.islice(rest, max(0, self._room() - len(running))):
-                    future = self._client.compute(task(block), retries=RETRIES)
+                    future = self._client.compute(task.graph(block), retries=RETRIES)
                     running.add(future)
                     completed.add(future)
                 if not running:

@@ -5,24 +5,30 @@ from __future__ import annotations
 import hashlib
 import uuid
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from histoslide.errors import ResolutionError
+from histoslide.errors import HistoslideError, ResolutionError
 from histoslide.grid.cells import DEFAULT_BLOCK_CELLS, TileGrid
 from histoslide.grid.status import Status
-from histoslide.model import Model, ModelSpec
+from histoslide.model import ModelSpec
 from histoslide.model.engine import Engine
+from histoslide.model.first_look import FirstLook
 from histoslide.model.work import Work
-from histoslide.scoring.block import block_dtype, score_block
+from histoslide.scoring.block import Scorer, block_dtype, score_block
 from histoslide.scoring.mode import EXACT, ScoreMode
 from histoslide.scoring.record import MaskRecord, ModelRecord, ModeRecord, SlideRecord
 from histoslide.slide import Slide, require_mpp
 from histoslide.storage.records import Absent, to_builtins
 from histoslide.tissue.masks import METHODS, TissueMask, find_tissue
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+    from histoslide.scoring.runners import BlockIndex
 
 READER_VERSION = 5
 """Counts changes of what a tile's pixels are (levels, resampling, colours), so that a heatmap is
@@ -72,7 +78,12 @@ class BlockModel(Protocol):
         """
         ...
 
-    def here(self) -> Model:
+    @property
+    def first_look(self) -> FirstLook | None:
+        """Of a cascade of two models, what is recorded of the one that looks first."""
+        ...
+
+    def here(self) -> Scorer:
         """The model in the process that computes, loaded once."""
         ...
 
@@ -81,9 +92,22 @@ class BlockModel(Protocol):
         ...
 
 
+class BlockScorer(Protocol):
+    """Computes a block, here or on a cluster."""
+
+    def __call__(self, part: NDArray[np.uint8], block_id: tuple[int, int]) -> NDArray[np.void]:
+        """The block's values, as of ``score_block``.
+
+        Args:
+            part: of the plan.
+            block_id: row and column of the block; Dask goes by the name.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class _BlockScorer:
-    """What each block of the graph calls; picklable where its slide and model are."""
+class _Scorer:
+    """Scores with a model from a slide; picklable where these are."""
 
     slide: Slide
     grid: TileGrid
@@ -105,9 +129,8 @@ class LazyHeatmap:
     (grid, spec, and the records of slide, mask, model and mode) are the same values.
     """
 
-    blocks: da.Array
-    """Structured array of shape ``grid.shape``, one chunk a block; see
-    ``histoslide.scoring.block.block_dtype``."""
+    scorer: BlockScorer
+    """Computes its blocks."""
     plan: NDArray[np.uint8]
     """Status of every cell before scoring, shape ``grid.shape``."""
     grid: TileGrid
@@ -132,6 +155,29 @@ class LazyHeatmap:
         return (
             f"LazyHeatmap({self.slide.name!r}, {self.grid.rows} × {self.grid.cols} cells of "
             f"{self.grid.cell_um:.1f} µm, {to_score:,} to score by {self.model.name!r})"
+        )
+
+    def score(self, block: BlockIndex) -> NDArray[np.void]:
+        """Compute a block in this thread: what computing that block of ``blocks`` gives."""
+        return self.scorer(self.plan[self.grid.block(*block).slices], block)
+
+    @property
+    def dtype(self) -> np.dtype[np.void]:
+        """Of the values of a block; see ``histoslide.scoring.block.block_dtype``."""
+        return block_dtype(len(self.spec.classes), self.mode.extras)
+
+    @cached_property
+    def blocks(self) -> da.Array:
+        """Structured array of shape ``grid.shape``, one chunk a block, of ``dtype``."""
+        import dask.array as da  # noqa: PLC0415 - half a second, and threads need none of it
+
+        side = self.grid.block_cells
+        return da.map_blocks(
+            self.scorer,
+            da.from_array(self.plan, chunks=(side, side), name=False),
+            dtype=self.dtype,
+            meta=np.empty((0, 0), dtype=self.dtype),
+            name=f"score-{uuid.uuid4().hex}",
         )
 
     @property
@@ -163,8 +209,14 @@ class LazyHeatmap:
             "model.sha256": self.model.sha256,
             **self._ranges,
             "engine": str(self.engine),
-            **to_builtins(ModeRecord.of(self.mode)),
+            **_flat(to_builtins(ModeRecord.of(self.mode))),
         }
+
+
+def _flat(mode: dict[str, Any]) -> dict[str, Any]:
+    """A mode's record with names of settings as the fingerprint has them, one a value."""
+    first = mode.pop("first_look", {})
+    return mode | {f"first_look.{name}": value for name, value in first.items()}
 
 
 def make_grid(
@@ -256,22 +308,19 @@ def make_heatmap(
     """
     grid = make_grid(slide, model.spec, stride_px=stride_px, block_cells=block_cells)
     mode.check(model.spec, stride_px=grid.stride_px)
+    if mode.first_look is not None and mode.first_look != model.first_look:
+        raise HistoslideError(
+            f"the mode takes a first look by {mode.first_look.name}, which the model does not have "
+            "with it: score with histoslide.scoring.cascade.Cascade and its mode"
+        )
     for work in mode.works(grid.stride_px):
         model.check(work)
     tissue = find_tissue(slide, METHODS["otsu"]) if tissue is None else tissue
     if plan is None:
         plan = plan_cells(grid, tissue, threshold=tissue_threshold, roi=roi)
 
-    dtype = block_dtype(len(model.spec.classes), tta=mode.tta)
-    blocks = da.map_blocks(
-        _BlockScorer(slide=model.share(slide), grid=grid, model=model, mode=mode),
-        da.from_array(plan, chunks=(block_cells, block_cells), name=False),
-        dtype=dtype,
-        meta=np.empty((0, 0), dtype=dtype),
-        name=f"score-{uuid.uuid4().hex}",
-    )
     return LazyHeatmap(
-        blocks=blocks,
+        scorer=_Scorer(slide=model.share(slide), grid=grid, model=model, mode=mode),
         plan=plan,
         grid=grid,
         spec=model.spec,

@@ -13,6 +13,7 @@ from typing import Any
 
 from histoslide.geometry import Mpp, Size
 from histoslide.model import ModelSpec
+from histoslide.model.first_look import FirstLook
 from histoslide.scoring.mode import Mode, ScoreMode
 from histoslide.slide import Slide
 from histoslide.storage.records import ABSENT, Absent, FileName, Number, Positive, Share, Whole
@@ -127,7 +128,10 @@ class ModeRecord:
     tta: bool
     """Whether every tile was scored in all eight orientations."""
     cascade_threshold: Share | Absent = ABSENT
-    """Dense probability of tumour from which a cell was scored again as a tile; of a cascade."""
+    """Probability of tumour at the first look from which a cell was scored again as a tile; of a
+    cascade."""
+    first_look: FirstLook | Absent = ABSENT
+    """The model that looked first; of a cascade with one."""
 
     @classmethod
     def of(cls, mode: ScoreMode) -> ModeRecord:
@@ -137,6 +141,7 @@ class ModeRecord:
             mode=mode.mode,
             tta=mode.tta,
             cascade_threshold=mode.cascade_threshold if cascade else ABSENT,
+            first_look=ABSENT if mode.first_look is None else mode.first_look,
         )
 
     @property
@@ -144,4 +149,8 @@ class ModeRecord:
         """The mode, to score so again."""
         if isinstance(self.cascade_threshold, Absent):
             return ScoreMode(mode=self.mode, tta=self.tta)
-        return ScoreMode(mode=self.mode, tta=self.tta, cascade_threshold=self.cascade_threshold)
+        first = None if isinstance(self.first_look, Absent) else self.first_look
+        threshold = self.cascade_threshold
+        return ScoreMode(
+            mode=self.mode, tta=self.tta, cascade_threshold=threshold, first_look=first
+        )

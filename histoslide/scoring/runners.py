@@ -1,20 +1,20 @@
 """Who computes the blocks of a heatmap: threads of this process, or a cluster.
 
-Each block is one small Dask graph that ends in its being written; a runner only decides where and
-when each is computed.
+Each block is one task that ends in its being written; a runner only decides where and when each is
+done. Threads call it; a cluster is sent it as a small Dask graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Protocol
-
-from dask.delayed import Delayed
-from dask.local import get_sync
+from typing import TYPE_CHECKING, Protocol
 
 from histoslide.machine.processors import usable_processors
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
 
 BlockIndex = tuple[int, int]
 """Row and column of a block."""
@@ -22,6 +22,18 @@ BlockIndex = tuple[int, int]
 _CPU_BLOCKS = 4
 """Blocks in work at a time on a CPU: enough to fill batches of sparse blocks, and few enough that
 their pixels stay below 250 MB."""
+
+
+class BlockTask(Protocol):
+    """Scores a block and writes it."""
+
+    def __call__(self, block: BlockIndex) -> int:
+        """Do it in this thread, and return how many cells were scored."""
+        ...
+
+    def graph(self, block: BlockIndex) -> Delayed:
+        """The same as a graph, whose result is that number."""
+        ...
 
 
 class Runner(Protocol):
@@ -32,14 +44,12 @@ class Runner(Protocol):
         """Slides of a cohort that it wants to have in work at a time."""
         ...
 
-    def run(
-        self, blocks: Sequence[BlockIndex], task: Callable[[BlockIndex], Delayed]
-    ) -> Generator[int, None, None]:
+    def run(self, blocks: Sequence[BlockIndex], task: BlockTask) -> Generator[int, None, None]:
         """Compute blocks, in any order.
 
         Args:
             blocks: which.
-            task: makes the graph of one block; computing it scores and writes the block.
+            task: scores and writes one.
 
         Yields:
             What each task returned, as soon as it has.
@@ -67,19 +77,12 @@ class ThreadRunner:
             workers=_CPU_BLOCKS if device == "cpu" else max(_CPU_BLOCKS, usable_processors())
         )
 
-    def run(
-        self, blocks: Sequence[BlockIndex], task: Callable[[BlockIndex], Delayed]
-    ) -> Generator[int, None, None]:
+    def run(self, blocks: Sequence[BlockIndex], task: BlockTask) -> Generator[int, None, None]:
         """Compute blocks; see ``Runner.run``."""
-
-        def compute(block: BlockIndex) -> int:
-            # Its function, not its name: for a name, Dask first imports distributed.
-            return int(task(block).compute(scheduler=get_sync))
-
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="block")
         interrupted = False
         try:
-            for future in as_completed([pool.submit(compute, block) for block in blocks]):
+            for future in as_completed([pool.submit(task, block) for block in blocks]):
                 yield future.result()
         except KeyboardInterrupt:
             interrupted = True

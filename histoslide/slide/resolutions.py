@@ -9,7 +9,6 @@ from pathlib import Path, PureWindowsPath
 
 from histoslide.errors import ResolutionError, reason
 from histoslide.geometry import Mpp
-from histoslide.storage.location import Location
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +45,6 @@ def read_mpp_csv(path: Path | str) -> dict[str, Mpp]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ResolutionError(f"{path} cannot be read: {reason(error)}") from error
     return found
-
-
-def listed_mpp(table: Location, line: int, cell: str) -> Mpp | None:
-    """The resolution that a list of slides gives one of them; None for an empty cell.
-
-    Raises:
-        ResolutionError: it is no positive number.
-    """
-    try:
-        return Mpp(value=float(cell), source=table.name) if cell else None
-    except (ValueError, ResolutionError):
-        raise ResolutionError(
-            f"{table}, line {line}: the mpp {cell!r} is not a positive number"
-        ) from None
 
 
 def match_names(mpp_by_name: Mapping[str, Mpp], slides: Collection[str]) -> dict[str, Mpp]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 
 _CODING_NOISE = 8
 """How far, of 255, lossy coding may take a colour out of its range."""
+
+_BAND_ROWS = 64
+"""Rows that are looked at once: in float32, a whole overview would need a gigabyte."""
 
 _FEW = 0.02
 """Part of a picture that is too little to tell what it is."""
@@ -40,12 +44,17 @@ def share_out_of_range(rgb: NDArray[np.uint8]) -> float:
     Args:
         rgb: pixels as shown, shape (h, w, 3). Pure white and black may be padding and do not count.
     """
-    pixels = _without_padding(rgb)
-    if not len(pixels):
-        return 1.0
-    colours = _unclipped_rgb(pixels)
-    out = (colours < -_CODING_NOISE) | (colours > 255 + _CODING_NOISE)
-    return float(out.any(axis=1).mean())
+    out, pixels = np.sum([(0, 0), *_counted(rgb)], axis=0)
+    return float(out / pixels) if pixels else 1.0
+
+
+def _counted(rgb: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+    """Pixels out of range, and pixels, of one band of a picture after the other."""
+    for start in range(0, len(rgb), _BAND_ROWS):
+        pixels = _without_padding(rgb[start : start + _BAND_ROWS])
+        colours = _unclipped_rgb(pixels)
+        out = (colours < -_CODING_NOISE) | (colours > 255 + _CODING_NOISE)
+        yield int(out.any(axis=1).sum()), len(pixels)
 
 
 def looks_like_ycbcr(rgb: NDArray[np.uint8]) -> bool:
@@ -57,6 +66,11 @@ def looks_like_ycbcr(rgb: NDArray[np.uint8]) -> bool:
     Args:
         rgb: pixels as shown, shape (h, w, 3).
     """
+    most, out = _FEW * rgb.shape[0] * rgb.shape[1], 0
+    for found, _ in _counted(rgb):
+        out += found
+        if out > most:  # as of nearly all slides, after a few bands
+            return False
     if share_out_of_range(rgb) > _FEW:
         return False
     red, green, blue = _unclipped_rgb(_without_padding(rgb)).mean(axis=0)

@@ -152,8 +152,3 @@ def readable_name(path: Location) -> str:
 def without_folder(error: HistoslideError, path: Location) -> str:
     """What an error says, for records that travel: of a file's path only its name."""
     return str(error).replace(str(path), path.name)
-
-
-def listed_path(table: Location, cell: str) -> Location:
-    """What a table names: a URL, or a path that is relative to the table."""
-    return parse_location(cell) if "://" in cell else table.parent / cell

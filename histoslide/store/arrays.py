@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from histoslide.errors import StoreError
 from histoslide.grid.cells import TileGrid
+from histoslide.scoring.mode import EXTRA_TYPES, Extra
 from histoslide.storage.location import Location, open_group
 from histoslide.store.pyramid import level_shapes, pyramid
 
@@ -20,11 +21,10 @@ LABELS, LABEL = "labels", "status"
 STATUS = f"{LABELS}/{LABEL}"
 """Group of the statuses."""
 
-DISAGREEMENT = "disagreement"
-"""Group of what only test-time augmentation leaves."""
 
-DISAGREEMENT_NAME = f"{DISAGREEMENT}/0"
-"""The one array in it."""
+def extra_name(extra: Extra) -> str:
+    """Name of the one array in the group of what only some modes leave."""
+    return f"{extra}/0"
 
 
 PACKED_BLOCKS = 32
@@ -80,11 +80,16 @@ class StoreArrays:
         """(rows, cols) of uint8; see ``probability``."""
         return self._array(status_name(level), level, grid)
 
-    def disagreement(self, grid: TileGrid | None = None) -> zarr.Array[Any] | None:
-        """(rows, cols) of float32; None where every tile was scored in one orientation."""
-        if DISAGREEMENT_NAME not in self.group:
-            return None
-        return self._array(DISAGREEMENT_NAME, 0, grid)
+    def extra_array(self, extra: Extra, grid: TileGrid | None = None) -> zarr.Array[Any] | None:
+        """(rows, cols) of its type; None where the mode leaves none."""
+        name = extra_name(extra)
+        return None if name not in self.group else self._array(name, 0, grid)
+
+    @property
+    def extras(self) -> dict[Extra, zarr.Array[Any]]:
+        """All that there are."""
+        found = {extra: self.extra_array(extra) for extra in EXTRA_TYPES}
+        return {extra: array for extra, array in found.items() if array is not None}
 
     def fill(self, probability: NDArray[Any], status: NDArray[Any], *, first: int = 0) -> None:
         """Write levels of the pyramid.
@@ -122,7 +127,8 @@ class StoreArrays:
                 " score the slide again with --overwrite"
             )
         claimed = (array.shape[-2:], array.chunks[-2:], str(array.dtype))
-        dtype = "uint8" if name.startswith(STATUS) else "float32"
+        small = name.startswith(STATUS) or name == extra_name("looks")
+        dtype = "uint8" if small else "float32"
         if claimed != (shape, (side, side), dtype):
             said = "{0[0]} × {0[1]} cells in chunks of {1[0]} × {1[1]} {2}".format
             raise StoreError(

@@ -7,9 +7,10 @@ import itertools
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from histoslide.errors import LockLostError
@@ -24,14 +25,17 @@ from histoslide.store.layout import stored_classes
 from histoslide.store.losses import forget_lost
 from histoslide.store.metadata import read_record, write_record
 
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
 
 class BlockTarget:
-    """What Dask stores blocks into: probabilities first, status last."""
+    """What blocks are stored into: probabilities first, status last."""
 
     def __init__(self, path: Location, tumour_index: int | None, guard: LockGuard) -> None:
         arrays = StoreArrays.open(path, "r+")
         self._probability, self._status = arrays.probability(), arrays.status()
-        self._disagreement = arrays.disagreement()
+        self._extras = arrays.extras
         # Two classes sum to one: the heatmap shows the tumour class, or else the second.
         self._shown = 1 if tumour_index is None else tumour_index
         self._guard = guard
@@ -48,9 +52,27 @@ class BlockTarget:
             self._probability[where] = probability[..., self._shown]
         else:
             self._probability[(slice(None), *where)] = np.moveaxis(probability, -1, 0)
-        if self._disagreement is not None:
-            self._disagreement[where] = block["disagreement"]
+        for extra, array in self._extras.items():
+            array[where] = block[extra]
         self._status[where] = block["status"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """Scores blocks of a heatmap and writes them; see ``histoslide.scoring.runners.BlockTask``."""
+
+    lazy: LazyHeatmap
+    target: BlockTarget
+
+    def __call__(self, block: BlockIndex) -> int:
+        return _write_block(self.target, self.lazy.grid.block(*block), self.lazy.score(block))
+
+    def graph(self, block: BlockIndex) -> Delayed:
+        from dask.delayed import delayed  # noqa: PLC0415 - see LazyHeatmap.blocks
+
+        values = self.lazy.blocks.blocks[block].to_delayed().item()
+        write = delayed(_write_block, pure=False)
+        return write(self.target, self.lazy.grid.block(*block), values)
 
 
 def run_blocks(
@@ -95,11 +117,7 @@ def run_blocks(
     if not blocks:
         return
     scored = int((status == Status.SCORED).sum())
-    target = BlockTarget(path, lazy.spec.tumour_index, guard)
-
-    def task(block: BlockIndex) -> Delayed:
-        values = lazy.blocks.blocks[block].to_delayed().item()
-        return delayed(_write_block, pure=False)(target, lazy.grid.block(*block), values)
+    task = _Task(lazy=lazy, target=BlockTarget(path, lazy.spec.tumour_index, guard))
 
     started, ours = time.monotonic(), True
     try:

@@ -75,7 +75,7 @@ def _copy(heat: Heatmap, path: Location, ngff: NgffVersion, *, packed: bool) -> 
     channels = heat.shown_classes
     for name in channels:
         heat.probability(name)  # raises where the store is damaged
-    disagreement = heat.disagreement
+    extras = {extra: heat.extra_array(extra) for extra in heat.record.mode.value.extras}
     root = open_group(path, "w", zarr_format=zarr_format(ngff))
     lay_out(
         root,
@@ -83,14 +83,14 @@ def _copy(heat: Heatmap, path: Location, ngff: NgffVersion, *, packed: bool) -> 
         channels,
         heat.record.slide.name,
         ngff,
-        disagreement=disagreement is not None,
+        extras=tuple(extras),
         packed=packed,
     )
     arrays = StoreArrays(root)
-    if disagreement is not None:
-        copied = arrays.disagreement()
-        assert copied is not None
-        copied[...] = disagreement
+    for extra, copied in arrays.extras.items():
+        values = extras[extra]
+        assert values is not None
+        copied[...] = values
     arrays.fill(np.asarray(heat.array), heat.status)
     fingerprint = {**heat.record.fingerprint, "ngff": ngff}
     write_record(root, dataclasses.replace(heat.record, fingerprint=fingerprint))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import zarr
 
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
+from histoslide.scoring.mode import EXTRA_TYPES, Extra
 from histoslide.store.arrays import (
-    DISAGREEMENT,
-    DISAGREEMENT_NAME,
     LABEL,
     LABELS,
     PACKED_BLOCKS,
     STATUS,
+    extra_name,
     probability_name,
     status_name,
 )
@@ -37,10 +38,10 @@ def stored_classes(classes: tuple[str, ...], tumour_class: str | None) -> tuple[
     return (tumour_class if tumour_class is not None else classes[1],)
 
 
-def array_names(levels: int, *, disagreement: bool) -> list[str]:
+def array_names(levels: int, extras: Sequence[Extra] = ()) -> list[str]:
     """Names of all arrays of a store."""
     names = [name(level) for level in range(levels) for name in (probability_name, status_name)]
-    return names + [DISAGREEMENT_NAME] * disagreement
+    return names + [extra_name(extra) for extra in extras]
 
 
 def metadata_name(node: str, *, array: bool, v3: bool) -> str:
@@ -67,7 +68,7 @@ def lay_out(
     name: str,
     ngff: NgffVersion,
     *,
-    disagreement: bool,
+    extras: Sequence[Extra] = (),
     packed: bool = False,
 ) -> None:
     """Make the arrays of a store, all pending, and what OME-Zarr wants to know of them."""
@@ -91,13 +92,10 @@ def lay_out(
             packed=packed,
         )
     root.attrs.update(image_metadata(name, grid.cell_um, len(shapes), channels, ngff))
-    if disagreement:
-        _create_array(
-            root, DISAGREEMENT_NAME, grid.shape, grid.block_cells, math.nan, packed=packed
-        )
-        root[DISAGREEMENT].attrs.update(
-            image_metadata(f"{name} {DISAGREEMENT}", grid.cell_um, 1, (DISAGREEMENT,), ngff)
-        )
+    for extra in extras:
+        fill = math.nan if EXTRA_TYPES[extra].kind == "f" else 0
+        _create_array(root, extra_name(extra), grid.shape, grid.block_cells, fill, packed=packed)
+        root[extra].attrs.update(image_metadata(f"{name} {extra}", grid.cell_um, 1, (extra,), ngff))
     root[LABELS].attrs.update(labels_metadata((LABEL,), ngff))
     root[STATUS].attrs.update(label_metadata(LABEL, grid.cell_um, len(shapes), ngff))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from histoslide.errors import StoreError
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
+from histoslide.scoring.mode import Extra
 from histoslide.storage.location import (
     Location,
     file_system,
@@ -20,12 +21,11 @@ from histoslide.storage.location import (
     storage_errors,
 )
 from histoslide.store.arrays import (
-    DISAGREEMENT,
-    DISAGREEMENT_NAME,
     LABELS,
     MOST_CELLS,
     STATUS,
     StoreArrays,
+    extra_name,
     probability_name,
     status_name,
 )
@@ -60,9 +60,9 @@ def refuse_losses(
     _refuse_claims(path, grid, channels)
     keys = _keys(path)
     v3 = "zarr.json" in keys
-    tta = record.mode.tta
-    groups = ["", LABELS, STATUS, *([DISAGREEMENT] if tta else [])]
-    arrays = array_names(len(level_shapes(grid.shape)), disagreement=tta)
+    extras = record.mode.value.extras
+    arrays = array_names(len(level_shapes(grid.shape)), extras)
+    groups = ["", LABELS, STATUS, *extras]
     wanted = [metadata_name(group, array=False, v3=v3) for group in groups]
     wanted += [metadata_name(array, array=True, v3=v3) for array in arrays]
     _refuse_missing(path, keys, wanted)
@@ -79,7 +79,7 @@ def refuse_losses(
             f"{found.pending} are undecided): score the slide again with --overwrite"
         )
     lead = (0,) if channels > 1 else ()
-    _refuse_missing(path, keys, _probabilities(status, side, lead, tta=tta, v3=v3))
+    _refuse_missing(path, keys, _probabilities(status, side, lead, extras, v3=v3))
 
 
 def forget_lost(
@@ -119,15 +119,20 @@ def _statuses(grid: TileGrid, side: int, *, v3: bool) -> Iterator[str]:
 
 
 def _probabilities(
-    status: NDArray[np.uint8], side: int, lead: tuple[int, ...], *, tta: bool, v3: bool
+    status: NDArray[np.uint8],
+    side: int,
+    lead: tuple[int, ...],
+    extras: Sequence[Extra],
+    *,
+    v3: bool,
 ) -> Iterator[str]:
     """The files of the probabilities: of all blocks in which something was scored."""
     scored, level = status == Status.SCORED, 0
     for _ in level_shapes(status.shape):
         for row, col in np.argwhere(_any_of(scored, side)).tolist():
             yield chunk_name(probability_name(level), (*lead, row, col), v3=v3)
-            if tta and level == 0:
-                yield chunk_name(DISAGREEMENT_NAME, (row, col), v3=v3)
+            for extra in extras if level == 0 else ():
+                yield chunk_name(extra_name(extra), (row, col), v3=v3)
         scored, level = _any_of(scored, 2), level + 1
 
 

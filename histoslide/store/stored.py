@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from histoslide.errors import BundleError, HistoslideError, StoreError
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
 from histoslide.model import ModelSpec
+from histoslide.scoring.mode import Extra
 from histoslide.storage.location import Location, as_location, storage_errors
 from histoslide.storage.records import from_builtins
 from histoslide.store.arrays import StoreArrays
@@ -30,6 +30,7 @@ from histoslide.store.pyramid import level_shapes
 from histoslide.store.record import CellCounts, HeatmapRecord
 
 if TYPE_CHECKING:
+    import dask.array as da
     import xarray as xr
 
 DISPLAY_GROUP = "histoslide.heatmap_html"
@@ -85,6 +86,8 @@ class Heatmap:
     @property
     def array(self) -> da.Array:
         """Level 0 as a Dask array: (rows, cols), or (classes, rows, cols) for more than two."""
+        import dask.array as da  # noqa: PLC0415 - half a second, where the rest needs none of it
+
         return da.from_zarr(self._probability())
 
     @property
@@ -99,8 +102,25 @@ class Heatmap:
         The standard deviation of the probability, NaN where nothing was scored; None for a heatmap
         that was made without test-time augmentation.
         """
+        return self.extra_array("disagreement")
+
+    @property
+    def looks(self) -> NDArray[np.uint8] | None:
+        """How many networks have seen each cell, shape ``grid.shape``.
+
+        1 where only the first look has, 2 where the model itself has too, 0 where nothing was
+        scored; None for a heatmap that was made without a first look.
+        """
+        return self.extra_array("looks")
+
+    def extra_array(self, extra: Extra) -> NDArray[Any] | None:
+        """What some modes leave of every cell, shape ``grid.shape``; None where this one's did not.
+
+        Raises:
+            StoreError: it is damaged.
+        """
         with storage_errors(self.path):
-            stored = StoreArrays.open(self.path).disagreement(self.grid)
+            stored = StoreArrays.open(self.path).extra_array(extra, self.grid)
         return None if stored is None else self._read(stored, np.s_[:])
 
     @property

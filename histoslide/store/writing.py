@@ -193,7 +193,7 @@ def _begin(lazy: LazyHeatmap, store: Store, ngff: NgffVersion, command: str | No
         stored_classes(lazy.spec.classes, lazy.spec.tumour_class),
         lazy.slide.name,
         ngff,
-        disagreement=lazy.mode.tta,
+        extras=lazy.mode.extras,
     )
     write_record(root, first_record(lazy, ngff, command))
 

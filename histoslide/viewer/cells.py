@@ -27,6 +27,7 @@ from histoslide.store import (
     pyramid,
     readable,
 )
+from histoslide.store.arrays import StoreArrays
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -120,6 +121,8 @@ class CellSource:
     def tile(self, level: int, row: int, col: int, channel: int = 0) -> bytes:
         """Probabilities as little-endian float32, then statuses as uint8, row by row.
 
+        At level 0 of a complete heatmap with a first look, ``Heatmap.looks`` follow as uint8.
+
         A cell that was scored but whose probability was lost or cannot be one is unreadable, and
         so are all cells of a tile that cannot be decoded: damage must not look like normal tissue.
 
@@ -165,7 +168,18 @@ class CellSource:
         return (
             np.ascontiguousarray(values, dtype="<f4").tobytes()
             + np.ascontiguousarray(status, dtype=np.uint8).tobytes()
+            + (self._looks(where) if live is None and level == 0 else b"")
         )
+
+    def _looks(self, where: tuple[slice, slice]) -> bytes:
+        """How many networks have seen some cells; nothing where that is not known."""
+        try:
+            with readable(self._path):
+                stored = StoreArrays.open(self._path).extra_array("looks", self.grid)
+                return b"" if stored is None else np.asarray(stored[where]).tobytes()
+        except StoreError as error:
+            logger.warning("%s", error)
+            return b""
 
     def _load(self) -> None:
         # The stamp comes first: what changes after it is seen the next time. It counts once all is

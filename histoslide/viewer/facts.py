@@ -122,6 +122,7 @@ def describe_heatmap(
         main_class=heat.main_class,
         model=record.model.name,
         model_sha256=record.model.sha256,
+        first_look=None if (look := record.mode.value.first_look) is None else look.name,
         slide=_describe_slide(catalogue, key, heat),
         grid=GridMessage(
             rows=grid.rows,

@@ -135,6 +135,8 @@ class HeatmapMessage:
     """Name of the model."""
     model_sha256: str
     """Of its weights."""
+    first_look: str | None
+    """Name of the model that looked first; None where none did."""
     slide: SlideMessage
     """What lies under it."""
     grid: GridMessage

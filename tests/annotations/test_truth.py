@@ -1,6 +1,7 @@
 """Annotations of every format, what their classes mean, and what of a box is tumour."""
 
 import json
+import tracemalloc
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from histoslide.annotations.class_map import ClassMap, Role
+from histoslide.annotations.mask_image import read_mask_image
 from histoslide.annotations.reading import read_annotations
 from histoslide.annotations.truth import SlideTruth, find_truth, read_truth
 from histoslide.errors import AnnotationError, ReviewError
@@ -401,6 +403,47 @@ def test_pictures_that_are_no_masks_of_this_slide_are_refused(tmp_path: Path) ->
     (tmp_path / "c.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:200])
     with pytest.raises(AnnotationError, match=r"c\.tif cannot be read as a mask"):
         read_truth(tmp_path / "c.tif", SIZE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tile": (1536, 2048)}, {"tile": (1040, 624)}, {"tile": (2096, 4192)},
+        {"rowsperstrip": 1}, {"rowsperstrip": 300}, {"rowsperstrip": 5000},
+    ],
+)  # fmt: skip
+def test_large_segments_are_kept_in_pieces(options: dict[str, Any], tmp_path: Path) -> None:
+    mask = disk(2090, 4170, 255)
+    mask[500:520, 1000:3000], mask[-3:, -2:] = 2, 1
+    path = write_mask(tmp_path / "a.tif", mask, compression="deflate", **options)
+    image = read_mask_image(path)
+    np.testing.assert_array_equal(image.window(0, 0, 4170, 2090), mask)
+    np.testing.assert_array_equal(image.window(777, 499, 4170, 2090), mask[499:, 777:])
+    assert image.values == (0, 1, 2, 255)
+    if options != {"tile": (2096, 4192)}:  # 2096 is 4 times a prime, so that it stays 524
+        assert image.tile.width * image.tile.height <= 2 * 512**2
+
+
+@pytest.mark.parametrize("segment", [{"tile": (512, 512)}, {"rowsperstrip": 64}])
+def test_memory_does_not_grow_with_a_mask(segment: dict[str, Any], tmp_path: Path) -> None:
+    """Nor with the bytes of a strip that many of them, all unlike each other, have."""
+    peaks = []
+    for side in (2048, 8192):
+        mask = np.zeros((side, side), np.uint8)
+        rows = np.arange(side)[:, None]
+        mask[:, :2000] = (np.arange(2000) < 900 + rows % 1000) * 255  # no two rows are equal
+        path = tmp_path / f"{side}.tif"
+        tifffile.imwrite(path, mask, compression="deflate", metadata=None, **segment)
+        del mask
+        tracemalloc.start()
+        truth = read_truth(path, Size(side, side))
+        far = side - 100
+        found = truth.tumour_in(boxes((10, 10, 110, 110), (10, far, 110, side), (far, 9, side, 99)))
+        peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
+        tracemalloc.stop()
+        assert found.tolist() == [1, 1, 0]
+    assert peaks[1] < 40  # MB; the picture has 64
+    assert peaks[1] < peaks[0] + 32
 
 
 def test_nothing_drawn_is_no_tumour() -> None:

@@ -31,7 +31,7 @@ from histoslide.cohort.run import CohortProgress, score_slides
 from histoslide.errors import (
     HistoslideError,
     ResolutionError,
-    SlideOpenError,
+    SlideListError,
 )
 from histoslide.geometry import Mpp
 from histoslide.grid.status import Status
@@ -394,17 +394,21 @@ def test_a_list_gives_each_slide_its_mask_and_region(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        ("slides\na\n", SlideOpenError, r"has the columns slides: need slide\[,mpp\]\[,output\]"),
-        ("slide,mmp\na,1\n", SlideOpenError, "has the columns slide,mmp"),
-        ("", SlideOpenError, r"has the columns \(none\)"),
-        ("slide\n", SlideOpenError, "lists no slide"),
-        ("slide,mpp\n,1\n", SlideOpenError, "line 2: names no slide"),
+        (
+            "slides\na\n",
+            SlideListError,
+            "has the columns slides: need slide, and may have mpp, output",
+        ),
+        ("slide,mmp\na,1\n", SlideListError, "has the columns slide,mmp"),
+        ("", SlideListError, r"has the columns \(none\)"),
+        ("slide\n", SlideListError, "lists no slide"),
+        ("slide,mpp\n,1\n", SlideListError, "line 2: names no slide"),
         ("slide,mpp\na,x\n", ResolutionError, "line 2: the mpp 'x' is not a positive number"),
         ("slide,mpp\na,-1\n", ResolutionError, "line 2: the mpp '-1'"),
-        ("slide,output\na,../b\n", SlideOpenError, r"'\.\./b' must be a plain name"),
-        ("slide,output\na,.hidden\n", SlideOpenError, "must be a plain name"),
-        ("slide,output\na,b\0\n", SlideOpenError, "line 2: has a NUL byte"),
-        ("slide\na\0b\n", SlideOpenError, "line 2: has a NUL byte"),
+        ("slide,output\na,../b\n", SlideListError, r"'\.\./b' must be a plain name"),
+        ("slide,output\na,.hidden\n", SlideListError, "must be a plain name"),
+        ("slide,output\na,b\0\n", SlideListError, "line 2: has a NUL byte"),
+        ("slide\na\0b\n", SlideListError, "line 2: has a NUL byte"),
     ],
 )
 def test_a_wrong_list_is_one_line(
@@ -414,7 +418,7 @@ def test_a_wrong_list_is_one_line(
     table.write_text(content)
     with pytest.raises(error, match=message):
         read_slide_list(table)
-    with pytest.raises(SlideOpenError, match="cannot be read"):
+    with pytest.raises(SlideListError, match="cannot be read"):
         read_slide_list(tmp_path / "none.csv")
 
 

@@ -202,11 +202,15 @@ def test_a_missing_extra_folder_is_named(tmp_path: Path) -> None:
         PatchFolder(root=tmp_path / "pcam", extra=(tmp_path / "nowhere",)).divide()
 
 
-def test_extra_folders_need_the_folder_layout(tmp_path: Path) -> None:
+def test_extra_folders_go_with_any_layout(tmp_path: Path) -> None:
     write_kaggle(tmp_path / "kaggle", [0, 1] * 5)
-    write_images(tmp_path / "hard" / "b", range(4))
-    with pytest.raises(DataError, match=r"kaggle is not"):
-        PatchFolder(root=tmp_path / "kaggle", extra=(tmp_path / "hard",)).divide()
+    write_images(tmp_path / "hard" / "1", range(50, 54))
+    data = PatchFolder(root=tmp_path / "kaggle", extra=(tmp_path / "hard",)).divide(
+        Split(kind="random", fraction=0.3)
+    )
+    tumour = data.classes.index("tumour")
+    assert [label for number, label in contents(data.train) if number >= 50] == [tumour] * 4
+    assert len(set(data.train.names)) == len(data.train)
 
 
 def test_a_class_that_only_validation_knows_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from histoslide.evaluation.slides.detections import Detections, read_detections
 from histoslide.evaluation.slides.froc import Froc
 from histoslide.evaluation.slides.hits import SlideHits, match
 from histoslide.evaluation.slides.lesion_truth import LesionTruth, lesion_truth
-from histoslide.evaluation.slides.rules import FrocRules
+from histoslide.evaluation.slides.rules import FrocRules, Over
+from histoslide.evaluation.slides.tally import Tally, most_read
 from histoslide.geometry import Size
 
 CAMELYON16 = FrocRules()
@@ -260,3 +261,33 @@ def test_patients_are_drawn_whole_and_few_are_not_drawn() -> None:
     assert (weights[:, ::2] == weights[:, 1::2]).all()
     assert (weights.sum(axis=1) == len(patients)).all()
     assert patient_weights(patients[:-2]) is None
+
+
+@pytest.mark.parametrize("over", ["all", "negative"])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_tally_reads_the_same_off_fewer_scores(seed: int, over: Over) -> None:
+    """Also with many equal scores, of which a kept one has all its equals, or none of them."""
+    rng = np.random.default_rng(seed)
+    scores = np.round(rng.beta(1, 2, size=2000), 1 if seed % 2 else 7)
+    cohort = [
+        hits(
+            rng.choice([0.0, *scores[:50]], size=rng.integers(0, 4)).tolist(),
+            rng.choice(scores, size=rng.integers(0, 400)).tolist(),
+        )
+        for _ in range(12)
+    ] + [hits([0.3], [])]
+    at = (0.25, 1.0, 8.0)
+    most = most_read(at, len(cohort))
+    parts = [Tally.of(it, over=over, most=most) for it in cohort]
+    together = Tally.sum([Tally.sum(parts[5:]), *parts[:5]])
+    assert len(together.scores) < most + 3
+    ours, wanted = together.curve(at), Froc(cohort, over=over, at=at).curve()
+    assert (ours is None) == (wanted is None)
+    if ours is not None and wanted is not None:
+        np.testing.assert_array_equal(ours.sensitivities, wanted.sensitivities)
+    negatives = [it for it in cohort if it.negative]
+    assert (together.false, together.slides) == (sum(len(it.false) for it in cohort), len(cohort))
+    assert together.negative_false == sum(len(it.false) for it in negatives)
+    assert (together.negative_slides, together.required) == (
+        len(negatives), sum(it.required for it in cohort)
+    )  # fmt: skip

@@ -19,8 +19,10 @@ from histoslide.judging.assessment import assess
 from histoslide.judging.choice import Aim, candidates, choose, same_slides
 from histoslide.judging.cohort import JudgedCohort, cases_of, judge_cohort
 from histoslide.judging.options import JudgeOptions
+from histoslide.judging.page import warnings_of
 from histoslide.judging.reference import read_reference
 from histoslide.lesions import LesionClass, LesionSettings, find_lesions
+from histoslide.lesions.many_settings import peaks_under
 from histoslide.lesions.peaks import lesion_peaks, local_maxima
 from histoslide.lesions.settings_file import read_settings
 from histoslide.viewer.catalogue import Catalogue
@@ -252,7 +254,7 @@ def test_processes_say_what_this_one_says(cohort: Path) -> None:
 def test_a_wrong_table_is_one_line(tmp_path: Path, rows: list[str], said: str) -> None:
     make(tmp_path, "a", [])
     path = table(tmp_path / "ref.csv", rows)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(HistoslideError, match=said):
         cases_of([tmp_path / "heat" / "a.zarr"], read_reference(path))
 
 
@@ -268,6 +270,9 @@ def test_the_table_of_tile_is_one(cohort: Path) -> None:
     assert (a.tumour, a.not_judged) == (True, "not all of its tumour is annotated")
     assert (c.tumour, c.not_judged) == (False, "")
     assert len(a.lesions) == 2  # told all the same
+    judged = judge_cohort(paths, known, JudgeOptions(), workers=1)
+    said = warnings_of(judged, assess(judged, known, JudgeOptions()), None, [])
+    assert said[0].startswith("1 of these slides are marked for training: a.tif.")
 
 
 def test_what_contradicts_itself_fails_for_its_slide_alone(cohort: Path) -> None:
@@ -296,6 +301,27 @@ def test_peaks_are_those_of_find_lesions(tmp_path: Path) -> None:
         ours = sorted(zip(peaks.score, peaks.x_l0, peaks.y_l0, strict=True))
         assert len(ours) > 3
         assert ours == sorted((it.peak_probability, *it.peak_l0) for it in found)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_settings_give_what_each_gives(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cells = rng.beta(0.4, 1.5, size=(40, 50)).astype(np.float32)
+    if seed % 2:
+        cells = np.round(cells, 1)  # with many equal ones
+    cells[rng.random(cells.shape) < 0.1] = np.nan
+    cells[:, :7], cells[:9] = np.nan, np.nan  # nothing was scored at two edges
+    heat = stored_heatmap(tmp_path / "h.zarr", cells)
+    tried = candidates(LesionSettings(min_cells=1 + 2 * (seed // 2)), [])
+    tried = [tried[i] for i in rng.permutation(len(tried))[:60]]
+    every = peaks_under(heat.grid, cells, tried)
+    for settings, ours in zip(tried, every, strict=True):
+        wanted = lesion_peaks(heat.grid, cells, settings)
+        for name in ("score", "x_l0", "y_l0"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(wanted, name))
+    assert sum(map(len, every)) > 50
+    empty = peaks_under(heat.grid, np.full_like(cells, np.nan), tried[:5])
+    assert [len(it) for it in empty] == [0] * 5
 
 
 def test_local_maxima_are_those_of_a_slow_twin(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Patches that heatmaps got wrong: which, how many, from where, and what is recorded of them."""
 
+import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,14 +12,17 @@ import shapely
 import torch
 from heatmaps import stored_heatmap
 from histoslide_cli.main import main
+from histoslide_cli.model import as_text, describe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from patch_files import write_split
 from PIL import Image
 
 from histoslide.annotations.class_map import Role
 from histoslide.datasets import PatchFolder
 from histoslide.datasets.mined import MinedRecord, mining_facts, read_mined
+from histoslide.datasets.patches import PatchData
 from histoslide.errors import DataError, HistoslideError, OutputExistsError, SettingsDifferError
 from histoslide.geometry import Size
 from histoslide.mining.mine import MiningOptions, mine, sheet_path
@@ -32,6 +37,8 @@ from histoslide.review import FocusOrigin, ReviewedSlide, ReviewFile, ReviewObje
 from histoslide.slide import open_slide
 from histoslide.synthetic import decode_fiducial, fiducial_slide
 from histoslide.tiling.labelled.label_rule import LabelRule
+from histoslide.training.fit import _training_facts
+from histoslide.training.recipe import RECIPES
 from histoslide.viewer.catalogue import Catalogue
 
 ROWS, COLS = 24, 30
@@ -425,3 +432,45 @@ def test_a_damaged_record_is_refused(tmp_path: Path, slide: ReviewedSlide) -> No
     (out / "mined.json").write_text('{"settings": 3}')
     with pytest.raises(HistoslideError, match=r"mined\.json cannot be read"):
         read_mined(out)
+
+
+def test_training_takes_what_was_mined_and_the_bundle_says_so(
+    tmp_path: Path, slide: ReviewedSlide, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside PatchCamelyon's files, whose classes have other names; slides held back are known."""
+    slide_and_heatmap(tmp_path / "in", "bb")
+    out = tmp_path / "hard"
+    record = mined(tmp_path / "in", read_reference(None, negative=["all"]), out)
+    write_split(tmp_path / "data", "train", [0, 1] * 4)
+    write_split(tmp_path / "data", "valid", [0, 1], first=100, slides=["a.tif"] * 2)
+    folder = PatchFolder(root=tmp_path / "data", extra=(out,), extra_repeat=(2,))
+    extra = folder.open().parts["extra"]
+    assert extra.slides is not None
+    assert set(extra.slides) == {"a.tif", "bb.tif"}
+    assert set(extra.labels.tolist()) == {0}  # false positives are normal
+    data = folder.divide()
+    assert "training and validation share 1 slides" in caplog.text
+    assert len(data.train) == 8 + len(record.patches)
+    (fact,) = data.mined
+    assert fact["sha256"] == hashlib.sha256((out / "mined.json").read_bytes()).hexdigest()
+    facts = spec_facts(tmp_path, data)
+    told = " ".join(as_text(facts).split())
+    count, (model,) = len(record.patches), {it.model_sha256 for it in record.settings.heatmaps}
+    assert f"hard ({fact['sha256'][:12]}): false positive {count}, of 2 heatmaps of" in told
+    assert model[:12] in told
+    strange: Any = {"data": {"mined": [{"folder": 3}, 7]}}
+    facts["spec"]["training"] = strange
+    assert "mined" not in as_text(facts)
+
+
+def spec_facts(folder: Path, data: PatchData) -> dict[str, Any]:
+    """Of a bundle that was trained on data, as ``model info`` has them."""
+    run: Any = SimpleNamespace(records=[])
+    training = _training_facts(data, RECIPES["pcam"], run, 0, None)
+    network = torch.nn.Linear(1, 2)
+    spec = ModelSpec(
+        name="x", architecture="none", classes=("normal", "tumour"), tumour_class="tumour",
+        input_px=96, label_px=32, mpp=0.972, training=training,
+    )  # fmt: skip
+    save_bundle(folder / "x.safetensors", spec, network.state_dict())
+    return describe(folder / "x.safetensors")

@@ -1,24 +1,22 @@
 """Exact, dense and cascade, and tiles in eight orientations."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fakes import FakeSlide
+from fakes import FakeSlide, noise_slide
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import colour_model, three_class_model
+from models import AREA_SPEC, area_model, colour_model, three_class_model
 from torch import Tensor, nn
 
 from histoslide.errors import HistoslideError
 from histoslide.geometry import Box, CellRange, Mpp
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
-from histoslide.model import Model, ModelSpec
-from histoslide.model.architectures import ConcatPool
+from histoslide.model import Model
 from histoslide.scoring.block import score_block
 from histoslide.scoring.lazy import make_grid, make_heatmap
 from histoslide.scoring.mode import ScoreMode
@@ -26,38 +24,7 @@ from histoslide.store import convert_heatmap, open_heatmap, store_heatmap
 from histoslide.tissue.masks import METHODS, find_tissue
 
 CPU = "cpu"
-SPEC = ModelSpec(
-    name="areas",
-    architecture="none",
-    classes=("normal", "tumour"),
-    tumour_class="tumour",
-    mpp=0.972,
-    mean=(0, 0, 0),
-    std=(1, 1, 1),
-    input_px=96,
-    label_px=32,
-)
 DENSE, CASCADE = ScoreMode(mode="dense"), ScoreMode(mode="cascade", cascade_threshold=0.5)
-
-
-def area_network(*, padded: bool) -> nn.Sequential:
-    """Stride 32; without padding a feature sees its own 32 px only, so areas equal tiles."""
-    torch.manual_seed(0)
-    convolution = nn.Conv2d(3, 4, 64 if padded else 32, stride=32, padding=16 if padded else 0)
-    last = nn.Linear(8, 2)
-    nn.init.normal_(last.weight, std=3.0)
-    head = nn.Sequential(ConcatPool(), nn.Flatten(), nn.BatchNorm1d(8), last)
-    return nn.Sequential(nn.Sequential(convolution, nn.ReLU()), head)
-
-
-def area_model(*, padded: bool = False, **changes: Any) -> Model:
-    spec = dataclasses.replace(SPEC, **changes)
-    return Model(spec, area_network(padded=padded), device=CPU, sha256="areas")
-
-
-def noise(height: int, width: int, rotten: Box | None = None) -> FakeSlide:
-    pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return FakeSlide([pixels], mpp=Mpp(value=0.972, source="test"), rotten=rotten)
 
 
 def score(
@@ -81,7 +48,7 @@ def test_areas_equal_tiles_where_a_network_pads_nothing(
     height: int, width: int, stride_px: int, hidden: int
 ) -> None:
     """The slow twin: every cell as a tile of its own. Shows that areas and cells are aligned."""
-    slide, model = noise(height, width), area_model()
+    slide, model = noise_slide(height, width), area_model()
     _, exact = score(slide, model, ScoreMode(), stride_px, hidden)
     _, dense = score(slide, model, DENSE, stride_px, hidden)
     np.testing.assert_array_equal(dense["status"], exact["status"])
@@ -89,14 +56,14 @@ def test_areas_equal_tiles_where_a_network_pads_nothing(
 
 
 def test_areas_differ_from_tiles_where_a_network_pads() -> None:
-    slide, model = noise(700, 700), area_model(padded=True)
+    slide, model = noise_slide(700, 700), area_model(padded=True)
     _, exact = score(slide, model, ScoreMode())
     _, dense = score(slide, model, DENSE)
     assert np.abs(dense["probability"] - exact["probability"]).max() > 0.01
 
 
 def test_a_cascade_is_exact_where_there_may_be_tumour_and_dense_elsewhere() -> None:
-    slide, model = noise(700, 1100), area_model(padded=True)
+    slide, model = noise_slide(700, 1100), area_model(padded=True)
     _, exact = score(slide, model, ScoreMode())
     _, dense = score(slide, model, DENSE)
     _, cascade = score(slide, model, CASCADE)
@@ -110,9 +77,9 @@ def test_a_cascade_is_exact_where_there_may_be_tumour_and_dense_elsewhere() -> N
 @pytest.mark.parametrize("mode", [DENSE, CASCADE])
 def test_what_cannot_be_read_is_singled_out_in_areas_too(mode: ScoreMode) -> None:
     model = area_model()
-    _, whole = score(noise(700, 700), model, ScoreMode())
-    grid, broken = score(noise(700, 700, Box(300, 200, 30, 30)), model, mode)
-    _, exact = score(noise(700, 700, Box(300, 200, 30, 30)), model, ScoreMode())
+    _, whole = score(noise_slide(700, 700), model, ScoreMode())
+    grid, broken = score(noise_slide(700, 700, Box(300, 200, 30, 30)), model, mode)
+    _, exact = score(noise_slide(700, 700, Box(300, 200, 30, 30)), model, ScoreMode())
     unreadable = broken["status"] == Status.UNREADABLE
     assert unreadable[200 // 32, 300 // 32]
     assert 0 < unreadable.sum() < grid.rows * grid.cols / 4
@@ -124,7 +91,7 @@ def test_what_cannot_be_read_is_singled_out_in_areas_too(mode: ScoreMode) -> Non
 
 
 def test_nothing_is_read_where_nothing_is_to_be_scored() -> None:
-    slide = noise(700, 700)
+    slide = noise_slide(700, 700)
     model = area_model()
     grid = make_grid(slide, model.spec)
     plan = np.full(grid.shape, Status.BACKGROUND, dtype=np.uint8)
@@ -147,14 +114,14 @@ def test_models_that_cannot_score_areas_are_refused(
     model: Model, stride_px: int, words: str
 ) -> None:
     with pytest.raises(HistoslideError, match=words) as caught:
-        make_heatmap(noise(300, 300), model, stride_px=stride_px, mode=DENSE)
+        make_heatmap(noise_slide(300, 300), model, stride_px=stride_px, mode=DENSE)
     assert "use --mode exact" in str(caught.value)
 
 
 def test_a_cascade_needs_a_tumour_class() -> None:
     model = area_model(tumour_class=None)
     with pytest.raises(HistoslideError, match="no tumour class"):
-        make_heatmap(noise(300, 300), model, mode=CASCADE)
+        make_heatmap(noise_slide(300, 300), model, mode=CASCADE)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +150,7 @@ def test_eight_orientations_and_how_far_they_differ(tmp_path: Path) -> None:
     pixels = np.zeros((96, 96, 3), dtype=np.uint8)
     pixels[:, :48, 0], pixels[:, 48:, 0] = 204, 51
     slide = FakeSlide([pixels], mpp=Mpp(value=0.972, source="test"))
-    model = Model(SPEC, LeftRed(), device=CPU, sha256="left-red")
+    model = Model(AREA_SPEC, LeftRed(), device=CPU, sha256="left-red")
     lazy = make_heatmap(
         slide,
         model,
@@ -203,13 +170,13 @@ def test_eight_orientations_and_how_far_they_differ(tmp_path: Path) -> None:
 
 
 def test_a_heatmap_without_orientations_has_no_disagreement(tmp_path: Path) -> None:
-    slide = noise(200, 200)
+    slide = noise_slide(200, 200)
     store_heatmap(make_heatmap(slide, three_class_model()), tmp_path / "h.zarr")
     assert open_heatmap(tmp_path / "h.zarr").disagreement is None
 
 
 def test_heatmaps_of_different_modes_are_not_mixed(tmp_path: Path) -> None:
-    slide, model = noise(300, 300), area_model()
+    slide, model = noise_slide(300, 300), area_model()
     store_heatmap(make_heatmap(slide, model), tmp_path / "h.zarr")
     with pytest.raises(HistoslideError, match="mode was exact, is dense"):
         store_heatmap(make_heatmap(slide, model, mode=DENSE), tmp_path / "h.zarr")
@@ -219,7 +186,7 @@ def test_heatmaps_of_different_modes_are_not_mixed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [ScoreMode(), DENSE, CASCADE])
 def test_damage_far_from_tissue_leaves_background_as_it_is(mode: ScoreMode) -> None:
-    slide = noise(512, 512, Box(230, 230, 30, 30))
+    slide = noise_slide(512, 512, Box(230, 230, 30, 30))
     model = area_model()
     grid = make_grid(slide, model.spec)
     plan = np.full(grid.shape, Status.BACKGROUND, np.uint8)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from killing import contents, probabilities
 
 from histoslide.errors import LockedError, LockLostError, StoreError
 from histoslide.grid.status import Status
-from histoslide.scoring.runners import BlockIndex
+from histoslide.scoring.runners import BlockIndex, BlockTask
 from histoslide.storage.lock import hold, lock_path
 from histoslide.storage.writing import whole_file
 from histoslide.store import convert_heatmap, open_heatmap, store_heatmap
@@ -162,10 +162,8 @@ class Forgetful:
     slides_at_once = 1
     late: Delayed
 
-    def run(
-        self, blocks: Sequence[BlockIndex], task: Callable[[BlockIndex], Delayed]
-    ) -> Generator[int, None, None]:
-        self.late, *others = map(task, blocks)
+    def run(self, blocks: Sequence[BlockIndex], task: BlockTask) -> Generator[int, None, None]:
+        self.late, *others = map(task.graph, blocks)
         for block in others:
             yield int(block.compute(scheduler="synchronous"))
         raise ConnectionError(1, "the client is gone")

@@ -438,10 +438,15 @@ def test_every_part_gets_patients_where_there_are_enough(
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("slide,label\na.tif,1\n", "has the columns slide,label"),
+        ("slide,lable\na.tif,1\n", "has the columns slide,lable"),
+        ("slide,label\na.tif,1 mm\n", "line 2: label '1 mm' is neither"),
+        (
+            "slide,label,annotations\na.tif,tumour,none\n",
+            "line 2: label tumour and annotations none",
+        ),
         ("slide\n", "lists no slide"),
         ("slide,mpp\na.tif,x\n", "line 2: the mpp 'x'"),
-        ("slide,exhaustive\na.tif,maybe\n", "line 2: exhaustive is 'maybe'"),
+        ("slide,exhaustive\na.tif,maybe\n", "line 2: exhaustive 'maybe' is neither yes nor no"),
         ("slide,part\na.tif,holdout\n", "line 2: the part is 'holdout'"),
         ("slide,part\n,train\n", "line 2: names no slide"),
     ],
@@ -469,7 +474,7 @@ def test_a_list_says_all_of_a_slide(tmp_path: Path) -> None:
         exhaustive=False,
         part="test",
     )
-    assert other == LabelledSlide(path=tmp_path / "b.svs", tumour_free=True)
+    assert other == LabelledSlide(path=tmp_path / "b.svs", tumour=False)
     assert other.owner == "b.svs"
 
 
@@ -510,6 +515,47 @@ def test_labels_need_annotations(
     assert planned.counts[TUMOUR] == 0 < planned.counts[NORMAL]
     with pytest.raises(HistoslideError, match="two slides are called a"):
         find_labelled([slides / "a.tif", slides / "a.tif"])
+
+
+def test_a_slide_has_its_own_mask_and_region(slides: Path, tmp_path: Path) -> None:
+    """And a mask that lies among the annotations is not taken for one of them."""
+    left = np.zeros((70, 90), dtype=np.uint8)
+    left[:, :45] = 255
+    shutil.copytree(slides / "drawn", tmp_path / "drawn")
+    mask = tmp_path / "drawn" / "a_mask.png"
+    Image.fromarray(left).save(mask)
+    path = slides / "a.tif"
+    with pytest.raises(AnnotationError, match=r"a\.geojson and a_mask\.png"):
+        plan_patches(LabelledSlide(path=path), tmp_path / "drawn", ALL)
+    everywhere = plan_patches(LabelledSlide(path=path), slides / "drawn", ALL)
+    for own in (LabelledSlide(path=path, mask=mask), LabelledSlide(path=path, roi=mask)):
+        planned = plan_patches(own, tmp_path / "drawn", ALL)
+        middles = planned.boxes_l0(32).reshape(-1, 2, 2).mean(axis=1)
+        assert 0 < len(middles) < len(everywhere.cells)
+        assert (middles[:, 0] < 450 + 32).all()
+    table = tmp_path / "list.csv"
+    table.write_text(f"slide,mask,output\n{path},drawn/a_mask.png,x\n")
+    assert cut(tmp_path, tmp_path / "data") == 0
+    (kept,) = json.loads((tmp_path / "data" / "patches.json").read_text())["slides"]
+    assert (kept["mask"], kept["roi"]) == ("a_mask.png", None)
+    table.write_text(f"slide,output\n{path},x\n")
+    mask.unlink()
+    assert cut(tmp_path, tmp_path / "data") == 2  # other settings
+
+
+def test_a_list_must_not_contradict_what_is_drawn(slides: Path, tmp_path: Path) -> None:
+    path, drawn = slides / "a.tif", slides / "drawn"
+    free = LabelledSlide(path=path, tumour=False, annotations=drawn)
+    with pytest.raises(AnnotationError, match=r"listed with no tumour, and a\.geojson has some"):
+        plan_patches(free, drawn, ALL)
+    listed = LabelledSlide(path=slides / "d.tif", tumour=True)
+    with pytest.raises(AnnotationError, match=r"d\.tif is listed with tumour, and .* draw them"):
+        plan_patches(listed, drawn, replace(ALL, unannotated_normal=True))
+    annotate(tmp_path / "d.geojson", [], normal=[(0, 0, 300, 300)])
+    with pytest.raises(AnnotationError, match=r"listed with tumour, and d\.geojson has none"):
+        plan_patches(listed, tmp_path, ALL)
+    in_part = replace(listed, exhaustive=False)
+    assert plan_patches(in_part, tmp_path, ALL).counts[TUMOUR] == 0
 
 
 def test_classes_may_be_told(slides: Path, tmp_path: Path) -> None:

@@ -142,6 +142,28 @@ def test_several_slides_get_a_folder_each(slide: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["fiducial", "other"]
 
 
+def test_a_list_of_the_whole_cohort_is_cut_too(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With columns of other commands; mask, region and name of each slide are taken."""
+    left = np.zeros((20, 30), dtype=np.uint8)
+    left[:, :15] = 255
+    Image.fromarray(left).save(tmp_path / "left.png")
+    table = tmp_path / "cohort.csv"
+    table.write_text(
+        "slide,output,mask,roi,scanner,label,node,annotations,part\n"
+        f"{slide},one,left.png,,x,tumour,macro,a.xml,train\n"
+        f"{slide},two,,left.png,x,,,,\n"
+    )
+    assert tile(table, tmp_path / "o") == 0
+    assert "names annotations, which plain tiles do without" in capsys.readouterr().err
+    for name in ("one", "two"):
+        cols = {int(row["col"]) for row in manifest(tmp_path / "o" / name)}
+        assert cols == {0, 1, 2}  # of seven; the centre of the fourth lies beyond the mask
+    table.write_text("slide,lable\na.tif,1\n")
+    assert tile(table, tmp_path / "no") == 2
+
+
 def test_no_tissue_is_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     glass = np.full((300, 300, 3), 243, dtype=np.uint8)
     path = write_slide(tmp_path / "glass.tif", glass, mpp=0.972, downsamples=())

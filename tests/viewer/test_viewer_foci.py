@@ -140,7 +140,7 @@ def test_settings_that_were_asked_for_are_kept_and_the_rest_found_one_by_one(
     web: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once, most, calls = 0, 0, 0
-    counting, real = threading.Lock(), foci.find_lesions
+    counting, real = threading.Lock(), find_lesions
 
     def slow(*given: Any) -> Any:
         nonlocal at_once, most, calls

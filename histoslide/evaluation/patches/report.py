@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -27,6 +26,7 @@ from histoslide.evaluation.patches.predictions import Patches, Predictions
 from histoslide.evaluation.patches.robustness import Robustness
 from histoslide.model import ModelSpec
 from histoslide.model.words import in_words
+from histoslide.storage.pages import page_templates
 from histoslide.storage.records import to_json
 from histoslide.storage.writing import refuse_existing, whole_file
 
@@ -339,21 +339,18 @@ def render_page(
     data: str | None,
 ) -> str:
     """The report as one HTML page: pictures inside, no scripts, nothing fetched from anywhere."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_templates("histoslide.evaluation.patches", folder="")
     environment.filters |= {
         "number": number,
         "signed": signed,
         "spread": spread,
         "percent": percent,
     }
-    text = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     style = resources.files("histoslide.evaluation").joinpath("page.css")
     sections: dict[str, list[Picture]] = {}
     for picture in pictures:
         sections.setdefault(picture.section, []).append(picture)
-    return environment.from_string(text).render(
+    return environment.get_template("report.html.j2").render(
         title=title,
         style=style.read_text(encoding="utf-8"),
         data=data,

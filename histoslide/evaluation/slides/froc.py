@@ -67,26 +67,49 @@ class Froc:
     def curve(self, weights: NDArray[np.int64] | None = None) -> FrocCurve | None:
         """The curve; None where there is no lesion to find, or no slide to average over.
 
-        As CAMELYON16's ``computeFROC`` does, the lowest of all scores is no threshold, where a
-        lesion that was not hit, and isolated cells, have the score 0.
-
         Args:
             weights: how often each slide counts, shape (slides,); None for once.
         """
         drawn = np.ones(len(self._required), np.int64) if weights is None else weights
-        lesions, averaged = int(drawn @ self._required), int(drawn @ self._counts)
-        if not lesions or not averaged:
-            return None
         count = len(self._thresholds)
         of_false, of_best = drawn[self._false_of], drawn[self._best_of]
-        false = np.bincount(self._false_at, of_false, minlength=count)
-        best = np.bincount(self._best_at, of_best, minlength=count)
-        lowest = int(np.flatnonzero(false + best)[-1])  # with a lesion to find there is a score
-        return FrocCurve(
-            false_per_slide=_falling(false[:lowest]) / averaged,
-            sensitivity=_falling(best[:lowest]) / lesions,
+        return curve_of(
+            np.bincount(self._false_at, of_false, minlength=count),
+            np.bincount(self._best_at, of_best, minlength=count),
+            averaged=int(drawn @ self._counts),
+            lesions=int(drawn @ self._required),
             at=self.at,
         )
+
+
+def curve_of(
+    false: NDArray[np.number],
+    best: NDArray[np.number],
+    *,
+    averaged: int,
+    lesions: int,
+    at: tuple[float, ...],
+) -> FrocCurve | None:
+    """The curve; None where there is no lesion to find, or no slide to average over.
+
+    As CAMELYON16's ``computeFROC`` does, the lowest of all scores is no threshold, where a lesion
+    that was not hit, and isolated cells, have the score 0.
+
+    Args:
+        false: how many false positives have each score, from the highest on, shape (scores,).
+        best: how many lesions have it as their highest, likewise.
+        averaged: slides that false positives are averaged over.
+        lesions: that are to be found.
+        at: where sensitivities are read off.
+    """
+    if not lesions or not averaged:
+        return None
+    lowest = int(np.flatnonzero(false + best)[-1])  # with a lesion to find there is a score
+    return FrocCurve(
+        false_per_slide=_falling(false[:lowest]) / averaged,
+        sensitivity=_falling(best[:lowest]) / lesions,
+        at=at,
+    )
 
 
 def _falling(counts: NDArray[np.number]) -> NDArray[np.float64]:

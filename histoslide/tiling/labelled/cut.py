@@ -132,7 +132,7 @@ def cut_labelled(
 
 
 def _refuse_one_for_several(slides: Sequence[LabelledSlide], annotations: Path) -> None:
-    looked_for = [s for s in slides if s.annotations is None and not s.tumour_free]
+    looked_for = [s for s in slides if s.annotations is None and s.tumour is not False]
     if len(looked_for) > 1 and annotations.is_file():
         raise HistoslideError(
             f"{annotations} is one file for {len(looked_for)} slides: give the folder, or name the "
@@ -149,8 +149,8 @@ def _settings(
     tissue = options.tissue
     listed = [
         (
-            slide.path.name, slide.owner, slide.exhaustive, slide.part, slide.tumour_free,
-            slide.mpp and slide.mpp.value,
+            slide.path.name, slide.owner, slide.exhaustive, slide.part, slide.tumour is False,
+            slide.mpp and slide.mpp.value, *_files(slide),
         )
         for slide in slides
     ]  # fmt: skip
@@ -173,6 +173,12 @@ def _settings(
         split=split.name if isinstance(split, Path) else ",".join(f"{f:g}" for f in split.each),
         format=patch_format,
     )
+
+
+def _files(slide: LabelledSlide) -> tuple[str, ...]:
+    """Its own mask and region; nothing of a slide that has none, as lists of old."""
+    named = [f"{what} {file.name}" for what in ("mask", "roi") if (file := getattr(slide, what))]
+    return tuple(named)
 
 
 def _target(
@@ -330,6 +336,8 @@ def _counts(
         mpp_source=mpp.source,
         annotations=None if truth.source is None else truth.source.name,
         annotations_sha256=kept.annotations_sha256,
+        mask=None if slide.mask is None else slide.mask.name,
+        roi=None if slide.roi is None else slide.roi.name,
         exhaustive=slide.exhaustive,
         mended=dict(truth.mended),
         lesions=len(truth.lesions()),

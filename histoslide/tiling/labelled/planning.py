@@ -137,8 +137,10 @@ def plan_patches(slide: LabelledSlide, where: Path, options: CutOptions) -> Plan
         truth = SlideTruth.nothing(grid.size_l0)
         if file is not None:
             truth = read_truth(file, grid.size_l0, classes=options.classes)
-        mask, roi = options.tissue.find(opened)
-        plan = plan_cells(grid, mask, threshold=options.tissue.threshold, roi=roi)
+            _refuse_contradiction(slide, truth, file)
+        tissue = options.tissue.with_files(mask=slide.mask, roi=slide.roi)
+        mask, roi = tissue.find(opened)
+        plan = plan_cells(grid, mask, threshold=tissue.threshold, roi=roi)
         quickhash = opened.quickhash
     cells = np.argwhere(plan == Status.PENDING)
     cells = cells[_on_slide(grid, centred(grid, cells, options.input_px))]
@@ -183,16 +185,33 @@ def _on_slide(grid: TileGrid, boxes: Boxes) -> NDArray[np.bool_]:
 
 def _annotations(slide: LabelledSlide, where: Path, options: CutOptions) -> Path | None:
     """The file of a slide; None where it has no tumour."""
-    if slide.tumour_free:
-        return None
     name = slide.path.name
-    file = slide.annotations or find_truth(where, name)
+    if slide.tumour is False and slide.annotations is None:
+        return None
+    masks = [file for file in (slide.mask, slide.roi) if file is not None]
+    file = find_truth(slide.annotations or where, name, passing_over=masks)
+    if file is None and slide.tumour:
+        raise AnnotationError(
+            f"{name} is listed with tumour, and {where} has no annotations of it: draw them, or "
+            "leave the slide out"
+        )
     if file is None and not options.unannotated_normal:
         raise AnnotationError(
             f"{name}: {where} has no annotations of it: if it has no tumour, pass --unannotated "
             "normal, or list it with 'none' in the column annotations"
         )
     return file
+
+
+def _refuse_contradiction(slide: LabelledSlide, truth: SlideTruth, file: Path) -> None:
+    """What is drawn decides labels, so that a list must not say otherwise."""
+    drawn = bool(truth.lesions())
+    if slide.tumour is False and drawn:
+        raise AnnotationError(
+            f"{slide.path.name} is listed with no tumour, and {file.name} has some"
+        )
+    if slide.tumour and not drawn and slide.exhaustive:
+        raise AnnotationError(f"{slide.path.name} is listed with tumour, and {file.name} has none")
 
 
 def _lesions_of(truth: SlideTruth, centres: Boxes, labels: NDArray[np.int8]) -> NDArray[np.int64]:

@@ -94,6 +94,10 @@ class SlideCounts:
     """Patches that could not be read and are missing."""
     equal: Count
     """Patches left out, because a part that is judged on has the same pixels."""
+    mask: str | None = None
+    """Name of the slide's own tissue mask; None where it has none."""
+    roi: str | None = None
+    """Name of the file with its own region of interest, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)

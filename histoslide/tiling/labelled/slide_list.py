@@ -6,24 +6,21 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
-from histoslide.errors import HistoslideError, SlideOpenError
+from histoslide.errors import HistoslideError, SlideListError
 from histoslide.geometry import Mpp
 from histoslide.slide import find_slides, match_names
-from histoslide.slide.resolutions import listed_mpp
-from histoslide.storage.location import Location, listed_path
-from histoslide.storage.tables import read_table
+from histoslide.slide.slide_table import ListedSlide, read_slide_table
+from histoslide.storage.location import Location
 
 Part = Literal["train", "valid", "test"]
 
-COLUMNS = ("slide", "mpp", "patient", "centre", "annotations", "exhaustive", "part")
-"""Of a list; all but the first may be missing."""
-
-NO_TUMOUR = "none"
-"""In the column ``annotations``: the slide has no tumour."""
-
-_YES, _NO = ("yes", "true", "1", ""), ("no", "false", "0")
+_PARTS: Mapping[str, Part] = {
+    "train": "train", "training": "train", "valid": "valid", "validation": "valid",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""What a list may call them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +35,14 @@ class LabelledSlide:
     """Whose slide it is; empty where nobody says, and then the slide stands for itself."""
     centre: str = ""
     """Where it comes from; empty where nobody says."""
+    mask: Path | None = None
+    """Tissue mask of this slide instead of that of all, PNG or GeoJSON."""
+    roi: Path | None = None
+    """Region of interest of this slide, likewise."""
     annotations: Path | None = None
-    """File of its annotations; None to look for it."""
-    tumour_free: bool = False
-    """It has no tumour, and so needs no annotations."""
+    """File of its annotations, or the folder in which it lies; None to look for it."""
+    tumour: bool | None = None
+    """Whether it has any; if not, it needs no annotations. None where nobody says."""
     exhaustive: bool = True
     """Whether all tumour on it is drawn."""
     part: Part | None = None
@@ -93,44 +94,29 @@ def find_labelled(
 
 
 def read_labelled_list(path: Location, *, exhaustive: bool = True) -> list[LabelledSlide]:
-    """The slides of a CSV with the columns ``slide`` and any other of ``COLUMNS``.
+    """The slides of a table.
 
     Raises:
-        SlideOpenError: unreadable, other columns, or a value that cannot be used.
+        SlideListError: see ``histoslide.slide.slide_table``; or a value that cannot be used.
         ResolutionError: a resolution that is no positive number.
     """
-    columns, rows = read_table(path, error=SlideOpenError)
-    if "slide" not in columns or not set(columns) <= {*COLUMNS}:
-        raise SlideOpenError(
-            f"{path} has the columns {','.join(columns) or '(none)'}: need slide, and any of "
-            f"{', '.join(COLUMNS[1:])}"
-        )
-    if not rows:
-        raise SlideOpenError(f"{path} lists no slide")
-    return [_slide(path, row.line, row.cells, exhaustive=exhaustive) for row in rows]
+    return [_slide(listed, exhaustive=exhaustive) for listed in read_slide_table(path)]
 
 
-def _slide(path: Location, line: int, row: Mapping[str, str], *, exhaustive: bool) -> LabelledSlide:
-    value = {name: row.get(name, "") for name in COLUMNS}
-    if not value["slide"] or "\0" in "".join(value.values()):
-        raise SlideOpenError(f"{path}, line {line}: names no slide that a system could open")
-    told = value["exhaustive"].lower()
-    if told not in _YES + _NO:
-        raise SlideOpenError(f"{path}, line {line}: exhaustive is {told!r}: write yes or no")
-    parts: dict[str, Part | None] = {"": None} | {name: name for name in get_args(Part)}
-    if (part := value["part"]) not in parts:
-        raise SlideOpenError(
-            f"{path}, line {line}: the part is {part!r}: write {', '.join(get_args(Part))}"
-        )
-    tumour_free = value["annotations"].lower() == NO_TUMOUR
-    drawn = value["annotations"] if not tumour_free else ""
+def _slide(listed: ListedSlide, *, exhaustive: bool) -> LabelledSlide:
+    part = listed.text("part")
+    if part and part.casefold() not in _PARTS:
+        raise SlideListError(f"{listed.where}: the part is {part!r}: write train, valid or test")
+    told = listed.exhaustive
     return LabelledSlide(
-        path=listed_path(path, value["slide"]),
-        mpp=listed_mpp(path, line, value["mpp"]),
-        patient=value["patient"],
-        centre=value["centre"],
-        annotations=Path(str(path.parent / drawn)) if drawn else None,
-        tumour_free=tumour_free,
-        exhaustive=told in _YES if told else exhaustive,
-        part=parts[part],
+        path=listed.path,
+        mpp=listed.mpp,
+        patient=listed.text("patient"),
+        centre=listed.text("centre"),
+        mask=listed.file("mask"),
+        roi=listed.file("roi"),
+        annotations=listed.annotations,
+        tumour=listed.tumour,
+        exhaustive=exhaustive if told is None else told,
+        part=_PARTS[part.casefold()] if part else None,
     )

@@ -38,10 +38,12 @@ export async function getCells(key, channel, level, row, col, rows, cols) {
   if (!response.ok) throw new Error(response.statusText);
   const buffer = await response.arrayBuffer();
   const count = rows * cols;
-  if (buffer.byteLength !== count * 5) throw new Error("a tile of cells has the wrong size");
+  // The last byte of each cell is only there where the store tells who has looked at it.
+  if (buffer.byteLength !== count * 5 && buffer.byteLength !== count * 6) throw new Error("a tile of cells has the wrong size");
   return {
     values: new Float32Array(buffer, 0, count),
     status: new Uint8Array(buffer, count * 4, count),
+    looks: buffer.byteLength === count * 6 ? new Uint8Array(buffer, count * 5, count) : null,
     revision: response.headers.get("x-revision"),
   };
 }

@@ -10,7 +10,7 @@ export function showFacts(list, warnings, facts) {
     ["Resolution", `${resolution(slide.mpp)} (${slide.mpp_source})`],
     ["Cell", cell(grid.cell_um)],
     ["Tissue", `${share(facts.tissue_share)} of the slide`],
-    ["Model", facts.model],
+    ["Model", facts.first_look ? `${facts.model}, after a first look by ${facts.first_look}` : facts.model],
   ];
   if (counts) {
     rows.push(["Cells", `${count(counts.scored)} scored, ${count(counts.background)} background`]);

@@ -76,7 +76,7 @@ export class HeatLayer {
     const tile = this.#tile(0, Math.floor(row / step), Math.floor(col / step));
     if (!tile.values) return { row, col };
     const index = (row % step) * tile.cols + (col % step);
-    return { row, col, value: tile.values[index], status: tile.status[index] };
+    return { row, col, value: tile.values[index], status: tile.status[index], looks: tile.looks?.[index] };
   }
 
   #drawTile(context, view, level, row, col, paint) {
@@ -135,6 +135,7 @@ export class HeatLayer {
       if (channel !== this.channel) return;
       tile.values = got.values;
       tile.status = got.status;
+      tile.looks = got.looks;
       tile.pictures = {};
     } catch {
       setTimeout(() => {

@@ -50,7 +50,11 @@ export class Readout {
     const cell = layer.cellAt(x, y);
     if (!cell) return "no cell";
     if (cell.status === undefined) return "…";
-    if (cell.status === SCORED) return `P(${this.page.controls.className}) ${probability(cell.value)}`;
+    if (cell.status === SCORED) {
+      const { first_look: first, model } = layer.facts;
+      const by = first && cell.looks ? ` by ${cell.looks > 1 ? model : first}` : "";
+      return `P(${this.page.controls.className}) ${probability(cell.value)}${by}`;
+    }
     return STATUS[cell.status]?.name ?? STATUS[PENDING].name;
   }
 }

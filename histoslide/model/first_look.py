@@ -1,0 +1,109 @@
+"""A lighter network that looks first, so that another need look only where there may be tumour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histoslide.errors import HistoslideError
+from histoslide.model.spec import ModelSpec
+from histoslide.storage.records import ABSENT, Absent, Number, Positive
+
+_LEAST = 1e-6
+"""Probabilities are kept this far from 0 and 1, where odds end."""
+
+_SAME_MPP = 1e-6
+"""Relative difference of resolutions that comes from how they are written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """From the probabilities of one network to those of another, by their log-odds.
+
+    Platt's scaling (1999), from one model's outputs to another's.
+    """
+
+    slope: Positive
+    """Of the log-odds."""
+    shift: Number
+    """Added to them."""
+
+    def apply(self, tumour: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities of tumour on the other's scale; those that are no numbers stay so."""
+        inside = np.clip(tumour.astype(np.float64), _LEAST, 1 - _LEAST)
+        odds = np.log(inside / (1 - inside)) * self.slope + self.shift
+        moved = 1 / (1 + np.exp(-odds))
+        return np.where(np.isnan(tumour), np.nan, moved).astype(np.float32)
+
+    def apply_to_all(self, probability: NDArray[np.float32], tumour: int) -> NDArray[np.float32]:
+        """Probabilities of all classes: the others keep their shares of what tumour leaves.
+
+        Args:
+            probability: of all classes, shape (..., classes).
+            tumour: index of the tumour class.
+        """
+        after = self.apply(probability[..., tumour])
+        others = probability.astype(np.float64)
+        others[..., tumour] = 0
+        whole = others.sum(axis=-1, keepdims=True)
+        none, count = whole == 0, probability.shape[-1] - 1  # tumour for certain: equal shares
+        shares = np.where(none, 1 / count, others / np.where(none, 1, whole))
+        moved = shares * (1 - after.astype(np.float64))[..., None]
+        moved[..., tumour] = after
+        return moved.astype(np.float32)
+
+
+ONE_SCALE = Scale(slope=1, shift=0)
+"""Of two models whose probabilities mean the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstLook:
+    """What decides the values of cells that only a first look has seen."""
+
+    name: str
+    """Of the model that looks first."""
+    sha256: str
+    """Of its weights."""
+    engine: str
+    """What computes it and how precisely, as ``str(Engine)``."""
+    ranges_sha256: str | Absent = ABSENT
+    """Of the ranges that int8 rounds activations by; only where it does."""
+    scale: Scale
+    """From its probabilities to those of the model that looks again."""
+
+
+def refuse_unlike(spec: ModelSpec, first: ModelSpec) -> None:
+    """Make sure that a model can look first for another: both judge the same tiles.
+
+    Args:
+        spec: of the model that looks again.
+        first: of the model that looks first.
+
+    Raises:
+        HistoslideError: it cannot, and why.
+    """
+    if spec.tumour_class is None:
+        raise HistoslideError(
+            f"a first look is for tumour, and model {spec.name} has no tumour class"
+        )
+    alike: dict[str, tuple[object, object]] = {
+        "the classes": (first.classes, spec.classes),
+        "the tumour class": (first.tumour_class, spec.tumour_class),
+        "tiles of, in px,": (first.input_px, spec.input_px),
+        "labels of, in px,": (first.label_px, spec.label_px),
+    }
+    if abs(first.mpp / spec.mpp - 1) > _SAME_MPP:
+        alike["µm/px"] = (first.mpp, spec.mpp)
+    for what, (here, there) in alike.items():
+        if here != there:
+            raise HistoslideError(
+                f"{first.name} cannot look first for {spec.name}: it has {what} {_said(here)}, not "
+                f"{_said(there)}"
+            )
+
+
+def _said(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

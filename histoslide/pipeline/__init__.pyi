@@ -1,0 +1,9 @@
+from .options import ScoreOptions as ScoreOptions
+from .options import TissueOptions as TissueOptions
+from .outputs_beside import OutputsBeside as OutputsBeside
+from .preparation import PreparedSlide as PreparedSlide
+from .preparation import prepare_slide as prepare_slide
+from .score import Progress as Progress
+from .score import finish_slide as finish_slide
+from .score import score_slide as score_slide
+from .score import store_slide as store_slide

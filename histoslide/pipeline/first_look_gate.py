@@ -1,0 +1,254 @@
+"""The gate of a first look: what is lost where a lighter model looks first, on patches and slides.
+
+Nothing is scored twice for it: with a first look a cell's value is the lighter model's, brought to
+the other's scale, below the threshold, and the other's own from there on.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from sklearn.metrics import roc_auc_score
+
+from histoslide.datasets.patches import PatchSet
+from histoslide.errors import DataError
+from histoslide.evaluation.patches.predictions import predict_patches
+from histoslide.geometry import Mpp
+from histoslide.grid.cells import TileGrid
+from histoslide.lesions import Lesion, LesionSettings
+from histoslide.lesions.report import lesions_of
+from histoslide.model import Model
+from histoslide.model.fast_paths import MOST_LOST, POSITIVE, FirstLookGate, SlideGate
+from histoslide.model.first_look import Scale, refuse_unlike
+from histoslide.pipeline.options import ScoreOptions
+from histoslide.pipeline.score import score_slide
+from histoslide.storage.location import Location, readable_name
+from histoslide.store import open_heatmap
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and how much of it is done and in all."""
+
+_CHOSEN_AT = MOST_LOST / 2
+"""The threshold is chosen to lose less than this: on what it was not chosen on it loses more."""
+
+_STEP = 1e-4
+"""Thresholds are rounded down to a multiple of this, to be read by people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSlide:
+    """A slide to try a first look on."""
+
+    path: Location
+    """Its file."""
+    mpp: Mpp | None = None
+    """Resolution that replaces what it records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SlideScores:
+    """A slide as both models see it."""
+
+    name: str
+    grid: TileGrid
+    status: NDArray[np.uint8]
+    alone: NDArray[np.float32]
+    """Probability of tumour by the model that looks again, shape ``grid.shape``."""
+    first: NDArray[np.float32]
+    """By the one that looks first, on its own scale."""
+
+    @property
+    def pair(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """``alone`` and ``first`` of the cells that were scored."""
+        scored = np.isfinite(self.alone) & np.isfinite(self.first)
+        return self.alone[scored], self.first[scored]
+
+
+def measure_first_look(
+    model: Model,
+    first: Model,
+    patches: PatchSet,
+    slides: Sequence[GateSlide],
+    *,
+    data: str,
+    file: str,
+    class_map: NDArray[np.int64],
+    stride_px: int | None = None,
+    progress: Progress | None = None,
+) -> FirstLookGate:
+    """Choose scale and threshold of a first look, and measure what it loses.
+
+    Both are chosen on a random half of the patches and on the slides; what is said of patches is
+    said of the other half.
+
+    Args:
+        model: looks again; as fast as it will be computed.
+        first: looks first, likewise.
+        patches: labelled.
+        slides: to try it on; without any it cannot pass.
+        data: what the patches are called in the record.
+        file: name of the bundle of ``first``.
+        class_map: the model's class of each class of the patches.
+        stride_px: side of a cell on slides, in model pixels; None for the label footprint.
+        progress: told of progress.
+
+    Raises:
+        DataError: the patches to judge on are all of one class.
+        HistoslideError: the two do not judge the same tiles, or a patch or slide cannot be read.
+    """
+    refuse_unlike(model.spec, first.spec)
+    tumour = model.spec.tumour_index
+    assert tumour is not None
+    order = np.random.default_rng(0).permutation(len(patches))
+    chosen, judged = order[: len(order) // 2], order[len(order) // 2 :]
+    labels = class_map[patches.labels] == tumour
+    if labels[judged].all() or not labels[judged].any():
+        raise DataError(f"{data}: the patches to judge on are all of one class")
+    alone, light = (_predicted(it, patches, tumour, progress) for it in (model, first))
+    scores = [_scored(slide, model, first, stride_px, progress) for slide in slides]
+    pairs = [(alone[chosen], light[chosen]), *(slide.pair for slide in scores)]
+    known, seen = (np.concatenate(values) for values in zip(*pairs, strict=True))
+    scale = fit_scale(seen, known)
+    threshold = highest_threshold(scale.apply(seen), known)
+    both = looked_twice(alone, light, scale, threshold)[judged]
+    positive = alone[judged] >= POSITIVE
+    return FirstLookGate(
+        name=first.spec.name,
+        file=file,
+        weights_sha256=first.sha256,
+        threshold=threshold,
+        scale=scale,
+        engines=(str(model.engine), str(first.engine)),
+        data=data,
+        patches=len(judged),
+        auc=float(roc_auc_score(labels[judged], both)),
+        auc_alone=float(roc_auc_score(labels[judged], alone[judged])),
+        positive=int(positive.sum()),
+        lost=int((positive & (both < POSITIVE)).sum()),
+        slides=tuple(_judge(slide, scale, threshold) for slide in scores),
+    )
+
+
+def fit_scale(first: NDArray[np.float32], alone: NDArray[np.float32]) -> Scale:
+    """The scale that brings one model's probabilities nearest to another's, by cross-entropy.
+
+    Args:
+        first: the one's, shape (n,).
+        alone: the other's of the same tiles.
+    """
+    inside = np.clip(first.astype(np.float64), 1e-6, 1 - 1e-6)
+    odds, wanted = np.log(inside / (1 - inside)), alone.astype(np.float64)
+
+    def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        moved = odds * math.exp(values[0]) + values[1]  # a slope is above 0
+        off = 1 / (1 + np.exp(-moved)) - wanted
+        slope = float((off * odds).mean() * math.exp(values[0]))
+        return float((np.logaddexp(0, moved) - wanted * moved).mean()), np.array(
+            [slope, off.mean()]
+        )
+
+    found = minimize(loss, np.zeros(2), jac=True, method="BFGS").x
+    return Scale(slope=round(math.exp(found[0]), 4), shift=round(float(found[1]), 4))
+
+
+def highest_threshold(first: NDArray[np.float32], alone: NDArray[np.float32]) -> float:
+    """The highest threshold that loses less than half of ``MOST_LOST`` of what is positive.
+
+    Args:
+        first: probabilities at the first look, on the other's scale, shape (n,).
+        alone: those of the model alone.
+    """
+    found = np.sort(first[alone >= POSITIVE])
+    if not len(found):
+        return 0.0  # nothing is known of what would be lost
+    may_go = math.ceil(_CHOSEN_AT * len(found)) - 1
+    least = min(float(found[may_go]), POSITIVE)
+    return round(math.floor(least / _STEP) * _STEP, 6)
+
+
+def looked_twice(
+    alone: NDArray[np.float32], first: NDArray[np.float32], scale: Scale, threshold: float
+) -> NDArray[np.float32]:
+    """Probabilities with a first look; see ``histoslide.scoring.block``."""
+    moved = scale.apply(first)
+    return np.where(moved >= threshold, alone, moved)
+
+
+def lesions_alike(here: Sequence[Lesion], there: Sequence[Lesion]) -> bool:
+    """Whether each lesion of either side has one of the same class on the other, of its cells."""
+    if len(here) != len(there):
+        return False
+    cells = [{(r, c): it for it in side for r, c in it.cells_rc.tolist()} for side in (here, there)]
+    for side, others in ((here, cells[1]), (there, cells[0])):
+        for lesion in side:
+            touched = [others.get((r, c)) for r, c in lesion.cells_rc.tolist()]
+            if not any(other and other.kind == lesion.kind for other in touched):
+                return False
+    return True
+
+
+def _predicted(
+    model: Model, patches: PatchSet, tumour: int, progress: Progress | None
+) -> NDArray[np.float32]:
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"patches, {model.spec.name}", done, total)
+
+    found = predict_patches(model, patches, progress=report)
+    return found.probabilities(model.spec.temperature)[:, tumour].astype(np.float32)
+
+
+def _scored(
+    slide: GateSlide,
+    model: Model,
+    first: Model,
+    stride_px: int | None,
+    progress: Progress | None,
+) -> _SlideScores:
+    """Score a slide with both models, in a folder that is gone afterwards."""
+    name = readable_name(slide.path)
+    options = ScoreOptions(stride_px=stride_px, overlay=False, lesions=None)
+    with tempfile.TemporaryDirectory(
+        prefix="histoslide-first-look-", ignore_cleanup_errors=True
+    ) as folder:
+        maps = []
+        for number, each in enumerate((model, first)):
+
+            def report(done: int, total: int, _: int, said: str = each.spec.name) -> None:
+                if progress is not None:
+                    progress(f"{name}, {said}", done, total)
+
+            out = Path(folder) / f"{number}.zarr"
+            score_slide(slide.path, out, each, options, mpp=slide.mpp, on_block=report)
+            heat = open_heatmap(out)
+            maps.append(heat.cells(heat.tumour_class))
+    (alone, status), (light, _) = maps
+    return _SlideScores(name=name, grid=heat.grid, status=status, alone=alone, first=light)
+
+
+def _judge(slide: _SlideScores, scale: Scale, threshold: float) -> SlideGate:
+    both = looked_twice(slide.alone, slide.first, scale, threshold)
+    scored = np.isfinite(slide.alone)
+    positive = scored & (slide.alone >= POSITIVE)
+    settings = LesionSettings()
+    before, after = (
+        lesions_of(slide.grid, values, slide.status, settings) for values in (slide.alone, both)
+    )
+    cells = int(scored.sum())
+    again = scored & (scale.apply(slide.first) >= threshold)
+    return SlideGate(
+        slide=slide.name,
+        cells=cells,
+        again=float(again.sum() / cells) if cells else 0.0,
+        positive=int(positive.sum()),
+        lost=int((positive & (both < POSITIVE)).sum()),
+        lesions=len(before),
+        lesions_alike=lesions_alike(before, after),
+    )

@@ -1,0 +1,131 @@
+"""Two models as one: a light one sees every tile, the other those where there may be tumour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from histoslide.model.first_look import ONE_SCALE, FirstLook, Scale, refuse_unlike
+from histoslide.model.work import Glances
+from histoslide.scoring.mode import ScoreMode
+from histoslide.storage.records import ABSENT
+
+if TYPE_CHECKING:
+    from histoslide.model import Batches, Model, ModelSpec
+    from histoslide.model.engine import Engine
+    from histoslide.model.work import Work
+    from histoslide.scoring.block import Scorer
+    from histoslide.scoring.lazy import BlockModel
+    from histoslide.slide import Slide
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cascade:
+    """A model with another that looks first; see ``histoslide.scoring.lazy.BlockModel``.
+
+    Its facts are those of the model that looks again: the heatmap is that model's.
+
+    Raises:
+        HistoslideError: the two do not judge the same tiles.
+    """
+
+    model: BlockModel
+    """Looks again."""
+    first: BlockModel
+    """Looks first."""
+    threshold: float
+    """Probability of tumour, on the model's scale, from which it looks again."""
+    scale: Scale = ONE_SCALE
+    """From the first one's probabilities to the model's."""
+
+    def __post_init__(self) -> None:
+        refuse_unlike(self.model.spec, self.first.spec)
+
+    @property
+    def mode(self) -> ScoreMode:
+        """The mode to score in."""
+        return ScoreMode(
+            mode="cascade", cascade_threshold=self.threshold, first_look=self.first_look
+        )
+
+    @property
+    def first_look(self) -> FirstLook:
+        """What is recorded of the one that looks first."""
+        first = self.first
+        return FirstLook(
+            name=first.spec.name,
+            sha256=first.sha256,
+            engine=str(first.engine),
+            ranges_sha256=ABSENT if first.ranges_sha256 is None else first.ranges_sha256,
+            scale=self.scale,
+        )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the model."""
+        return self.model.spec
+
+    @property
+    def sha256(self) -> str:
+        """Of the model."""
+        return self.model.sha256
+
+    @property
+    def engine(self) -> Engine:
+        """Of the model."""
+        return self.model.engine
+
+    @property
+    def ranges_sha256(self) -> str | None:
+        """Of the model."""
+        return self.model.ranges_sha256
+
+    @property
+    def device(self) -> str:
+        """Of the model."""
+        return self.model.device
+
+    def check(self, work: Work) -> None:
+        """Ask the one whose work it is."""
+        self._whose(work).check(work)
+
+    def here(self) -> Scorer:
+        """Both models in the process that computes."""
+        return _CascadeHere(self.model.here(), self.first.here())
+
+    def share(self, slide: Slide) -> Slide:
+        """As the model does."""
+        return self.model.share(slide)
+
+    def _whose(self, work: Work) -> BlockModel:
+        return self.first if isinstance(work, Glances) else self.model
+
+
+@dataclass(frozen=True)
+class _CascadeHere:
+    """The two in a process that computes."""
+
+    model: Scorer
+    first: Scorer
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.model.spec
+
+    def batches(self, work: Work) -> Batches:
+        return (self.first if isinstance(work, Glances) else self.model).batches(work)
+
+
+@dataclass(frozen=True)
+class BothModels:
+    """The models of a cascade in this process, to be made ready for their work."""
+
+    model: Model
+    """Looks again."""
+    first: Model
+    """Looks first."""
+
+    def compile(self, work: Work, *, only_kept: bool = False) -> None:
+        """See ``Model.compile``."""
+        chosen = self.first if isinstance(work, Glances) else self.model
+        chosen.compile(work, only_kept=only_kept)
