@@ -24,8 +24,13 @@ CLASSES: Mapping[str, Rgb] = {
 """Of outlines by what a focus is called, drawn on ``RIM``: unlike each other, and unlike the upper
 half of the colours of probability on which they lie."""
 
+OPACITY = 0.55
+"""Of the colour of a cell at or above the threshold, over the slide. One below it is clear: the
+tissue there is to be seen as it is."""
+
 SELECTED: Rgb = (255, 255, 255)
-"""Of what somebody has chosen, drawn wide on ``RIM``."""
+"""Of what somebody has chosen, drawn wide on ``RIM``: as far from every colour of probability and
+class as a colour can be for all eyes. A label of it is the other way round."""
 
 FOOTPRINT: Rgb = (255, 255, 255)
 """Of the box around the part of a tile that its label speaks of, drawn on ``RIM``."""

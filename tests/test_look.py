@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib.resources import files
 from itertools import combinations
 
 import matplotlib as mpl
@@ -67,8 +69,8 @@ def test_what_lies_on_a_rim_stands_out_from_it(vision: str) -> None:
 def test_classes_and_selection_are_no_colours_of_probability(vision: str) -> None:
     """Of its upper half, as the heatmap shows it on tissue: that is where outlines run."""
     shown = mpl.colormaps[look.PROBABILITY_MAP](np.linspace(0.5, 1, 26))[:, :3]
-    tissue, opacity = np.array([0.87, 0.76, 0.85]), np.linspace(0.4, 0.7, 26)[:, None]
-    probability = seen(shown * opacity + tissue * (1 - opacity), vision)
+    tissue = np.array([0.87, 0.76, 0.85])
+    probability = seen(shown * look.OPACITY + tissue * (1 - look.OPACITY), vision)
     for colour in (*look.CLASSES.values(), look.SELECTED):
         each = np.repeat(seen(rgb(colour), vision), len(probability), axis=0)
         assert deltaE_ciede2000(each, probability).min() > 10, colour
@@ -78,6 +80,36 @@ def test_classes_and_selection_are_no_colours_of_probability(vision: str) -> Non
 def test_hatching_is_told_apart(vision: str) -> None:
     one, other = seen(rgb(look.UNREADABLE, look.EXCLUDED), vision)
     assert deltaE_ciede2000(one, other) > 20
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_what_is_chosen_has_the_colour_of_no_class(vision: str) -> None:
+    chosen = seen(rgb(look.SELECTED), vision)
+    for colour in look.CLASSES.values():
+        assert deltaE_ciede2000(seen(rgb(colour), vision), chosen) > 15, colour
+
+
+def test_the_viewer_and_the_report_take_the_same_colours() -> None:
+    """None of them has a colour for what is chosen but that one."""
+    web = files("histoslide.viewer").joinpath("web")
+    text = web.joinpath("look.js").read_text(encoding="utf-8")
+    told = dict(re.findall(r"export const (\w+) = \"?([^\";]+)", text))
+    assert told == {
+        "SELECTED": look.hexadecimal(look.SELECTED),
+        "RIM": look.hexadecimal(look.RIM),
+        "UNREADABLE": look.hexadecimal(look.UNREADABLE),
+        "OPACITY": str(look.OPACITY),
+    }
+    for script in web.iterdir():
+        if script.name.endswith(".js"):
+            assert "#ffe600" not in script.read_text(encoding="utf-8"), script.name
+    report = files("histoslide.report").joinpath("templates", "report.css")
+    rule = re.search(
+        r"a\.chosen path\.line,[^}]*stroke: (#\w+)", report.read_text(encoding="utf-8")
+    )
+    assert rule
+    assert rule[1] == "#fff"
+    assert look.hexadecimal(look.SELECTED) == "#ffffff"
 
 
 def test_every_class_has_its_colour() -> None:

@@ -138,16 +138,18 @@ def describe(slide: Slide, readers: Sequence[str]) -> dict[str, Any]:
 
 def print_facts(facts: dict[str, Any]) -> None:
     """Print a slide's facts for a person."""
+    from histoslide import quantities
+
     mpp = facts["mpp"]
     width, height = facts["width_l0"], facts["height_l0"]
     lines = [facts["name"]]
     size = f"{width:,} × {height:,} px"
     if mpp is not None:
-        size += f" = {width * mpp / 1000:.2f} × {height * mpp / 1000:.2f} mm"
+        size += f" = {quantities.extent(width * mpp, height * mpp)}"
     resolution = (
         "unknown: pass --mpp to work on this slide"
         if mpp is None
-        else f"{mpp:.4g} µm/px ({facts['mpp_source']})"
+        else f"{quantities.resolution(mpp)} ({facts['mpp_source']})"
     )
     levels = ", ".join(
         f"{level['width']:,}×{level['height']:,} (÷{level['downsample']:.4g})"

@@ -156,26 +156,31 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _lines(report: LesionReport) -> list[str]:
     """The table as text, micrometres and millimetres rounded to what a cell can tell."""
+    from histoslide import quantities as say
     from histoslide.lesions import NOTICE
 
     summary, settings = report.summary, report.settings
     count = f"{summary.lesions} lesion{'' if summary.lesions == 1 else 's'}"
-    levels = f"seeds at {settings.seed_probability:g}, extended to {settings.extend_probability:g}"
+    levels = (
+        f"seeds at {say.threshold(settings.seed_probability)}, "
+        f"extended to {say.threshold(settings.extend_probability)}"
+    )
     lines = [f"{report.source.slide}: {count} of {settings.class_name}, {levels}"]
     if report.lesions:
-        lines.append("  no.  longest    area        peak  mean  centre (level 0)    class")
+        lines.append("  no.    longest         area  peak   mean   centre (level 0)    class")
     for lesion in report.lesions:
         x, y = lesion.centroid_l0
         lines.append(
-            f"  {lesion.number:>3}  {lesion.longest_diameter_um:>5.0f} µm  "
-            f"{lesion.area_mm2:>7.3f} mm²  {lesion.peak_probability:.2f}  "
-            f"{lesion.mean_probability:.2f}  {f'{x:.0f}, {y:.0f}':<18}  {lesion.kind}"
+            f"  {lesion.number:>3}  {say.length(lesion.longest_diameter_um):>9}  "
+            f"{say.area(lesion.area_mm2):>11}  {say.probability(lesion.peak_probability)}  "
+            f"{say.probability(lesion.mean_probability)}  {f'{x:.0f}, {y:.0f}':<18}  {lesion.kind}"
             f"{', cut off' if lesion.cut_off else ''}"
         )
     if summary.tumour_share_of_tissue is not None:
         lines.append(
-            f"  {summary.tumour_area_mm2:.3f} mm² of {summary.tissue_area_mm2:.2f} mm² of scored "
-            f"tissue ({summary.tumour_share_of_tissue:.1%}); slide score {summary.slide_score:.3f}"
+            f"  {say.area(summary.tumour_area_mm2)} of {say.area(summary.tissue_area_mm2)} "
+            f"of scored tissue ({say.share(summary.tumour_share_of_tissue)}); "
+            f"slide score {say.probability(summary.slide_score or 0)}"
         )
     lines += [f"  note: {note}" for note in summary.notes]
     return [*lines, f"  {NOTICE}"]

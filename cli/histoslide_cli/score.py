@@ -371,6 +371,8 @@ def _print_plans(plans: list[SlidePlan], speed: float | None) -> None:
 
 
 def _print(results: list[SlideResult], arguments: argparse.Namespace) -> None:
+    from histoslide import quantities
+
     if arguments.json:
         print(json.dumps([asdict(result) for result in results], indent=2))  # noqa: T201
         return
@@ -386,7 +388,7 @@ def _print(results: list[SlideResult], arguments: argparse.Namespace) -> None:
         text = f"{scored:,} of {sum(counts.values()):,} cells scored"
         if result.highest is not None:
             text += f", {result.positive:,} at or above {arguments.threshold:g}"
-            text += f", highest {result.highest:.3f}"
+            text += f", highest {quantities.probability(result.highest)}"
         elif not scored and not counts["unreadable"]:
             text = "nothing was scored" + (": no tissue" if counts["background"] else "")
         if counts["unreadable"]:
@@ -399,6 +401,8 @@ def _print(results: list[SlideResult], arguments: argparse.Namespace) -> None:
 
 def _totals(results: list[SlideResult]) -> str:
     """A cohort in one line."""
+    from histoslide import quantities
+
     good = [result for result in results if result.state in {"done", "partly unreadable"}]
     failed = sum(result.state == "failed" for result in results)
     text = f"{len(good):,} of {len(results):,} slides scored"
@@ -411,7 +415,9 @@ def _totals(results: list[SlideResult]) -> str:
     if any(result.lesions is not None for result in good):
         text += f", foci on {len(foci):,} slides"
     if longest := max(foci, key=lambda it: it.largest_lesion_um or 0, default=None):
-        text += f", the longest of {longest.largest_lesion_um:,.0f} µm on {longest.slide}"
+        text += (
+            f", the longest of {quantities.length(longest.largest_lesion_um)} on {longest.slide}"
+        )
     if doubted := sum(bool(result.warnings) for result in good):
         text += f"; {doubted:,} with warnings"
     return text

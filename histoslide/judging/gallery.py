@@ -33,6 +33,9 @@ _SIDE_PX = 320
 _SIDE_UM = 1000.0
 """Side of the part of the slide that is shown; more where a lesion is larger."""
 
+_OPACITY = (0.1, 0.7)
+"""Of the colour at probability 0 and 1."""
+
 _PAPER = 245
 _ANNOTATED, _POINT = (0, 229, 255), (255, 0, 200)
 """Colours of lines around what was annotated, and of the cross at a detection."""
@@ -193,8 +196,10 @@ def _middles(box_l0: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def _coloured(
     pixels: NDArray[np.uint8], heat: Heatmap, probability: NDArray[np.float32], box_l0: Box
 ) -> NDArray[np.uint8]:
-    """The heatmap over a picture, as overlays have it."""
-    colour, opacity = colours()
+    """The heatmap over a picture, low probabilities too: they are what was missed by."""
+    colour = colours()
+    low, high = _OPACITY
+    opacity = low + (high - low) * (np.arange(len(colour)) + 0.5) / len(colour)
     across, down = (np.floor(it / heat.grid.cell_l0).astype(np.intp) for it in _middles(box_l0))
     padded = np.pad(probability, 1, constant_values=np.nan)
     rows, cols = heat.grid.shape

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.patches import Rectangle
 
+from histoslide import quantities
 from histoslide.geometry import Size
 from histoslide.render.canvas import Canvas
 
@@ -26,7 +27,7 @@ def scale_bar(canvas: Canvas, size_l0: Size, mpp: float) -> None:
     per_px = size_l0.width / canvas.size.width
     length, height = length_um / mpp, canvas.font_px * 0.4 * per_px
     x, y = 1.2 * canvas.font_px * per_px, size_l0.height - 1.2 * canvas.font_px * per_px
-    label = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+    label = quantities.scale(length_um)
     pad = 0.5 * canvas.font_px * per_px
     text_height = 1.5 * canvas.font_px * per_px
     canvas.axes.add_patch(

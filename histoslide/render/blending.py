@@ -19,12 +19,12 @@ COLOUR_MAP = look.PROBABILITY_MAP
 _LEVELS = 256
 """Colours of the map; probabilities between two look the same."""
 
-_OPACITY = (0.10, 0.70)
-"""Opacity of the colour at probability 0 and 1: tissue stays readable where nothing is found."""
-
 
 def blend(
-    thumbnail: NDArray[np.uint8], grid: TileGrid, probability: NDArray[np.float32]
+    thumbnail: NDArray[np.uint8],
+    grid: TileGrid,
+    probability: NDArray[np.float32],
+    threshold: float,
 ) -> NDArray[np.uint8]:
     """Colour a picture of the whole slide by probability, on an absolute scale from 0 to 1.
 
@@ -32,13 +32,14 @@ def blend(
         thumbnail: RGB, shape (h, w, 3), spanning the slide exactly.
         grid: of the heatmap.
         probability: shape ``grid.shape``; NaN leaves the picture untouched.
+        threshold: cells below it are clear, as in the viewer and in reports.
 
     Returns:
         RGB, shape (h, w, 3).
     """
-    scored = np.isfinite(probability)
+    shown = probability >= np.float32(threshold)  # NaN is not
     level = np.zeros(probability.shape, dtype=np.int32)  # 0, which yields to all others: none
-    level[scored] = np.minimum(probability[scored] * _LEVELS, _LEVELS - 1).astype(np.int32) + 1
+    level[shown] = np.minimum(probability[shown] * _LEVELS, _LEVELS - 1).astype(np.int32) + 1
     size = Size(thumbnail.shape[1], thumbnail.shape[0])
     row = cells_to_pixels(level, grid, size) * 256  # of the table, for grey level 0
     blended = np.empty_like(thumbnail)
@@ -49,23 +50,24 @@ def blend(
 
 @cache
 def _tables() -> NDArray[np.uint8]:
-    """What becomes of each grey level, by channel: first without a probability, then by its level.
+    """What becomes of each grey level, by channel: first where it is clear, then by its level.
 
     Shape (3, (1 + levels) * 256).
     """
-    colour, opacity = colours()
     grey = np.arange(256)
-    kept = (1 - opacity)[:, None] * grey  # (levels, 256)
-    mixed = kept + (255 * colour * opacity[:, None]).T[..., None]  # (3, levels, 256)
+    mixed = (1 - look.OPACITY) * grey + (255 * look.OPACITY * colours()).T[..., None]
     untouched = np.broadcast_to(grey, (3, 1, 256))
     return np.rint(np.concatenate([untouched, mixed], axis=1)).astype(np.uint8).reshape(3, -1)
 
 
-def colours() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The colours of the map from probability 0 to 1, and their opacity.
+def colours() -> NDArray[np.float64]:
+    """The colours of the map from probability 0 to 1: RGB of 0-1, shape (levels, 3)."""
+    return mpl.colormaps[COLOUR_MAP](np.arange(_LEVELS))[:, :3]
 
-    Shapes (levels, 3), RGB of 0-1, and (levels,).
-    """
-    low, high = _OPACITY
-    opacity = low + (high - low) * (np.arange(_LEVELS) + 0.5) / _LEVELS
-    return mpl.colormaps[COLOUR_MAP](np.arange(_LEVELS))[:, :3], opacity
+
+def colours_on_tissue(threshold: float) -> NDArray[np.float64]:
+    """The same as they are seen over a light tone of tissue, clear below a threshold."""
+    tissue = np.array([0.87, 0.76, 0.85])
+    seen = colours() * look.OPACITY + tissue * (1 - look.OPACITY)
+    below = (np.arange(_LEVELS) + 0.5) / _LEVELS < threshold
+    return np.where(below[:, None], tissue, seen)

@@ -10,7 +10,7 @@ from matplotlib.patheffects import Stroke as PathStroke
 from numpy.typing import NDArray
 from PIL import Image
 
-from histoslide import look
+from histoslide import look, quantities
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
 from histoslide.lesions import NOTICE
@@ -51,12 +51,16 @@ def draw_mask(
     picture = thumbnail.copy()
     picture[~mask] = (picture[~mask] * 0.35 + 255 * 0.65 * np.array(_GREY)).astype(np.uint8)
     count = int((plan == Status.PENDING).sum())
+    share = quantities.share(tissue.tissue_share)
     title = (
-        f"{slide.name}\ntissue by {tissue.method}: {tissue.tissue_share:.1%} of the slide · "
+        f"{slide.name}\ntissue by {tissue.method}: {share} of the slide · "
         f"{count:,} of {plan.size:,} cells to score"
     )
     mpp = grid.slide_mpp
-    foot = f"{mpp.value:.4g} µm/px ({mpp.source}), {grid.cell_um:.1f} µm a cell. {NOTICE}"
+    foot = (
+        f"{quantities.resolution(mpp.value)} ({mpp.source}), "
+        f"{quantities.cell(grid.cell_um)} a cell. {NOTICE}"
+    )
     canvas = Canvas(size, title, foot=foot, warnings=tissue.warnings)
     canvas.show(picture, grid.size_l0)
     excluded = plan == Status.EXCLUDED

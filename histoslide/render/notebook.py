@@ -13,6 +13,7 @@ from html import escape
 
 from PIL import Image
 
+from histoslide import quantities
 from histoslide.lesions import NOTICE, LesionReport, LesionSettings, find_lesions
 from histoslide.render.overlay import draw_overlay
 from histoslide.store import Heatmap
@@ -40,8 +41,8 @@ def heatmap_html(heatmap: Heatmap) -> str:
     data = base64.b64encode(file.getvalue()).decode("ascii")
     slide, grid = heatmap.record.slide, heatmap.grid
     facts = (
-        f"{slide.name} · {grid.rows} × {grid.cols} cells of {grid.cell_um:.1f} µm · "
-        f"{heatmap.record.model.name} · {slide.mpp:g} µm/px ({slide.mpp_source})"
+        f"{slide.name} · {grid.rows} × {grid.cols} cells of {quantities.cell(grid.cell_um)} · "
+        f"{heatmap.record.model.name} · {quantities.resolution(slide.mpp)} ({slide.mpp_source})"
         f"{'' if heatmap.complete else ' · incomplete'}"
     )
     return (
@@ -58,8 +59,10 @@ def _table(report: LesionReport) -> str:
         return "<p>No lesions at the default thresholds.</p>"
     rows = "".join(
         _row("td", (
-            str(it.number), it.kind.value, f"{it.longest_diameter_um:.0f}", f"{it.area_mm2:.3f}",
-            f"{it.peak_probability:.2f}", f"{it.mean_probability:.2f}",
+            str(it.number), it.kind.value, quantities.count(it.longest_diameter_um),
+            quantities.area_mm2(it.area_mm2),
+            quantities.probability(it.peak_probability),
+            quantities.probability(it.mean_probability),
             f"{it.centroid_l0[0]:.0f}, {it.centroid_l0[1]:.0f}",
         ))
         for it in report.lesions[:SHOWN_LESIONS]

@@ -8,13 +8,13 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from histoslide import look
+from histoslide import look, quantities
 from histoslide.comparison.same_slide import check_same_slide
 from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
 from histoslide.lesions import NOTICE, LesionReport
 from histoslide.render.bars import colour_bar, scale_bar
-from histoslide.render.blending import blend, colours
+from histoslide.render.blending import blend, colours_on_tissue
 from histoslide.render.canvas import Canvas, Overlay
 from histoslide.render.outlines import hatch_cells, hatching, outline_cells, outline_lesions
 from histoslide.render.paper import paper_picture, size_on_paper
@@ -40,7 +40,7 @@ def draw_overlay(
         heat: stored heatmap.
         slide: it was scored on; None draws it over plain grey tissue.
         longest_px: longest side of the slide in the picture.
-        threshold: cells at or above it are outlined; it stands in the title.
+        threshold: cells at or above it are coloured and outlined; it stands in the title.
         class_name: None for the tumour class.
         lesions: outlined and numbered instead of the cells above the threshold; they decide the
             class, too.
@@ -60,12 +60,12 @@ def draw_overlay(
     if lesions is not None:
         class_name, threshold = lesions.settings.class_name, lesions.settings.extend_probability
     probability = heat.probability(class_name)
-    picture = blend(thumbnail, grid, probability)
+    picture = blend(thumbnail, grid, probability, threshold)
     shown = class_name or heat.main_class
-    title = f"{heat.record.slide.name}\n{heat.record.model.name} · outline: "
-    title += f"P({shown}) ≥ {threshold:g}"
+    title = f"{heat.record.slide.name}\n{heat.record.model.name} · coloured: "
+    title += f"P({shown}) ≥ {quantities.threshold(threshold)}"
     if lesions is not None:
-        title += f", with a seed ≥ {lesions.settings.seed_probability:g}"
+        title += f", with a seed ≥ {quantities.threshold(lesions.settings.seed_probability)}"
     canvas = Canvas(size, title, foot=_foot(heat), warnings=doubts_of(heat))
     canvas.show(picture, grid.size_l0)
     if lesions is None:
@@ -81,7 +81,8 @@ def draw_overlay(
 def _foot(heat: Heatmap) -> str:
     slide = heat.record.slide
     return (
-        f"{slide.mpp:.4g} µm/px ({slide.mpp_source}), {heat.grid.cell_um:.1f} µm a cell. {NOTICE}"
+        f"{quantities.resolution(slide.mpp)} ({slide.mpp_source}), "
+        f"{quantities.cell(heat.grid.cell_um)} a cell. {NOTICE}"
     )
 
 
@@ -97,10 +98,6 @@ def _hatch(canvas: Canvas, grid: TileGrid, unreadable: NDArray[np.bool_]) -> Non
 
 
 def _probability_bar(canvas: Canvas, label: str, threshold: float) -> None:
-    # The bar shows what is seen: the colour blended over a light tissue tone.
-    colour, opacity = colours()
-    tissue = np.array([0.87, 0.76, 0.85])
-    seen = colour * opacity[:, None] + tissue * (1 - opacity[:, None])
-    mappable = ScalarMappable(Normalize(0, 1), ListedColormap(seen))
+    mappable = ScalarMappable(Normalize(0, 1), ListedColormap(colours_on_tissue(threshold)))
     axes = colour_bar(canvas, mappable, label, [0, 0.25, 0.5, 0.75, 1])
     axes.axhline(threshold, color="black", linewidth=1.2)

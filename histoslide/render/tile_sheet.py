@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from histoslide import look
+from histoslide import look, quantities
 from histoslide.render.bars import scale_bar_um
 
 _FONT = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -82,4 +82,4 @@ def _draw_scale(
     x, y = corner
     bar = round(length_um / mpp)
     draw.rectangle((x, y + _LINE_PX // 2, x + bar, y + _LINE_PX // 2 + 3), fill=(0, 0, 0))
-    draw.text((x + bar + 6, y + 2), f"{length_um:g} µm", fill=(0, 0, 0), font=font)
+    draw.text((x + bar + 6, y + 2), quantities.scale(length_um), fill=(0, 0, 0), font=font)

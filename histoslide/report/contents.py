@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from histoslide import quantities
 from histoslide.errors import SlideReadError
 from histoslide.lesions import Lesion, LesionReport, LesionSettings, find_lesions
 from histoslide.model.words import in_words
@@ -167,7 +168,7 @@ def gather(
         scale_um=scale_bar_um(heat.grid.size_l0.width * heat.grid.slide_mpp.value),
         mpp=heat.grid.slide_mpp.value,
         picture=jpeg(picture),
-        thumbnail=jpeg(blend(small, heat.grid, probability)),
+        thumbnail=jpeg(blend(small, heat.grid, probability, found.extend_probability)),
         histogram=histogram(probability, lines, ink="#1d1b22"),
         histogram_dark=histogram(probability, lines, ink="#e6e3ee"),
         values=embedded_values(probability, heat.grid, _EMBEDDED_CELLS),
@@ -231,14 +232,15 @@ def _tiles(
 def _facts(heat: Heatmap, quality: tuple[float, float | None] | None) -> tuple[Fact, ...]:
     record, grid, counts = heat.record, heat.grid, heat.counts
     mpp, size = grid.slide_mpp, grid.size_l0
-    mm = tuple(side * mpp.value / 1000 for side in (size.width, size.height))
+    extent = quantities.extent(size.width * mpp.value, size.height * mpp.value)
+    tissue = quantities.share(record.mask.tissue_share)
     rows = {
-        "Size": f"{size.width:,} × {size.height:,} px, {mm[0]:.2f} × {mm[1]:.2f} mm",
-        "Resolution": f"{mpp.value:.4g} µm/px, from {mpp.source}",
+        "Size": f"{size.width:,} × {size.height:,} px, {extent}",
+        "Resolution": f"{quantities.resolution(mpp.value)} ({mpp.source})",
         "Format": record.slide.vendor or "not recorded",
         "Fingerprint": record.slide.quickhash[:16],
-        "Tissue": f"{record.mask.tissue_share:.1%} of the slide, found by {record.mask.method}",
-        "Cells scored": f"{counts.scored:,} of {grid.cell_um:.1f} µm",
+        "Tissue": f"{tissue} of the slide, found by {record.mask.method}",
+        "Cells scored": f"{counts.scored:,} of {quantities.cell(grid.cell_um)}",
         "Cells of background": f"{counts.background:,}",
         "Cells excluded": f"{counts.excluded:,}",
         "Cells unreadable": f"{counts.unreadable:,}",
@@ -247,7 +249,7 @@ def _facts(heat: Heatmap, quality: tuple[float, float | None] | None) -> tuple[F
         rows["Focus and pen"] = "not judged: the slide was not at hand"
     else:
         pen, blurred = quality
-        rows["Pen"] = f"{pen:.1%} of the slide in colours of marker pens"
+        rows["Pen"] = f"{quantities.share(pen)} of the slide in colours of marker pens"
         rows["Focus"] = "no tile" if blurred is None else f"{blurred:.0%} of sampled tiles blurred"
     return tuple(Fact(name=name, value=value) for name, value in rows.items())
 
@@ -278,7 +280,7 @@ def _looked_at(heat: Heatmap) -> str:
     mask, grid = heat.record.mask, heat.grid
     roi = "" if mask.roi is None else ", inside the region of interest"
     return (
-        f"one every {grid.stride_px} px ({grid.cell_um:.1f} µm), where tissue makes up "
+        f"one every {grid.stride_px} px ({quantities.cell(grid.cell_um)}), where tissue makes up "
         f"{mask.threshold:.0%} or more{roi}"
     )
 
@@ -316,8 +318,8 @@ def _training(training: Mapping[str, Any]) -> dict[str, str]:
 def _settings(settings: LesionSettings) -> str:
     cells = "cell" if settings.min_cells == 1 else "cells"
     parts = (
-        f"connected cells from {settings.extend_probability:g} on",
-        f"one of them from {settings.seed_probability:g} on",
+        f"connected cells from {quantities.threshold(settings.extend_probability)} on",
+        f"one of them from {quantities.threshold(settings.seed_probability)} on",
         f"joined when nearer than {settings.join_gap_um:g} µm",
         f"smoothed by {settings.smoothing_um:g} µm" if settings.smoothing_um else "not smoothed",
         f"of at least {settings.min_cells} {cells}",

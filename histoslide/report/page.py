@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 
+from histoslide import look, quantities
 from histoslide.errors import HistoslideError, StoreError
 from histoslide.lesions import NOTICE, LesionSettings
 from histoslide.report.contents import MOST_LESIONS, SlideReport, gather
@@ -125,6 +126,8 @@ def render(slides: Sequence[SlideReport], failed: Sequence[Failed]) -> str:
             notice=NOTICE,
             most_lesions=MOST_LESIONS,
             colours=colours(),
+            say=quantities,
+            opacity=look.OPACITY,
             version=version("histoslide"),
             style=folder.joinpath("report.css").read_text(encoding="utf-8"),
             script=folder.joinpath("report.js").read_text(encoding="utf-8"),

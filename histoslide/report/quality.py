@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from histoslide import quantities
 from histoslide.errors import SlideReadError
 from histoslide.geometry import CellRange
 from histoslide.grid.status import Status
@@ -53,8 +54,8 @@ class Quality:
         found = []
         if self.pen_share >= MUCH_PEN:
             found.append(
-                f"{self.pen_share:.1%} of the slide has the colours of marker pens: what lies "
-                "beneath was not scored"
+                f"{quantities.share(self.pen_share)} of the slide has the colours of marker pens: "
+                "what lies beneath was not scored"
             )
         if self.blurred_share is not None and self.blurred_share >= MUCH_BLUR:
             found.append(

@@ -204,7 +204,12 @@ def thumbnail(heat: Heatmap, slide: Slide | None) -> bytes:
         SlideReadError: the slide cannot be read.
     """
     picture = slide_picture(heat, slide, THUMBNAIL_PX)
-    blended = blend(picture, heat.grid, heat.probability(heat.main_class))
+    blended = blend(
+        picture,
+        heat.grid,
+        heat.probability(heat.main_class),
+        recorded_settings(heat, heat.main_class)[0].extend_probability,
+    )
     buffer = io.BytesIO()
     Image.fromarray(blended).save(buffer, "PNG")
     return buffer.getvalue()

@@ -67,7 +67,7 @@ def test_the_picture_is_put_down_pixel_by_pixel() -> None:
         assert drawn.slide_size == size
 
 
-def test_colours_are_those_of_the_map_by_their_opacity() -> None:
+def test_colours_are_those_of_the_map_and_clear_below_the_threshold() -> None:
     sizes = {"input_px": 32, "label_px": 32, "stride_px": 32}
     grid = TileGrid(
         size_l0=Size(101 * 32, 32), slide_mpp=Mpp(value=1.0, source="test"), model_mpp=1.0, **sizes
@@ -75,15 +75,15 @@ def test_colours_are_those_of_the_map_by_their_opacity() -> None:
     thumbnail = np.random.default_rng(3).integers(0, 256, (1, 101, 3), dtype=np.uint8)
     probability = np.linspace(0, 1, 101, dtype=np.float32)[None]
     colour = mpl.colormaps["viridis"](probability)[..., :3] * 255
-    opacity = (0.1 + 0.6 * probability)[..., None]
+    opacity = np.where(probability >= np.float32(0.3), look.OPACITY, 0)[..., None]
     exact = thumbnail * (1 - opacity) + colour * opacity
-    assert np.abs(blend(thumbnail, grid, probability) - exact).max() <= 1
+    assert np.abs(blend(thumbnail, grid, probability, 0.3) - exact).max() <= 1
 
 
 def test_background_is_untouched(slide: OpenSlideSlide, heat: Heatmap) -> None:
     rng = np.random.default_rng(1)
     thumbnail = rng.integers(0, 256, (320, 480, 3), dtype=np.uint8)
-    picture = blend(thumbnail, heat.grid, heat.probability())
+    picture = blend(thumbnail, heat.grid, heat.probability(), 0)
     np.testing.assert_array_equal(picture[:, :160], thumbnail[:, :160])
     assert (picture[:, 160:] != thumbnail[:, 160:]).any(axis=2).mean() > 0.95
 
@@ -94,7 +94,7 @@ def test_colour_is_absolute(heat: Heatmap) -> None:
     low = np.full(heat.grid.shape, 0.2, dtype=np.float32)
     high = low.copy()
     high[0, 0] = 1.0
-    one, other = blend(grey, heat.grid, low), blend(grey, heat.grid, high)
+    one, other = blend(grey, heat.grid, low, 0), blend(grey, heat.grid, high, 0)
     np.testing.assert_array_equal(one[10:, 10:], other[10:, 10:])
     assert (one[0, 0] != other[0, 0]).any()
 

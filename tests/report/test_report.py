@@ -103,7 +103,7 @@ def test_it_says_what_is_known(scored: Path, tmp_path: Path) -> None:
         "Metastasis heatmap of a.tif",
         "Research use only",
         "1,536 × 928 px, 1.49 × 0.90 mm",
-        "0.972 µm/px, from slide metadata",
+        "0.972 µm/px (slide metadata)",
         "Cells unreadable 0",
         "colour-0",
         "one every 32 px (31.1 µm), where tissue makes up 0% or more",

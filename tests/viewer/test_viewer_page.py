@@ -31,6 +31,7 @@ from pages import (
 )
 from PIL import Image
 
+from histoslide import quantities
 from histoslide.geometry import Size
 from histoslide.grid.status import Status
 from histoslide.lesions import LesionSettings, find_lesions, write_lesions
@@ -144,7 +145,7 @@ def test_the_readout_tells_place_and_probability(visit: Open, url: str) -> None:
     ):
         page.mouse.move(centre[0] + x - 1700, centre[1] + y - 1380)
         playwright.expect(readout).to_contain_text(text)
-        spoken = readout.inner_text().replace("\u2009", "")
+        spoken = readout.inner_text()
         assert re.search(rf"x {x}|x {x - 1}", spoken), spoken
     page.keyboard.press("0")
     where(page)
@@ -332,7 +333,7 @@ def test_a_heatmap_that_is_replaced_is_shown_anew(
     swap_folder(tmp_path / "new.zarr", path)
     playwright.expect(page.locator("#readout")).to_contain_text("P(tumour) 0.125", timeout=30_000)
     assert where(page) == pytest.approx((690, 400, 1), abs=2)
-    assert page.locator("#facts").inner_text().count("64 µm") == 1
+    assert page.locator("#facts").inner_text().count("64.0 µm") == 1
 
 
 def test_a_heatmap_being_written_fills_in(visit: Open, serve: Serve, tmp_path: Path) -> None:
@@ -398,6 +399,37 @@ def test_a_damaged_heatmap_is_announced_and_hatched(tmp_path: Path, browser: Any
         drawn = overlay(page)
         red = (drawn[..., 0].astype(int) - drawn[..., 1] > 80) & (drawn[..., 3] > 100)
         assert extent(red) == pytest.approx(on_screen(page, (32, 32, 32, 32)), abs=3)
+
+
+def test_numbers_are_written_as_python_writes_them(visit: Open, url: str) -> None:
+    page = visit(url)
+    rng = np.random.default_rng(5)
+    halves = [0.5, 1.5, 2.5, 62.5, 0.0625, 0.1875, 0.0005, 0.0015, 0.12345, 0.005, 1e-9]
+    values = [0.0, 1.0, 999.5, 1234.5, 1e6, *halves, *rng.random(60), *(rng.random(60) * 1e5)]
+    numbers = [float(it) for it in values]
+    for name in ("probability", "threshold", "count", "length", "area", "share", "cell"):
+        code = f"(values) => import('./web/quantities.js').then((all) => values.map(all.{name}))"
+        assert page.evaluate(code, numbers) == [getattr(quantities, name)(it) for it in numbers]
+    mpp = [0.25, 0.2431, 0.49912, 1, 16.8, 0.12345, *(rng.random(60) * 10 + 0.01)]
+    code = "(values) => import('./web/quantities.js').then((all) => values.map(all.resolution))"
+    assert page.evaluate(code, mpp) == [quantities.resolution(float(it)) for it in mpp]
+    code = "(um) => import('./web/quantities.js').then((all) => all.extent(...um))"
+    assert page.evaluate(code, [12345, 678]) == quantities.extent(12345, 678)
+    code = "(values) => import('./web/quantities.js').then((all) => values.map(all.scale))"
+    lengths = [1, 20, 500, 1000, 5000]
+    assert page.evaluate(code, lengths) == [quantities.scale(um) for um in lengths]
+
+
+def test_what_is_chosen_is_white_on_a_wide_black_line(visit: Open, url: str) -> None:
+    page = visit(f"{url}#heatmap=0&x=1700&y=1380&mpp=1&focus=1")
+    drawn = overlay(page).astype(int)
+    left, top, _, bottom = on_screen(page, FOCI[1])
+    middle, edge = int((top + bottom) / 2), round(left)
+    across = drawn[middle, edge - 6 : edge + 6]
+    opaque = across[across[:, 3] > 250]
+    assert (opaque.min(axis=1) > 240).any(), "white in the middle"
+    assert (opaque[:, :3].max(axis=1) < 15).sum() >= 2, "black beside it"
+    assert np.ptp(opaque[:, :3], axis=1).max() < 5, "and no colour"
 
 
 def test_a_screenshot_is_what_is_seen(visit: Open, url: str) -> None:

@@ -36,7 +36,7 @@ function setUpOverlay(figure) {
     const [across, down] = [canvas.width / width, canvas.height / height];
     context.drawImage(cells, 0, 0, cols * side * across, rows * side * down);
     canvas.style.opacity = opacity.value;
-    threshold.nextElementSibling.textContent = threshold.valueAsNumber.toFixed(2);
+    threshold.nextElementSibling.textContent = threshold.valueAsNumber.toFixed(3).replace(/0$/, "");
     opacity.nextElementSibling.textContent = `${Math.round(opacity.valueAsNumber * 100)} %`;
   }
 

@@ -1,5 +1,7 @@
 // Sliders, switches and choices of the panel.
 
+import { OPACITY } from "./look.js";
+import { threshold } from "./quantities.js";
 import { fillStatusLegend } from "./status.js";
 
 const byId = (id) => document.getElementById(id);
@@ -17,7 +19,7 @@ export class Controls {
     fill(byId("compare"), [["", "nothing"], ...others], wanted.with);
     byId("compare-row").hidden = !others.length;
     byId("threshold").value = String(wanted.threshold ?? facts.threshold);
-    byId("opacity").value = String(wanted.opacity ?? 0.6);
+    byId("opacity").value = String(wanted.opacity ?? OPACITY);
     for (const [id, name] of Object.entries(SWITCHES)) {
       if (name in wanted) byId(id).checked = wanted[name];
       byId(id).addEventListener("change", () => this.#changed());
@@ -86,7 +88,7 @@ export class Controls {
     byId("legend").getContext("2d").putImageData(image, 0, 0);
     byId("legend-label").setAttribute(
       "aria-label",
-      `Colours of probabilities from 0 to 1; below ${this.threshold.toFixed(2)} nothing is shown`,
+      `Colours of probabilities from 0 to 1; below ${threshold(this.threshold)} nothing is shown`,
     );
   }
 
@@ -96,9 +98,9 @@ export class Controls {
   }
 
   #say() {
-    byId("threshold-value").textContent = this.threshold.toFixed(2);
+    byId("threshold-value").textContent = threshold(this.threshold);
     byId("opacity-value").textContent = `${Math.round(this.opacity * 100)} %`;
-    byId("threshold-hint").textContent = `Coloured: cells with P(${this.className}) of ${this.threshold.toFixed(2)} or more.`;
+    byId("threshold-hint").textContent = `Coloured: cells with P(${this.className}) of ${threshold(this.threshold)} or more.`;
     byId("status-legend").hidden = !this.showStatus;
   }
 }

@@ -1,21 +1,21 @@
 // What is known about the slide and its heatmap.
 
-import { lengthText, whole } from "./lengths.js";
+import { cell, count, extent, resolution, share } from "./quantities.js";
 
 export function showFacts(list, warnings, facts) {
   const { slide, grid, counts } = facts;
   const [width, height] = slide.size_l0;
   const rows = [
-    ["Size", `${whole(width)} × ${whole(height)} px, ${lengthText(width * slide.mpp)} × ${lengthText(height * slide.mpp)}`],
-    ["Resolution", `${Number(slide.mpp.toPrecision(4))} µm/px (${slide.mpp_source})`],
-    ["Cell", `${Number(grid.cell_um.toPrecision(4))} µm`],
-    ["Tissue", `${(facts.tissue_share * 100).toFixed(1)} % of the slide`],
+    ["Size", `${count(width)} × ${count(height)} px, ${extent(width * slide.mpp, height * slide.mpp)}`],
+    ["Resolution", `${resolution(slide.mpp)} (${slide.mpp_source})`],
+    ["Cell", cell(grid.cell_um)],
+    ["Tissue", `${share(facts.tissue_share)} of the slide`],
     ["Model", facts.first_look ? `${facts.model}, after a first look by ${facts.first_look}` : facts.model],
   ];
   if (counts) {
-    rows.push(["Cells", `${whole(counts.scored)} scored, ${whole(counts.background)} background`]);
-    if (counts.unreadable) rows.push(["Unreadable", `${whole(counts.unreadable)} cells`]);
-    if (counts.excluded) rows.push(["Excluded", `${whole(counts.excluded)} cells`]);
+    rows.push(["Cells", `${count(counts.scored)} scored, ${count(counts.background)} background`]);
+    if (counts.unreadable) rows.push(["Unreadable", `${count(counts.unreadable)} cells`]);
+    if (counts.excluded) rows.push(["Excluded", `${count(counts.excluded)} cells`]);
   }
   list.replaceChildren(
     ...rows.flatMap(([name, text]) => {

@@ -2,6 +2,8 @@
 //
 // A focus extends to the threshold of the heatmap; everything else is set here.
 
+import { threshold } from "./quantities.js";
+
 const byId = (id) => document.getElementById(id);
 
 /** Inputs by the name that the link gives them, and the server's name. */
@@ -70,12 +72,12 @@ export class FociSettings {
   }
 
   #say(seed) {
-    byId("seed-value").textContent = seed.toFixed(2);
+    byId("seed-value").textContent = threshold(seed);
   }
 }
 
 function inWords({ seed_probability: seed, extend_probability: extend, join_gap_um: gap, smoothing_um: smooth, min_cells: cells }) {
-  const parts = [`connected cells of ${extend.toFixed(2)} or more, at least one of ${seed.toFixed(2)} or more`];
+  const parts = [`connected cells of ${threshold(extend)} or more, at least one of ${threshold(seed)} or more`];
   parts.push(gap ? `nearer than ${gap} µm is one` : "none are joined");
   if (smooth) parts.push(`smoothed by ${smooth} µm`);
   if (cells > 1) parts.push(`of at least ${cells} cells`);

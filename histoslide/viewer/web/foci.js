@@ -1,7 +1,8 @@
 // The foci of a heatmap: a list that flies to each, and their outlines over the slide.
 
-import { lengthText } from "./lengths.js";
+import { RIM, SELECTED } from "./look.js";
 import { chooseIn, drawLabels, onSlide } from "./marks.js";
+import { area, length, probability } from "./quantities.js";
 
 const SHORT = {
   "isolated tumour cells": "isolated cells",
@@ -109,12 +110,12 @@ export class Foci {
 
   #drawOutline(context, view, focus) {
     const own = OUTLINES[this.decisionOf?.(focus) ?? "open"];
-    const strokes = focus === this.current ? [["#000", 5], ["#ffe600", 3]] : [["#fff", 3.5], [own.colour, own.width]];
+    const strokes = focus === this.current ? [[RIM, 6.5], [SELECTED, 3]] : [["#fff", 3.5], [own.colour, own.width]];
     for (const [colour, width] of strokes) {
       context.strokeStyle = colour;
       context.lineWidth = width / view.scale;
       // Told apart without colours too: the outline of what was rejected is broken.
-      context.setLineDash(colour === "#fff" ? [] : own.dash.map((length) => length / view.scale));
+      context.setLineDash(focus !== this.current && colour === "#fff" ? [] : own.dash.map((length) => length / view.scale));
       context.stroke(focus.path);
     }
   }
@@ -128,9 +129,9 @@ export class Foci {
     const cells = [
       ["number", String(focus.number)],
       ["decision", ""],
-      ["size", lengthText(focus.longest_diameter_um)],
-      ["peak", `max. ${focus.peak_probability.toFixed(2)}`],
-      ["more", `${SHORT[focus.class] ?? focus.class}, ${areaText(focus.area_mm2)}${focus.cut_off ? ", cut off" : ""}`],
+      ["size", length(focus.longest_diameter_um)],
+      ["peak", `max. ${probability(focus.peak_probability)}`],
+      ["more", `${SHORT[focus.class] ?? focus.class}, ${area(focus.area_mm2)}${focus.cut_off ? ", cut off" : ""}`],
     ];
     for (const [name, text] of cells) {
       const part = document.createElement("span");
@@ -149,15 +150,13 @@ export function spoken(focus) {
   const parts = [
     `Focus ${focus.number}`,
     focus.class,
-    `longest diameter ${lengthText(focus.longest_diameter_um)}`,
-    `area ${areaText(focus.area_mm2)}`,
-    `highest probability ${focus.peak_probability.toFixed(2)}`,
+    `longest diameter ${length(focus.longest_diameter_um)}`,
+    `area ${area(focus.area_mm2)}`,
+    `highest probability ${probability(focus.peak_probability)}`,
   ];
   if (focus.cut_off) parts.push("cut off at an edge, may be larger");
   return parts.join(", ");
 }
-
-const areaText = (mm2) => `${Number(mm2.toPrecision(2))} mm²`;
 
 /** The middle of the uppermost edge, where the number stands. */
 function topEdge(rings) {

@@ -1,6 +1,7 @@
 // One heatmap: loads its tiles of cells, colours them here, draws them over the slide.
 
 import { getCells } from "./api.js";
+import { UNREADABLE as HATCHING } from "./look.js";
 import { PENDING, SCORED, STATUS, UNREADABLE } from "./status.js";
 
 const MAX_TILES = 600;
@@ -206,7 +207,7 @@ export function paintUnreadable(layer, context, tile, { x, y, side }) {
   const width = tile.cols * side;
   const height = tile.rows * side;
   context.fillRect(x, y, width, height);
-  context.strokeStyle = "#c01c28";
+  context.strokeStyle = HATCHING;
   context.lineWidth = 2;
   context.beginPath();
   const first = Math.floor((Math.max(x, 0) - height) / 10) * 10;

@@ -1,7 +1,7 @@
 // The overview of a cohort: a table that sorts, filters, and fills in while slides are scored.
 
 import { getJson, heatAddress } from "./api.js";
-import { lengthText, whole } from "./lengths.js";
+import { count, length, probability, threshold } from "./quantities.js";
 
 const POLL_MS = 5000;
 const byId = (id) => document.getElementById(id);
@@ -64,7 +64,7 @@ function numberCell(label, text) {
 }
 
 function focusCell(row) {
-  const cell = numberCell("longest focus", row.longest_um == null ? "" : lengthText(row.longest_um));
+  const cell = numberCell("longest focus", row.longest_um == null ? "" : length(row.longest_um));
   if (row.longest_class) cell.append(make("small", "", row.longest_class));
   return cell;
 }
@@ -73,16 +73,16 @@ function tableRow(row) {
   const line = make("tr");
   const state = make("td", "", undefined);
   state.append(make("span", row.error ? "failed" : "", stateText(row)));
-  const positive = row.positive == null ? "" : `${whole(row.positive)} at ${row.threshold}`;
+  const positive = row.positive == null ? "" : `${count(row.positive)} at ${threshold(row.threshold)}`;
   line.append(
     pictureCell(row),
     slideCell(row),
     state,
     focusCell(row),
-    numberCell("slide score", row.slide_score == null ? "" : row.slide_score.toFixed(3)),
-    numberCell("highest", row.highest == null ? "" : row.highest.toFixed(3)),
+    numberCell("slide score", row.slide_score == null ? "" : probability(row.slide_score)),
+    numberCell("highest", row.highest == null ? "" : probability(row.highest)),
     numberCell("positive", positive),
-    numberCell("scored", row.scored == null ? "" : whole(row.scored)),
+    numberCell("scored", row.scored == null ? "" : count(row.scored)),
   );
   return line;
 }

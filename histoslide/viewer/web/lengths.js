@@ -1,4 +1,4 @@
-// Micrometres for people.
+// Lengths on the screen: scale bar, magnification, places.
 
 /** A round length, 1, 2 or 5 times a power of ten, of at most `most` micrometres. */
 export function roundLength(most) {
@@ -20,5 +20,3 @@ export function magnificationText(umPerPixel) {
   const times = magnification(umPerPixel);
   return `${times >= 10 ? times.toFixed(0) : times.toPrecision(2)}×`;
 }
-
-export const whole = (number) => Math.floor(number).toLocaleString("en").replaceAll(",", "\u2009");

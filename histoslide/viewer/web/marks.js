@@ -1,5 +1,7 @@
 // How foci and regions are drawn over the slide: outlines that lie on it, labels that keep their size.
 
+import { RIM, SELECTED } from "./look.js";
+
 /** Call `draw` where a unit of the canvas is a level-0 pixel. */
 export function onSlide(context, view, draw) {
   const ratio = context.getTransform().a;
@@ -23,13 +25,13 @@ export function drawLabels(context, view, labels) {
     const x = (left - view.x) * view.scale;
     const y = (top - view.y) * view.scale - 11;
     const wide = context.measureText(text).width + 10;
-    context.fillStyle = chosen ? "#ffe600" : "#fff";
-    context.strokeStyle = edge;
+    context.fillStyle = chosen ? RIM : SELECTED;
+    context.strokeStyle = chosen ? SELECTED : edge;
     context.beginPath();
     context.roundRect(x - wide / 2, y - 8, wide, 16, 5);
     context.fill();
     context.stroke();
-    context.fillStyle = "#000";
+    context.fillStyle = chosen ? SELECTED : RIM;
     context.fillText(text, x, y + 0.5);
   }
   context.restore();

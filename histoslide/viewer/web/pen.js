@@ -1,6 +1,8 @@
 // Drawing an outline: by clicks from corner to corner, by dragging freely, or by keys, which put a
 // corner at the cross in the middle of the view.
 
+import { RIM, SELECTED } from "./look.js";
+
 const APART_PX = 3;
 const CLOSE_PX = 12;
 
@@ -73,7 +75,7 @@ export class Pen {
     points.forEach(([x, y], i) => (i ? path.lineTo(x, y) : path.moveTo(x, y)));
     if (this.pointer && points.length && !this.stroke) path.lineTo(this.pointer.x, this.pointer.y);
     const cross = new Path2D(`M${middleX - 9} ${middleY}h18M${middleX} ${middleY - 9}v18`);
-    for (const [colour, width] of [["#000", 4], ["#ffe600", 2]]) {
+    for (const [colour, width] of [[RIM, 4], [SELECTED, 2]]) {
       context.strokeStyle = colour;
       context.lineWidth = width;
       context.stroke(path);
@@ -83,9 +85,9 @@ export class Pen {
       if (this.stroke && i) return;
       context.beginPath();
       context.arc(x, y, i ? 3 : 5, 0, 2 * Math.PI);
-      context.fillStyle = "#ffe600";
+      context.fillStyle = SELECTED;
       context.fill();
-      context.strokeStyle = "#000";
+      context.strokeStyle = RIM;
       context.lineWidth = 1;
       context.stroke();
     });

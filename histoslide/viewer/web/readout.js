@@ -1,6 +1,7 @@
 // What lies under the pointer, or under the middle of the view while there is none.
 
-import { lengthText, whole } from "./lengths.js";
+import { lengthText } from "./lengths.js";
+import { probability } from "./quantities.js";
 import { PENDING, SCORED, STATUS } from "./status.js";
 
 export class Readout {
@@ -34,7 +35,7 @@ export class Readout {
       return;
     }
     const { mpp } = page.facts.slide;
-    const parts = [`${where}x ${whole(x)}, y ${whole(y)} px`, `${lengthText(x * mpp)}, ${lengthText(y * mpp)}`];
+    const parts = [`${where}x ${Math.floor(x)}, y ${Math.floor(y)} px`, `${lengthText(x * mpp)}, ${lengthText(y * mpp)}`];
     parts.push(this.#cell(page.heat, x, y));
     if (page.other) parts.push(`right: ${this.#cell(page.other, x, y)}`);
     this.element.textContent = parts.join(" · ");
@@ -52,7 +53,7 @@ export class Readout {
     if (cell.status === SCORED) {
       const { first_look: first, model } = layer.facts;
       const by = first && cell.looks ? ` by ${cell.looks > 1 ? model : first}` : "";
-      return `P(${this.page.controls.className}) ${cell.value.toFixed(3)}${by}`;
+      return `P(${this.page.controls.className}) ${probability(cell.value)}${by}`;
     }
     return STATUS[cell.status]?.name ?? STATUS[PENDING].name;
   }

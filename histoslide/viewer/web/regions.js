@@ -3,7 +3,9 @@
 
 import { areaOf } from "./review.js";
 import { outline } from "./foci.js";
+import { RIM, SELECTED } from "./look.js";
 import { chooseIn, drawLabels, onSlide } from "./marks.js";
+import { area } from "./quantities.js";
 
 export class Regions {
   /** `on` has `pick(region)`, `reclass(region, name)` and `remove(region)`. */
@@ -68,7 +70,7 @@ export class Regions {
     const chosen = region.id === this.current;
     context.fillStyle = `rgb(${colour} / ${chosen ? 26 : 14}%)`;
     context.fill(region.path, "evenodd");
-    for (const [stroke, width] of [[chosen ? "#ffe600" : "#fff", chosen ? 6 : 4], [`rgb(${colour})`, 2.2]]) {
+    for (const [stroke, width] of [...(chosen ? [[RIM, 9]] : []), [SELECTED, chosen ? 6.5 : 4], [`rgb(${colour})`, 2.2]]) {
       context.strokeStyle = stroke;
       context.lineWidth = width / view.scale;
       context.stroke(region.path);
@@ -81,8 +83,8 @@ export class Regions {
     const pick = part("button", "pick", region);
     pick.type = "button";
     const mm2 = areaOf(region.polygons_l0) * this.mm2;
-    pick.textContent = `${region.label}  ${Number(mm2.toPrecision(2))} mm²`;
-    pick.setAttribute("aria-label", `Show ${name}, ${region.class_name ?? "no class"}, ${Number(mm2.toPrecision(2))} mm²`);
+    pick.textContent = `${region.label}  ${area(mm2)}`;
+    pick.setAttribute("aria-label", `Show ${name}, ${region.class_name ?? "no class"}, ${area(mm2)}`);
     pick.setAttribute("aria-current", String(region.id === this.current));
     pick.addEventListener("click", () => this.on.pick(region));
     const choice = part("select", "class", region);

@@ -9,6 +9,7 @@ import { FociSettings } from "./foci-settings.js";
 import { HeatLayer, paintHeat, paintPending, paintStatus, paintTissue, paintUnreadable } from "./heat-layer.js";
 import { bindKeys } from "./keys.js";
 import { readHash, writeHash } from "./link.js";
+import { threshold } from "./quantities.js";
 import { ReviewPanel } from "./review-panel.js";
 import { Readout } from "./readout.js";
 import { showScale } from "./scale.js";
@@ -142,7 +143,7 @@ class Page {
   screenshot() {
     const { slide, model } = this.facts;
     const shown = this.other ? `${this.facts.name} | ${this.other.facts.name}` : this.facts.name;
-    const what = `P(${this.controls.className}) ≥ ${this.controls.threshold.toFixed(2)}`;
+    const what = `P(${this.controls.className}) ≥ ${threshold(this.controls.threshold)}`;
     const caption = `${slide.name} · ${shown} · ${model} · ${what} · research use only`;
     return saveScreenshot(this.stage, caption, `${this.facts.key}.png`);
   }
