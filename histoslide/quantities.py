@@ -1,7 +1,8 @@
 """One text for one number: how quantities are written wherever people read them.
 
-Pictures, reports, the commands, ``summary.csv`` and the viewer (``viewer/web/quantities.js``, which
-a test holds to this file) write the same number alike; the rules stand in docs/design.md.
+Pictures, reports, the commands and the viewer (``viewer/web/quantities.js``, which a test holds to
+this file) write the same number alike; the rules stand in docs/design.md. Tables that programs read
+(``summary.csv``, lesions) keep more digits.
 """
 
 from __future__ import annotations

@@ -415,9 +415,8 @@ def _totals(results: list[SlideResult]) -> str:
     if any(result.lesions is not None for result in good):
         text += f", foci on {len(foci):,} slides"
     if longest := max(foci, key=lambda it: it.largest_lesion_um or 0, default=None):
-        text += (
-            f", the longest of {quantities.length(longest.largest_lesion_um)} on {longest.slide}"
-        )
+        longest_um = longest.largest_lesion_um or 0
+        text += f", the longest of {quantities.length(longest_um)} on {longest.slide}"
     if doubted := sum(bool(result.warnings) for result in good):
         text += f"; {doubted:,} with warnings"
     return text

@@ -6,12 +6,10 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from histoslide import quantities
 from histoslide.errors import HistoslideError, OutputExistsError, StoreError, reason
 from histoslide.grid.status import Status
 from histoslide.pipeline.result import SlideResult, utc_now
@@ -29,15 +27,10 @@ _COLUMNS = (
     "tumour_area_mm2", "slide_score", "seconds", "tiles_per_second", "warnings", "error",
 )  # fmt: skip
 
-_TEXTS: Mapping[str, Callable[[float], str]] = {
-    "largest_lesion_um": partial(quantities.fixed, digits=0),
-    "tumour_area_mm2": quantities.area_mm2,
-    "slide_score": quantities.probability,
-    "highest": quantities.probability,
-    "seconds": partial(quantities.fixed, digits=1),
-    "tiles_per_second": partial(quantities.fixed, digits=1),
-}
-"""Measured values in the summary, as they are written elsewhere; the records keep all."""
+_DECIMALS = {
+    "largest_lesion_um": 1, "tumour_area_mm2": 6, "seconds": 1, "tiles_per_second": 1,
+}  # fmt: skip
+"""Of measured values in the summary; the records keep all."""
 
 _WRITE_INTERVAL_S = 1.0
 """Least time between two writes of the records that nobody waits for."""
@@ -264,8 +257,8 @@ def write_run(
             for result in results:
                 row: dict[str, Any] = {**to_builtins(result), **result.counts}
                 row["warnings"] = "; ".join(result.warnings)
-                for name, text in _TEXTS.items():
-                    row[name] = None if row[name] is None else text(row[name])
+                for name, digits in _DECIMALS.items():
+                    row[name] = None if row[name] is None else f"{row[name]:.{digits}f}"
                 rows.append(row)
             TableWriter(file).write_named(_COLUMNS, rows)
     except OSError as error:
