@@ -103,7 +103,7 @@ def test_what_a_block_holds_is_bounded_and_changes_nothing(monkeypatch: pytest.M
     monkeypatch.setattr(Batches, "wait", counted)
     parts = score_block(slide, grid, cells, plan, model)
     assert waits[:2] == [4, 4]
-    assert max(waits) == 5  # at the edge they are smaller
+    assert max(waits) < 9  # more of the smaller ones at the slide's edges
     assert sum(waits) == 36
     np.testing.assert_array_equal(parts, whole)
 
