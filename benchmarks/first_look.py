@@ -48,9 +48,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--stride", type=int)
     arguments = parser.parse_args()
-    print(
-        "| slide | | command, s | scoring, s | cells/s | times exact | seen twice | lost | lesions |"
-    )
+    names = ("slide", "", "command, s", "scoring, s", "cells/s", "times exact", "seen twice")
+    print("|", " | ".join((*names, "positive lost", "lesions")), "|")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for given in arguments.slides:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from histoslide import quantities
 from histoslide.datasets.mined import (
     MINED_NAME,
     MinedHeatmap,
@@ -24,6 +26,7 @@ from histoslide.datasets.mined import (
 )
 from histoslide.errors import DataError, HistoslideError, OutputExistsError, SettingsDifferError
 from histoslide.geometry import CellRange
+from histoslide.grid.cells import TileGrid
 from histoslide.grid.windows import read_windows
 from histoslide.mining.reference import KnownTruth, Reference
 from histoslide.mining.spreading import spread_by_look
@@ -192,7 +195,7 @@ def mine(
         (work / MINED_NAME).write_text(to_json(record, ascii_only=True), encoding="utf-8")
         shutil.rmtree(work / _SLIDES)
         (work / _SETTINGS).unlink()
-        _write_sheet(record, work, sheet_path(out), jobs[0].heat.grid.label_px)
+        _write_sheet(record, work, sheet_path(out), jobs[0].heat.grid)
         if out.exists():
             swap_folder(work, out)
         else:
@@ -353,7 +356,7 @@ def _wanted(
     return [((int(r), int(c)), int(mine[r, c])) for r, c in np.argwhere(mine >= 0)]
 
 
-def _write_sheet(record: MinedRecord, folder: Path, path: Path, label_px: int) -> None:
+def _write_sheet(record: MinedRecord, folder: Path, path: Path, grid: TileGrid) -> None:
     """False positives first, then misses; nothing where there are none."""
     files = [
         patch.file
@@ -365,5 +368,12 @@ def _write_sheet(record: MinedRecord, folder: Path, path: Path, label_px: int) -
         with Image.open(folder / file) as image:
             tiles.append(np.asarray(image))
     if tiles:
+        counts = Counter(patch.why for patch in record.patches)
+        title = (
+            f"Mined: {counts['false positive']:,} false positives, {counts['miss']:,} misses, in "
+            f"this order, at most {SHEET_TILES} of each; {quantities.resolution(grid.model_mpp)}\n"
+            f"The box is the centre {grid.label_px} px that the label speaks of."
+        )
+        sheet = contact_sheet(tiles, label_px=grid.label_px, title=title, mpp=grid.model_mpp)
         with whole_file(path) as partial:
-            Image.fromarray(contact_sheet(tiles, label_px=label_px)).save(partial, "PNG")
+            Image.fromarray(sheet).save(partial, "PNG")

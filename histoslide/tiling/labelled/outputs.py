@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from histoslide import quantities
 from histoslide.datasets.pcam_hdf5 import PCAM_CLASSES, split_files
 from histoslide.render import contact_sheet
 from histoslide.storage.tables import TableWriter
@@ -188,6 +189,13 @@ def _write_sheet(
             spread = np.unique(np.linspace(0, len(some) - 1, share).round().astype(np.int64))
             samples += list(read_pixels(shard, some[spread]))
     if samples:
-        sheet = contact_sheet(samples, label_px=shards[0].planned.grid.label_px)
+        grid = shards[0].planned.grid
+        count, slides = sum(map(len, each)), sum(share > 0 for share in shares)
+        title = (
+            f"{PCAM_CLASSES[label]}: {len(samples)} of {count:,} patches, from {slides:,} slides, "
+            f"{quantities.resolution(grid.model_mpp)}\n"
+            f"The box is the centre {grid.label_px} px that the label speaks of."
+        )
+        sheet = contact_sheet(samples, label_px=grid.label_px, title=title, mpp=grid.model_mpp)
         with whole_file(path) as partial:
             Image.fromarray(sheet).save(partial, "PNG")
