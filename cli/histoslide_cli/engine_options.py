@@ -105,11 +105,11 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
             yield model, None
             return
         from histoslide.model import load_model
-        from histoslide.scoring.cascade import BothModels, Cascade
+        from histoslide.scoring.cascade import Cascade
 
         first = load_model(look.bundle, device=device, backend=backend, precision=precision)
         cascade = Cascade(model=model, first=first, threshold=look.threshold, scale=look.scale)
-        both = BothModels(model, first)
+        both = cascade.here()
         begin(lambda: cascade.mode.compile(both, stride_px=stride_px, only_kept=True))
         yield cascade, None
         return

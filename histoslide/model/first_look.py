@@ -32,9 +32,7 @@ class Scale:
 
     def apply(self, tumour: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities of tumour on the other's scale; those that are no numbers stay so."""
-        inside = np.clip(tumour.astype(np.float64), _LEAST, 1 - _LEAST)
-        odds = np.log(inside / (1 - inside)) * self.slope + self.shift
-        moved = 1 / (1 + np.exp(-odds))
+        moved = 1 / (1 + np.exp(-(log_odds(tumour) * self.slope + self.shift)))
         return np.where(np.isnan(tumour), np.nan, moved).astype(np.float32)
 
     def apply_to_all(self, probability: NDArray[np.float32], tumour: int) -> NDArray[np.float32]:
@@ -53,6 +51,12 @@ class Scale:
         moved = shares * (1 - after.astype(np.float64))[..., None]
         moved[..., tumour] = after
         return moved.astype(np.float32)
+
+
+def log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of probabilities, which are kept ``_LEAST`` from 0 and 1."""
+    inside = np.clip(probability.astype(np.float64), _LEAST, 1 - _LEAST)
+    return np.asarray(np.log(inside / (1 - inside)))
 
 
 ONE_SCALE = Scale(slope=1, shift=0)

@@ -26,7 +26,7 @@ from histoslide.lesions import Lesion, LesionSettings
 from histoslide.lesions.report import lesions_of
 from histoslide.model import Model
 from histoslide.model.fast_paths import MOST_LOST, POSITIVE, FirstLookGate, SlideGate
-from histoslide.model.first_look import Scale, refuse_unlike
+from histoslide.model.first_look import Scale, log_odds, refuse_unlike
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.score import score_slide
 from histoslide.storage.location import Location, readable_name
@@ -143,8 +143,7 @@ def fit_scale(first: NDArray[np.float32], alone: NDArray[np.float32]) -> Scale:
         first: the one's, shape (n,).
         alone: the other's of the same tiles.
     """
-    inside = np.clip(first.astype(np.float64), 1e-6, 1 - 1e-6)
-    odds, wanted = np.log(inside / (1 - inside)), alone.astype(np.float64)
+    odds, wanted = log_odds(first), alone.astype(np.float64)
 
     def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         moved = odds * math.exp(values[0]) + values[1]  # a slope is above 0

@@ -18,7 +18,7 @@ from histoslide.model import Batches, ModelSpec, Request
 from histoslide.model.first_look import FirstLook
 from histoslide.model.pixels import Squares
 from histoslide.model.work import Work
-from histoslide.scoring.mode import EXACT, EXTRA_TYPES, Extra, ScoreMode
+from histoslide.scoring.mode import EXACT, EXTRA_TYPES, Compiles, Extra, ScoreMode
 from histoslide.slide import Slide
 
 _Indices = NDArray[np.intp]
@@ -28,7 +28,7 @@ MOST_HELD_BYTES = 2**26
 half as much; of wider strides a part is scored before more is read."""
 
 
-class Scorer(Protocol):
+class Scorer(Compiles, Protocol):
     """What scores blocks: a ``histoslide.model.Model``, or a cascade of two."""
 
     @property

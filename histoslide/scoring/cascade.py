@@ -11,7 +11,7 @@ from histoslide.scoring.mode import ScoreMode
 from histoslide.storage.records import ABSENT
 
 if TYPE_CHECKING:
-    from histoslide.model import Batches, Model, ModelSpec
+    from histoslide.model import Batches, ModelSpec
     from histoslide.model.engine import Engine
     from histoslide.model.work import Work
     from histoslide.scoring.block import Scorer
@@ -87,45 +87,38 @@ class Cascade:
 
     def check(self, work: Work) -> None:
         """Ask the one whose work it is."""
-        self._whose(work).check(work)
+        (self.first if isinstance(work, Glances) else self.model).check(work)
 
-    def here(self) -> Scorer:
+    def here(self) -> BothModels:
         """Both models in the process that computes."""
-        return _CascadeHere(self.model.here(), self.first.here())
+        return BothModels(self.model.here(), self.first.here())
 
     def share(self, slide: Slide) -> Slide:
         """As the model does."""
         return self.model.share(slide)
 
-    def _whose(self, work: Work) -> BlockModel:
-        return self.first if isinstance(work, Glances) else self.model
-
-
-@dataclass(frozen=True)
-class _CascadeHere:
-    """The two in a process that computes."""
-
-    model: Scorer
-    first: Scorer
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self.model.spec
-
-    def batches(self, work: Work) -> Batches:
-        return (self.first if isinstance(work, Glances) else self.model).batches(work)
-
 
 @dataclass(frozen=True)
 class BothModels:
-    """The models of a cascade in this process, to be made ready for their work."""
+    """The two models of a cascade in the process that computes; see ``Scorer``."""
 
-    model: Model
+    model: Scorer
     """Looks again."""
-    first: Model
+    first: Scorer
     """Looks first."""
 
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the one that looks again."""
+        return self.model.spec
+
+    def batches(self, work: Work) -> Batches:
+        """The queue of the one whose work it is."""
+        return self._whose(work).batches(work)
+
     def compile(self, work: Work, *, only_kept: bool = False) -> None:
-        """See ``Model.compile``."""
-        chosen = self.first if isinstance(work, Glances) else self.model
-        chosen.compile(work, only_kept=only_kept)
+        """Make the one ready whose work it is; see ``Model.compile``."""
+        self._whose(work).compile(work, only_kept=only_kept)
+
+    def _whose(self, work: Work) -> Scorer:
+        return self.first if isinstance(work, Glances) else self.model
