@@ -125,7 +125,10 @@ def _make_fast_paths(folder: Path) -> None:
         computed_by="openvino 2026.1",
     )
     paths = FastPaths(
-        weights_sha256="00", data="made", gates={"bf16": gate}, ranges={"0.weight": 1.5}
+        weights_sha256="00",
+        data="made",
+        gates={"bf16": gate},
+        ranges={"0.weight": 1.5, "1.weight": (-0.5, 1.5)},
     )
     write_fast_paths(folder / _BUNDLE, paths)
 

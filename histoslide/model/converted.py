@@ -25,6 +25,7 @@ from typing import Any
 from histoslide.errors import HistoslideError
 from histoslide.machine.cache_folder import CACHE_VARIABLE, cache_folder, key_of
 from histoslide.model.bundle import file_sha256
+from histoslide.model.engine import ActivationRange
 from histoslide.model.openvino_extra import import_openvino
 from histoslide.storage.records import from_json, to_json
 
@@ -46,7 +47,7 @@ class ConvertedGraphs:
 
     @classmethod
     def of(
-        cls, *, weights_sha256: str, precision: str, ranges: Mapping[str, float] | None
+        cls, *, weights_sha256: str, precision: str, ranges: Mapping[str, ActivationRange] | None
     ) -> ConvertedGraphs | None:
         """Those of a bundle in the user's cache folder; None where others can write to it.
 

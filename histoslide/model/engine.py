@@ -15,6 +15,9 @@ BackendName = Literal["torch", "openvino"]
 
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
+ActivationRange = float | tuple[float, float]
+"""What eight bits have to span: from 0 to a number, or from one to another."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:

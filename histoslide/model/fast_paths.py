@@ -15,7 +15,7 @@ from typing import Any
 
 from histoslide.errors import BundleError, HistoslideError
 from histoslide.model.choosing import refuse_engine, supported
-from histoslide.model.engine import FULL_PRECISION, BackendName, Engine, Precision
+from histoslide.model.engine import FULL_PRECISION, ActivationRange, BackendName, Engine, Precision
 from histoslide.model.first_look import Scale
 from histoslide.storage.records import (
     ABSENT,
@@ -155,7 +155,7 @@ class FastPaths:
     """Name of the patches that it was measured on."""
     gates: Mapping[Precision, Gate] = field(default_factory=dict)
     """By precision."""
-    ranges: Mapping[str, float] = field(default_factory=dict)
+    ranges: Mapping[str, ActivationRange] = field(default_factory=dict)
     """Of ``histoslide.model.int8.activation_ranges``, by convolution."""
     first_look: FirstLookGate | Absent = ABSENT
     """Of a model that looks first, where one was tried."""
@@ -166,7 +166,7 @@ class FastPaths:
         return precision == "fp32" or (gate is not None and gate.passed)
 
 
-def ranges_sha256(ranges: Mapping[str, float]) -> str:
+def ranges_sha256(ranges: Mapping[str, ActivationRange]) -> str:
     """Tells ranges apart: with others, int8 gives other probabilities."""
     return hashlib.sha256(json.dumps(dict(ranges), sort_keys=True).encode()).hexdigest()
 

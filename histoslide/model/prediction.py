@@ -22,7 +22,13 @@ from histoslide.model.bundle import default_bundle, file_sha256, load_bundle, re
 from histoslide.model.choosing import make_backend
 from histoslide.model.converted import ConvertedGraphs
 from histoslide.model.devices import device_kind, pick_device
-from histoslide.model.engine import FULL_PRECISION, BackendName, Engine, Precision
+from histoslide.model.engine import (
+    FULL_PRECISION,
+    ActivationRange,
+    BackendName,
+    Engine,
+    Precision,
+)
 from histoslide.model.fast_paths import FastPaths, choose_engine, ranges_sha256, read_fast_paths
 from histoslide.model.openvino_extra import has_cpu_bf16
 from histoslide.model.pixels import PixelMemory, Pixels, Results
@@ -62,7 +68,7 @@ class Model:
         sha256: str,
         device: str | torch.device = "cpu",
         backend: Backend | None = None,
-        ranges: Mapping[str, float] | None = None,
+        ranges: Mapping[str, ActivationRange] | None = None,
         stall_s: float | None = None,
     ) -> None:
         """Wrap a network that maps normalised (n, 3, h, w) tiles to (n, classes) logits.

@@ -5,7 +5,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def record(**gates: float) -> FastPaths:
         weights_sha256="0",
         data="test",
         gates={precision: gate(auc) for precision, auc in gates.items()},  # type: ignore[misc]
-        ranges={"0.4.0.conv1": 1.0},
+        ranges={"0.4.0.conv1": 1.0, "0.4.0.conv2": (-1.0, 2.5)},
     )
 
 
@@ -105,14 +105,15 @@ def tiles() -> Tensor:
 
 @pytest.fixture(scope="module")
 def ranges(network: nn.Sequential, tiles: Tensor) -> dict[str, float]:
-    return activation_ranges(network, [TileGraph(SPEC, network).prepare(tiles)])
+    found = activation_ranges(network, [TileGraph(SPEC, network).prepare(tiles)])
+    return cast("dict[str, float]", found)  # all behind a ReLU
 
 
 def test_ranges_hold_what_convolutions_are_given(
     network: nn.Sequential, tiles: Tensor, ranges: dict[str, float]
 ) -> None:
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
-    assert set(names) - set(ranges) == {"0.0"}  # whose input is signed
+    assert set(names) - set(ranges) == {"0.0"}  # which is given the image
     seen: list[Tensor] = []
     hook = network.get_submodule("0.5.1.conv2").register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0])
@@ -124,6 +125,26 @@ def test_ranges_hold_what_convolutions_are_given(
     beyond = (seen[0] > ranges["0.5.1.conv2"]).float().mean()
     assert 0.3 * highest < ranges["0.5.1.conv2"] <= highest
     assert beyond <= 1e-5
+
+
+def test_ranges_of_what_may_be_negative_have_two_ends_and_round_zero_to_itself() -> None:
+    torch.manual_seed(1)
+    padding = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Hardswish(), padding, nn.ReLU(), nn.Conv2d(8, 2, 1)
+    ).eval()
+    images = torch.randn(4, 3, 16, 16)
+    ranges = activation_ranges(network, [images])
+    with torch.no_grad():
+        lowest = float(network[:2](images).min())
+        exact, rounded = network(images), quantised(network, ranges)(images)
+        nothing = quantised(network, ranges).get_submodule("2")(torch.zeros(1, 8, 4, 4))
+    assert set(ranges) == {"2", "4"}
+    bottom, top = ranges["2"]  # type: ignore[misc]
+    assert lowest <= bottom < 0 < top
+    assert isinstance(ranges["4"], float)
+    assert 0 < float((rounded - exact).abs().mean()) < 0.05 * float(exact.std())
+    assert not nothing.any()
 
 
 def test_rounding_to_eight_bits_changes_little_but_something(
@@ -154,6 +175,27 @@ def test_openvino_computes_what_torch_does(
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
     torch.testing.assert_close(model.probabilities(tiles[:5]), found[:5], atol=1e-6, rtol=0)
     assert expected[:, 1].std() > 2 * np.abs(found - expected).max()
+
+
+@needs_openvino
+def test_openvino_rounds_what_may_be_negative_as_torch_does(tiles: Tensor) -> None:
+    torch.manual_seed(2)
+    bottlenecks = [nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 8, 1)]  # end in no ReLU
+    padded = [nn.Conv2d(8, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 16, 1)]
+    shifted = [nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU()]
+    network = nn.Sequential(
+        *bottlenecks, *padded, *shifted, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 2)
+    ).eval()
+    nn.init.normal_(network[-1].weight)  # type: ignore[arg-type]
+    ranges = activation_ranges(network, [TileGraph(SPEC, network).prepare(tiles)])
+    both_ends = {name for name, spanned in ranges.items() if isinstance(spanned, tuple)}
+    assert both_ends == {"3", "6"}
+    reference = Model(SPEC, quantised(network, ranges), device=CPU, sha256="0")
+    backend = OpenVinoBackend(precision="int8")
+    model = Model(SPEC, network, device=CPU, sha256="0", backend=backend, ranges=ranges)
+    expected, found = reference.probabilities(tiles), model.probabilities(tiles)
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+    assert expected[:, 1].std() > 4 * np.abs(found - expected).max()
 
 
 @needs_openvino
