@@ -71,7 +71,7 @@ from histoslide.storage.records import to_json
 from histoslide.store import open_heatmap
 from histoslide.tiling.labelled.patient_split import read_patient_split
 from histoslide.tiling.labelled.slide_list import read_labelled_list
-from histoslide.tissue.masks import read_mask
+from histoslide.tissue.mask_files import read_mask
 from histoslide.training.checkpoint import Checkpoint, load_checkpoint
 from histoslide.training.recipe import RECIPES
 from histoslide.training.recipe_file import find_recipe
@@ -215,7 +215,11 @@ def _annotations(name: str, make: Callable[[Path], object]) -> Format:
         truth.tumour_mask(Size(40, 30))
         truth.lesions()
 
-    return Format(make=make, reads=[read])
+    def read_as_mask(folder: Path) -> None:
+        read_mask(folder / name, _slide())
+
+    drawn = not name.endswith((".tif", ".png"))
+    return Format(make=make, reads=[read, read_as_mask] if drawn else [read])
 
 
 def _make_asap(folder: Path) -> None:

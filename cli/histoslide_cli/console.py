@@ -309,10 +309,14 @@ def add_tissue_options(parser: argparse.ArgumentParser) -> None:
         "--mask",
         type=Path,
         metavar="FILE",
-        help="tissue mask instead: a PNG that spans the slide, or GeoJSON in level-0 pixels",
+        help="tissue mask instead: a picture that spans the slide, or polygons in level-0 pixels "
+        "(GeoJSON, ASAP's XML, NCRF's JSON)",
     )
     parser.add_argument(
-        "--roi", type=Path, metavar="FILE", help="only work inside this PNG or GeoJSON region"
+        "--roi",
+        type=Path,
+        metavar="FILE",
+        help="only work inside this region, a file of the same kinds",
     )
 
 

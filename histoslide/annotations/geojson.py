@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,55 +13,27 @@ from numpy.typing import NDArray
 
 from histoslide.annotations.annotation import Annotation, Annotations, as_ring
 from histoslide.annotations.polygons import Polygon
-from histoslide.errors import AnnotationError, HistoslideError, MaskError
-
-logger = logging.getLogger(__name__)
+from histoslide.errors import AnnotationError
 
 _DEEPEST = 100
 """Most collections within each other; QuPath nests two."""
 
 
-def read_geojson(path: Path) -> list[Polygon]:
-    """Polygons of a GeoJSON file whatever their classes, with coordinates in level-0 pixels.
-
-    Those without an area, as a slip of the pen leaves them, are skipped with a warning.
-
-    Raises:
-        MaskError: unreadable, not GeoJSON, or without any polygon.
-    """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise MaskError(f"{path} cannot be read: {error.strerror or error}") from error
-    document = parse_json(raw, path, error=MaskError)
-    found = geojson_annotations(document, path, error=MaskError)
-    empty = sum(count for what, count in found.mended.items() if what.startswith("polygons"))
-    if not found.items:
-        what = "with an area" if empty else "at all"
-        raise MaskError(f"{path} holds no Polygon or MultiPolygon {what}")
-    if found.mended:
-        mended = "; ".join(f"{count} {what}" for what, count in found.mended.items())
-        logger.warning("%s: %s", path.name, mended)
-    return [item.polygon for item in found.items]
-
-
-def parse_json(raw: bytes, path: Path, *, error: type[HistoslideError] = AnnotationError) -> Any:
+def parse_json(raw: bytes, path: Path) -> Any:
     """The content of a file of GeoJSON or other JSON with polygons.
 
     Raises:
-        HistoslideError: ``error``; it is no JSON.
+        AnnotationError: it is no JSON.
     """
     try:
         return json.loads(raw.decode("utf-8-sig"))
     except RecursionError:
-        raise error(f"{path} is not valid GeoJSON: it is nested too deeply") from None
+        raise AnnotationError(f"{path} is not valid GeoJSON: it is nested too deeply") from None
     except ValueError as reason:  # of encoding, of JSON, or a number of thousands of digits
-        raise error(f"{path} cannot be read as GeoJSON: {reason}") from reason
+        raise AnnotationError(f"{path} cannot be read as GeoJSON: {reason}") from reason
 
 
-def geojson_annotations(
-    document: Any, path: Path, *, error: type[HistoslideError] = AnnotationError
-) -> Annotations:
+def geojson_annotations(document: Any, path: Path) -> Annotations:
     """Polygons of parsed GeoJSON: of collections, features, geometries, and bare lists of them.
 
     QuPath crops a slide to its bounds and counts from their corner; files that ``export`` and
@@ -71,18 +42,17 @@ def geojson_annotations(
     Args:
         document: content of the file.
         path: of the file, for messages.
-        error: what to raise.
 
     Raises:
-        HistoslideError: ``error``; it is not GeoJSON.
+        AnnotationError: it is not GeoJSON.
     """
     try:
         corner = corner_l0(document)
         drawn = [_moved(item, corner) for item in _drawn(document)]
     except RecursionError:
-        raise error(f"{path} is not valid GeoJSON: it is nested too deeply") from None
+        raise AnnotationError(f"{path} is not valid GeoJSON: it is nested too deeply") from None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as reason:
-        raise error(f"{path} is not valid GeoJSON: {reason!r}") from reason
+        raise AnnotationError(f"{path} is not valid GeoJSON: {reason!r}") from reason
     return Annotations.tidied(path, drawn)
 
 

@@ -14,6 +14,10 @@ _PICTURES = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How PNG and TIFF files begin."""
 
 
+_BEGINNING, _BEFORE = 4096, b"\xef\xbb\xbf \t\r\n"
+"""Bytes that are looked at, and those that may come before XML and JSON."""
+
+
 def is_picture(path: Path) -> bool:
     """Whether a file is a mask picture (PNG or TIFF).
 
@@ -23,6 +27,19 @@ def is_picture(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(8).startswith(_PICTURES)
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def holds_text(path: Path) -> bool:
+    """Whether a file begins as XML or JSON do, and not as a picture or what else is in bytes.
+
+    Raises:
+        AnnotationError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(_BEGINNING).lstrip(_BEFORE).startswith((b"<", b"{", b"["))
     except OSError as error:
         raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from error
 

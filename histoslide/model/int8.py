@@ -19,7 +19,7 @@ from histoslide.model.engine import ActivationRange
 from histoslide.model.timm_body import pad_alike, pads_itself
 
 _TOP_ACTIVATION = 255
-"""Activations are rounded to 0-255; zero is one of these numbers, since convolutions pad with it."""
+"""Activations are rounded to 0-255; zero is one of these numbers: convolutions pad with it."""
 
 _TOP_WEIGHT = 63
 """Weights are rounded to -63..63, one bit less than would fit: without VNNI, x86 adds two products

@@ -18,7 +18,8 @@ from histoslide.scoring.runners import Runner
 from histoslide.slide import Slide, require_mpp
 from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
 from histoslide.store import NgffVersion
-from histoslide.tissue.masks import METHODS, TissueMask, find_tissue, read_mask
+from histoslide.tissue.mask_files import read_mask
+from histoslide.tissue.masks import METHODS, TissueMask, find_tissue
 from histoslide.tissue.ruler import read_ruler
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,9 @@ class TissueOptions:
     threshold: float = DEFAULT_TISSUE_THRESHOLD
     """Part of the label footprint that must be tissue, 0-1."""
     mask: Path | None = None
-    """Mask file (PNG or GeoJSON) instead of a method."""
+    """Mask file (a picture or polygons) instead of a method."""
     roi: Path | None = None
-    """Region of interest (PNG or GeoJSON); everything else is excluded."""
+    """Region of interest (a picture or polygons); everything else is excluded."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

@@ -8,29 +8,22 @@ again where the glass was taken for tissue.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from skimage.color import rgb2gray, rgb2hed
 from skimage.filters import gaussian, threshold_otsu
 from skimage.filters.rank import entropy
 from skimage.morphology import closing, disk, remove_small_objects
 
-from histoslide.annotations.geojson import read_geojson
-from histoslide.annotations.polygons import Polygon
-from histoslide.annotations.rasterise import rasterise
-from histoslide.errors import MaskError
 from histoslide.geometry import Size
 from histoslide.grid.cells import TileGrid
 from histoslide.slide import Slide, require_mpp
 from histoslide.slide.resampling import read_overview
 from histoslide.slide.ycbcr import looks_converted_twice, looks_like_ycbcr
-from histoslide.storage.pictures import DAMAGED_PICTURE, open_picture
 from histoslide.tissue.glass import Glass, find_glass
 from histoslide.tissue.hsv import Hsv
 from histoslide.tissue.ink import find_ink
@@ -110,17 +103,6 @@ _INK = (
     "marker ink on {:.2%} of the slide is left out; where a translucent pen runs over tissue, "
     "cells are scored all the same"
 )
-
-_ANNOTATIONS = {
-    ".xml": "XML, as ASAP and ImageScope write it",
-    ".ndpa": "Hamamatsu's NDPA",
-    ".csv": "CSV",
-    ".qpdata": "QuPath's own format",
-}
-"""Endings of annotations that are often taken for masks."""
-
-_DEGREES = 360
-"""Coordinates within which all of a drawing lies that is not in pixels."""
 
 INK_SHARE = "ink"
 """Key in a mask's settings: the part of the overview, 0-1, that was taken for marker ink."""
@@ -356,80 +338,6 @@ def _like_stain(glass: Glass) -> bool:
     """Whether what seems to be glass may as well be smooth, pale tissue."""
     hue = float(Hsv.of(np.array([[glass.colour]], dtype=np.uint8)).hue[0, 0])
     return glass.tint > _TINTED and bool(_pink_to_violet(np.float32(hue)))
-
-
-def read_mask(path: Path | str, slide: Slide) -> TissueMask:
-    """A mask from a file: a PNG that spans the slide (non-zero is tissue), or GeoJSON polygons.
-
-    One that marks nothing, as polygons of another slide do, is logged as a warning.
-
-    Raises:
-        MaskError: unreadable, or a picture whose sides are not in proportion to the slide.
-        ResolutionUnknownError: GeoJSON for a slide of unknown resolution.
-    """
-    path = Path(path)
-    if path.suffix.lower() in _ANNOTATIONS:
-        raise MaskError(
-            f"{path} is an annotation in {_ANNOTATIONS[path.suffix.lower()]}, not a mask: masks "
-            "and regions are PNGs that span the slide, or GeoJSON in level-0 pixels"
-        )
-    why = ""
-    if path.suffix.lower() in (".geojson", ".json"):
-        polygons = read_geojson(path)
-        mask = rasterise(polygons, slide.size_l0, mask_size(slide))
-        why = _why_nothing(polygons, slide)
-    else:
-        mask = _read_picture(path, slide)
-    warnings = slide.facts.warnings
-    if not mask.any():
-        logger.warning("%s marks nothing on %s%s", path.name, slide.name, why)
-        warnings = (*warnings, f"{path.name} marks nothing{why}")
-    return TissueMask(mask=mask, method="file", settings={"file": path.name}, warnings=warnings)
-
-
-def _why_nothing(polygons: Sequence[Polygon], slide: Slide) -> str:
-    """Why polygons that mark nothing may do so."""
-    points = np.concatenate([polygon.outline for polygon in polygons])
-    (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
-    width, height = slide.size_l0.width, slide.size_l0.height
-    if left >= width or top >= height or right <= 0 or bottom <= 0:
-        return (
-            f": it reaches from ({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f}), and the "
-            f"slide has {width} × {height} px; is it of another slide?"
-        )
-    if np.abs(points).max() <= _DEGREES:
-        return (
-            f": its coordinates all lie within ±{np.abs(points).max():.3g}, as degrees, "
-            "millimetres or parts of the slide do; level-0 pixels are needed"
-        )
-    return ""
-
-
-def _read_picture(path: Path, slide: Slide) -> NDArray[np.bool_]:
-    """A mask from a picture that spans the slide."""
-    try:
-        with open_picture(path) as image:
-            pixels = _marked(image)
-    except (*DAMAGED_PICTURE, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MaskError(f"{path} cannot be read as a PNG or GeoJSON mask: {reason}") from error
-    height, width = pixels.shape
-    expected = slide.size_l0.width / slide.size_l0.height * height
-    # Either side of a shrunk mask may have been rounded by up to a pixel.
-    if abs(width - expected) > 1 + slide.size_l0.width / slide.size_l0.height:
-        raise MaskError(
-            f"{path} is {width}×{height} px, which is not in proportion to {slide.name} "
-            f"({slide.size_l0.width}×{slide.size_l0.height}): a mask must span the whole slide"
-        )
-    return pixels
-
-
-def _marked(image: Image.Image) -> NDArray[np.bool_]:
-    """Pixels of a mask picture that are not zero: by index, or in any channel and not clear."""
-    if image.mode in ("1", "L", "P", "I", "I;16", "F"):
-        return np.asarray(image) > 0
-    rgba = np.asarray(image.convert("RGBA"))
-    return (rgba[..., :3] > 0).any(axis=2) & (rgba[..., 3] > 0)
 
 
 def pen_ink(hsv: Hsv) -> NDArray[np.bool_]:

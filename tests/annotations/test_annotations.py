@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from histoslide.annotations.geojson import read_geojson
 from histoslide.annotations.polygons import Polygon, Ring
 from histoslide.annotations.rasterise import rasterise
-from histoslide.errors import MaskError
+from histoslide.annotations.reading import read_annotations
+from histoslide.errors import AnnotationError
 from histoslide.geometry import Size
 
 SQUARE = [[10.0, 20.0], [50.0, 20.0], [50.0, 60.0], [10.0, 60.0], [10.0, 20.0]]
@@ -37,6 +37,10 @@ def save(tmp_path: Path, document: object) -> Path:
     return path
 
 
+def polygons_of(path: Path) -> list[Polygon]:
+    return [item.polygon for item in read_annotations(path).items]
+
+
 def rectangle(left: float, top: float, right: float, bottom: float) -> Ring:
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], dtype=float)
 
@@ -56,7 +60,7 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> Ring:
 def test_every_kind_that_holds_polygons_is_read(
     tmp_path: Path, document: object, holes: list[int]
 ) -> None:
-    polygons = read_geojson(save(tmp_path, document))
+    polygons = polygons_of(save(tmp_path, document))
     assert [len(polygon.holes) for polygon in polygons] == holes
     for polygon in polygons:
         np.testing.assert_array_equal(polygon.outline, SQUARE)
@@ -66,13 +70,12 @@ def test_every_kind_that_holds_polygons_is_read(
 
 def test_heights_are_ignored(tmp_path: Path) -> None:
     lifted = {"type": "Polygon", "coordinates": [[[*point, 7.0] for point in SQUARE]]}
-    np.testing.assert_array_equal(read_geojson(save(tmp_path, lifted))[0].outline, SQUARE)
+    np.testing.assert_array_equal(polygons_of(save(tmp_path, lifted))[0].outline, SQUARE)
 
 
 @pytest.mark.parametrize(
     "document",
     [
-        {"positive": [{"vertices": SQUARE}]},
         {"type": "FeatureCollection"},
         {"type": "Feature"},
         {"type": "Polygon", "coordinates": [1, 2, 3]},
@@ -89,8 +92,8 @@ def test_heights_are_ignored(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_geojson_is_refused_by_name(tmp_path: Path, document: object) -> None:
-    with pytest.raises(MaskError, match=r"roi\.geojson is not valid GeoJSON"):
-        read_geojson(save(tmp_path, document))
+    with pytest.raises(AnnotationError, match=r"roi\.geojson is not valid GeoJSON"):
+        polygons_of(save(tmp_path, document))
 
 
 @pytest.mark.parametrize("opening", ["[", '{"type":"GeometryCollection","geometries":['])
@@ -99,14 +102,10 @@ def test_deep_nesting_is_one_line(tmp_path: Path, opening: str, depth: int) -> N
     path = tmp_path / "roi.geojson"
     closing = "]" if opening == "[" else "]}"
     path.write_text(opening * depth + json.dumps(POINT) + closing * depth)
-    with pytest.raises(MaskError, match=r"roi\.geojson is not valid GeoJSON: it is nested too dee"):
-        read_geojson(path)
-
-
-@pytest.mark.parametrize("document", [collection(), collection(None), POINT, []])
-def test_a_file_without_polygons_is_refused(tmp_path: Path, document: object) -> None:
-    with pytest.raises(MaskError, match=r"roi\.geojson holds no Polygon or MultiPolygon"):
-        read_geojson(save(tmp_path, document))
+    with pytest.raises(
+        AnnotationError, match=r"roi\.geojson is not valid GeoJSON: it is nested too dee"
+    ):
+        polygons_of(path)
 
 
 @pytest.mark.parametrize(
@@ -114,20 +113,18 @@ def test_a_file_without_polygons_is_refused(tmp_path: Path, document: object) ->
     [[], [[]], [[[1, 2], [3, 4]]], [[[1, 2], [1, 2], [1, 2], [1, 2]]], [[[0, 0], [2, 2], [1, 1]]]],
 )
 def test_polygons_without_an_area_are_skipped_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, empty: list[object]
+    tmp_path: Path, empty: list[object]
 ) -> None:
     polygons = [SQUARE], empty
     for document in (
         {"type": "MultiPolygon", "coordinates": polygons},
         collection(*({"type": "Polygon", "coordinates": rings} for rings in polygons)),
     ):
-        caplog.clear()
-        (found,) = read_geojson(save(tmp_path, document))
-        np.testing.assert_array_equal(found.outline, SQUARE)
-        assert caplog.messages == ["roi.geojson: 1 polygons without an area left out"]
-    with pytest.raises(MaskError, match=r"holds no Polygon or MultiPolygon with an area"):
-        read_geojson(save(tmp_path, {"type": "Polygon", "coordinates": empty}))
-    hole = read_geojson(save(tmp_path, {"type": "Polygon", "coordinates": [SQUARE, *empty]}))
+        found = read_annotations(save(tmp_path, document))
+        np.testing.assert_array_equal(found.items[0].polygon.outline, SQUARE)
+        assert found.mended == {"polygons without an area left out": 1}
+    assert not polygons_of(save(tmp_path, {"type": "Polygon", "coordinates": empty}))
+    hole = polygons_of(save(tmp_path, {"type": "Polygon", "coordinates": [SQUARE, *empty]}))
     assert hole[0].holes == ()
 
 
@@ -145,28 +142,28 @@ def test_polygons_without_an_area_are_skipped_and_counted(
 def test_what_is_nested_or_odd_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     path = tmp_path / "roi.geojson"
     path.write_text(content)
-    with pytest.raises(MaskError, match=r"^[^\n]*roi\.geojson [^\n]*$"):
-        read_geojson(path)
+    with pytest.raises(AnnotationError, match=r"^[^\n]*roi\.geojson [^\n]*$"):
+        polygons_of(path)
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "roi.geojson"
     path.write_text(json.dumps(POLYGON), encoding="utf-8-sig")
-    assert len(read_geojson(path)) == 1
+    assert len(polygons_of(path)) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"\x89PNG\r\n"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00"])
 def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "roi.geojson"
     path.write_bytes(content)
-    with pytest.raises(MaskError, match=r"roi\.geojson cannot be read as GeoJSON"):
-        read_geojson(path)
+    with pytest.raises(AnnotationError, match=r"roi\.geojson cannot be read as GeoJSON"):
+        polygons_of(path)
     with pytest.raises(
-        MaskError, match=r"none\.geojson cannot be read: No such file or directory$"
+        AnnotationError, match=r"none\.geojson cannot be read: No such file or directory$"
     ):
-        read_geojson(tmp_path / "none.geojson")
-    with pytest.raises(MaskError, match=r"cannot be read: Is a directory$"):
-        read_geojson(tmp_path)
+        polygons_of(tmp_path / "none.geojson")
+    with pytest.raises(AnnotationError, match=r"cannot be read: Is a directory$"):
+        polygons_of(tmp_path)
 
 
 @settings(max_examples=60, deadline=None)
@@ -248,11 +245,6 @@ def test_polygons_beyond_the_slide_are_cut() -> None:
 
 def test_no_polygons_cover_nothing() -> None:
     assert not rasterise([], Size(100, 100), Size(10, 10)).any()
-
-
-def test_camelyon_lesions_in_another_format_are_refused_not_misread(real_data: Path) -> None:
-    with pytest.raises(MaskError, match=r"Tumor_017\.json is not valid GeoJSON"):
-        read_geojson(real_data / "annotations" / "Tumor_017.json")
 
 
 def test_the_area_of_a_real_lesion_is_kept(real_data: Path) -> None:

@@ -22,8 +22,8 @@ from ome_types import from_tiff
 from ome_zarr_models.v04 import Image as ImageV04
 from ome_zarr_models.v04.image_label import ImageLabel as ImageLabelV04
 
-from histoslide.annotations.geojson import read_geojson
 from histoslide.annotations.rasterise import rasterise
+from histoslide.annotations.reading import read_annotations
 from histoslide.errors import HistoslideError, OutputExistsError, StoreError
 from histoslide.export.cell_table import write_csv
 from histoslide.export.dicom import NOT_SCORED, write_dicom
@@ -112,7 +112,8 @@ def test_geojson_counts_from_the_bounds(heat: Heatmap, tmp_path: Path) -> None:
 def test_geojson_painted_back_gives_the_cells(heat: Heatmap, tmp_path: Path) -> None:
     """Through the reader of masks, as a user would take an export for a region of interest."""
     write_geojson(heat, find_lesions(heat, SETTINGS), tmp_path / "a.geojson", bounds_crop=False)
-    mask = rasterise(read_geojson(tmp_path / "a.geojson"), heat.grid.size_l0, Size(895, 1045))
+    polygons = [item.polygon for item in read_annotations(tmp_path / "a.geojson").items]
+    mask = rasterise(polygons, heat.grid.size_l0, Size(895, 1045))
     painted = set()
     for row, col in np.ndindex(heat.grid.shape):
         box = heat.grid.cell_box_l0(row, col)

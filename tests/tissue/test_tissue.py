@@ -1,6 +1,5 @@
 """Where tissue is found, what is thrown out, and how much of each cell it covers."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -10,14 +9,13 @@ from fakes import FakeSlide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
 
-from histoslide.errors import MaskError, ResolutionUnknownError
+from histoslide.errors import ResolutionUnknownError
 from histoslide.geometry import Box, Mpp, Size
 from histoslide.grid.cells import TileGrid
 from histoslide.slide import open_slide
 from histoslide.slide.ycbcr import rgb_of_ycbcr
-from histoslide.tissue.masks import MASK_UM, METHODS, TissueMask, find_tissue, mask_size, read_mask
+from histoslide.tissue.masks import MASK_UM, METHODS, TissueMask, find_tissue, mask_size
 
 PINK = (205, 130, 185)
 GLASS = (243, 243, 243)
@@ -263,71 +261,6 @@ def test_a_mask_needs_a_resolution() -> None:
         find_tissue(FakeSlide([glass()], mpp=None), METHODS["otsu"])
 
 
-# ---------------------------------------------------------------------------------- files
-
-
-def test_a_mask_from_a_png(tmp_path: Path) -> None:
-    slide = FakeSlide([glass(200, 160)], mpp=OVERVIEW)
-    wanted = np.zeros((80, 100), dtype=bool)
-    wanted[10:30, 20:70] = True
-    for mode, value in (("L", 255), ("L", 1), ("1", 1), ("RGB", 255)):
-        path = tmp_path / f"{mode}{value}.png"
-        image = Image.fromarray(wanted.astype(np.uint8) * 255).convert(mode)
-        if value == 1 and mode == "L":
-            image = Image.fromarray(wanted.astype(np.uint8))
-        image.save(path)
-        found = read_mask(path, slide)
-        np.testing.assert_array_equal(found.mask, wanted)
-        assert (found.method, found.settings) == ("file", {"file": path.name})
-
-
-@pytest.mark.parametrize(("width", "height"), [(100, 100), (160, 200), (90, 80)])
-def test_a_mask_out_of_proportion_is_refused(tmp_path: Path, width: int, height: int) -> None:
-    path = tmp_path / "mask.png"
-    Image.new("L", (width, height)).save(path)
-    with pytest.raises(MaskError, match=rf"{width}×{height} px.*proportion to fake \(200×160\)"):
-        read_mask(path, FakeSlide([glass(200, 160)], mpp=OVERVIEW))
-
-
-def test_unreadable_masks_are_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slide = FakeSlide([glass(200, 160)], mpp=OVERVIEW)
-    whole = tmp_path / "whole.png"
-    Image.fromarray(glass(100, 80)).save(whole)
-    content = whole.read_bytes()
-    for cut in (0, 5, 20, 60, len(content) // 2, len(content) - 30):
-        path = tmp_path / "cut.png"
-        path.write_bytes(content[:cut])
-        with pytest.raises(MaskError, match=r"cut\.png cannot be read as a PNG or GeoJSON mask"):
-            read_mask(path, slide)
-    with pytest.raises(MaskError, match=r"none\.png cannot be read"):
-        read_mask(tmp_path / "none.png", slide)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice as many
-    with pytest.raises(MaskError, match=r"whole\.png cannot be read"):
-        read_mask(whole, slide)
-
-
-def test_a_mask_from_geojson(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    slide = FakeSlide([np.full((640, 800, 3), 240, np.uint8)], mpp=Mpp(value=1.0, source="test"))
-    ring = [[80, 160], [400, 160], [400, 480], [80, 480], [80, 160]]
-    path = tmp_path / "roi.geojson"
-    path.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
-    found = read_mask(path, slide)
-    wanted = np.zeros((80, 100), dtype=bool)
-    wanted[20:60, 10:50] = True
-    np.testing.assert_array_equal(found.mask, wanted)
-    assert (found.method, found.settings) == ("file", {"file": "roi.geojson"})
-    assert not caplog.messages
-    elsewhere = [[x + 800, y] for x, y in ring]
-    path.write_text(json.dumps({"type": "Polygon", "coordinates": [elsewhere]}))
-    assert not read_mask(path, slide).mask.any()
-    assert "roi.geojson marks nothing on fake" in caplog.messages[0]
-    path.write_text("{}")
-    with pytest.raises(MaskError, match=r"roi\.geojson is not valid GeoJSON"):
-        read_mask(path, slide)
-
-
 # ---------------------------------------------------------------------------------- real slides
 
 
@@ -361,25 +294,6 @@ def test_a_grey_slide_is_not_silently_empty() -> None:
     found = find_tissue(FakeSlide([rgb], mpp=OVERVIEW), METHODS["otsu"])
     assert not found.mask.any()
     assert "does not look like H&E" in found.warnings[0]
-
-
-def test_palette_masks_go_by_index(tmp_path: Path) -> None:
-    """Index 0 is background even where the palette paints it white."""
-    image = Image.new("P", (100, 50), 0)
-    image.putpalette([255, 255, 255, 0, 0, 0])
-    image.paste(1, (50, 0, 100, 50))
-    image.save(tmp_path / "mask.png")
-    slide = FakeSlide([glass(200, 100)], mpp=OVERVIEW)
-    found = read_mask(tmp_path / "mask.png", slide)
-    assert not found.mask[:, :50].any()
-    assert found.mask[:, 50:].all()
-    rgba = np.zeros((50, 100, 4), dtype=np.uint8)
-    rgba[:, :30] = (0, 0, 1, 255)
-    rgba[:, 30:60] = (255, 255, 255, 0)
-    Image.fromarray(rgba).save(tmp_path / "rgba.png")
-    found = read_mask(tmp_path / "rgba.png", slide)
-    assert found.mask[:, :30].all()
-    assert not found.mask[:, 30:].any()
 
 
 def test_luma_and_chroma_shown_as_colours_are_named() -> None:
