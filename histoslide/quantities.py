@@ -46,9 +46,9 @@ def area(mm2: float) -> str:
     return f"{area_mm2(mm2)} mm²"
 
 
-def share(part: float) -> str:
-    """A part of a whole, given as 0-1."""
-    return f"{fixed(part * 100, 1)} %"
+def share(part: float, digits: int = 1) -> str:
+    """A part of a whole, given as 0-1; in sentences, whole per cent are enough."""
+    return f"{fixed(part * 100, digits)} %"
 
 
 def resolution(mpp: float) -> str:

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from histoslide import quantities
 from histoslide_cli import evaluate_slides
 from histoslide_cli.console import Progress, refuse_file_name
 from histoslide_cli.model_choice import add_model_options, choose_model
@@ -301,7 +302,7 @@ def robustness_lines(robustness: Robustness) -> list[str]:
     lines = ["", f"{'patches changed by':<24}{'AUC':<9}{'difference':<12}decisions changed"]
     lines.append(row("nothing", robustness.auc, None, ""))
     lines += [
-        row(it.change, it.auc, it.auc_difference, f"{it.decisions_changed:.1%}")
+        row(it.change, it.auc, it.auc_difference, quantities.share(it.decisions_changed))
         for it in robustness.changes
     ]
     return [*lines, ""]

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from histoslide import quantities
 from histoslide_cli.console import (
     Progress,
     add_cache_options,
@@ -411,7 +412,7 @@ def _choice_lines(choice: Choice) -> list[str]:
         f"{'smooth':<24}{settings.smoothing_um:g} µm",
         f"{'gap':<24}{settings.join_gap_um:g} µm",
         f"{'FROC score':<24}{best.score:.4f}",
-        f"{'lesions found':<24}{best.sensitivity:.1%}",
+        f"{'lesions found':<24}{quantities.share(best.sensitivity)}",
         f"{'false a slide':<24}{best.false_per_slide:.2f}",
         f"{'false, without tumour':<24}{'–' if false is None else f'{false:.2f}'}",
         f"{'tried':<24}{len(choice.tried)} settings on {len(choice.file.chosen_on)} slides",

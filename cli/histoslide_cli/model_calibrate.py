@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histoslide import quantities
 from histoslide_cli.console import Progress, add_resolution_options, location, read_resolutions
 from histoslide_cli.model_choice import add_model_option, model_file
 from histoslide_cli.outcomes import EXIT_DONE
@@ -203,14 +204,14 @@ def first_look_lines(gate: FirstLookGate) -> list[str]:
     for slide in gate.slides:
         found = "the same" if slide.lesions_alike else "OTHER"
         lines.append(
-            f"{slide.slide}: {slide.again:.0%} of {slide.cells:,} cells looked at again; "
-            f"{slide.lost:,} of {slide.positive:,} positive ones lost; {found} lesions, "
+            f"{slide.slide}: {quantities.share(slide.again, 0)} of {slide.cells:,} cells looked "
+            f"at again; {slide.lost:,} of {slide.positive:,} positive ones lost; {found} lesions, "
             f"{slide.lesions:,} alone"
         )
     verdict = (
         "passed: score takes it unasked" if gate.passed else "FAILED: only with --mode cascade"
     )
-    return [*lines, f"{verdict} ({gate.lost_share:.2%} of what is positive lost)"]
+    return [*lines, f"{verdict} ({quantities.share(gate.lost_share, 2)} of what is positive lost)"]
 
 
 def gate_lines(paths: FastPaths) -> list[str]:

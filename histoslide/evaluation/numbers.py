@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from histoslide import quantities
 from histoslide.evaluation.bootstrap import Interval
 
 
@@ -26,7 +27,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 def percent(value: float | None) -> str:
     """A part of one, as a percentage."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.1%}"
+    return "–" if value is None or not math.isfinite(value) else quantities.share(value)
 
 
 def spread(value: Interval | None, digits: int = 3) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from histoslide import quantities
 from histoslide.annotations.truth import SlideTruth, read_truth
 from histoslide.errors import DataError
 from histoslide.evaluation.slides.detections import Detections, read_detections
@@ -72,9 +73,9 @@ class JudgedLesion:
         """What a reader should know of a lesion that was not wholly looked at."""
         parts = []
         if self.unreadable_share:
-            parts.append(f"{self.unreadable_share:.0%} unreadable")
+            parts.append(f"{quantities.share(self.unreadable_share, 0)} unreadable")
         if self.outside_share:
-            parts.append(f"{self.outside_share:.0%} outside the tissue mask")
+            parts.append(f"{quantities.share(self.outside_share, 0)} outside the tissue mask")
         return ", ".join(parts)
 
 

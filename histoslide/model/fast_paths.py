@@ -124,13 +124,6 @@ class FirstLookGate:
         return lost / max(1, positive)
 
     @property
-    def again(self) -> float:
-        """Part of all slides' cells that is looked at again; 1 without slides."""
-        cells = sum(slide.cells for slide in self.slides)
-        seen = sum(slide.cells * slide.again for slide in self.slides)
-        return seen / cells if cells else 1.0
-
-    @property
     def passed(self) -> bool:
         """Whether score may take the first look unasked.
 

@@ -250,7 +250,11 @@ def _facts(heat: Heatmap, quality: tuple[float, float | None] | None) -> tuple[F
     else:
         pen, blurred = quality
         rows["Pen"] = f"{quantities.share(pen)} of the slide in colours of marker pens"
-        rows["Focus"] = "no tile" if blurred is None else f"{blurred:.0%} of sampled tiles blurred"
+        rows["Focus"] = (
+            "no tile"
+            if blurred is None
+            else f"{quantities.share(blurred, 0)} of sampled tiles blurred"
+        )
     return tuple(Fact(name=name, value=value) for name, value in rows.items())
 
 
@@ -281,7 +285,7 @@ def _looked_at(heat: Heatmap) -> str:
     roi = "" if mask.roi is None else ", inside the region of interest"
     return (
         f"one every {grid.stride_px} px ({quantities.cell(grid.cell_um)}), where tissue makes up "
-        f"{mask.threshold:.0%} or more{roi}"
+        f"{quantities.share(mask.threshold, 0)} or more{roi}"
     )
 
 

@@ -59,8 +59,8 @@ class Quality:
             )
         if self.blurred_share is not None and self.blurred_share >= MUCH_BLUR:
             found.append(
-                f"{self.blurred_share:.0%} of {self.tiles} sampled tiles look out of focus: "
-                "probabilities there mean little"
+                f"{quantities.share(self.blurred_share, 0)} of {self.tiles} sampled tiles look out "
+                "of focus: probabilities there mean little"
             )
         return tuple(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from histoslide import quantities
 from histoslide.scoring.lazy import DEFAULT_THRESHOLD
 from histoslide.store.record import CellCounts
 from histoslide.store.stored import Heatmap
@@ -68,6 +69,7 @@ def _too_much_tumour(
     if share < IMPLAUSIBLE_SHARE:
         return None
     return (
-        f"{share:.0%} of the tissue has P({heat.tumour_class}) ≥ {DEFAULT_THRESHOLD:g}: few nodes "
-        "are tumour throughout; check the resolution and the stain before believing it"
+        f"{quantities.share(share, 0)} of the tissue has P({heat.tumour_class}) ≥ "
+        f"{DEFAULT_THRESHOLD:g}: few nodes are tumour throughout; check the resolution and the "
+        "stain before believing it"
     )

@@ -19,6 +19,7 @@ from skimage.filters import gaussian, threshold_otsu
 from skimage.filters.rank import entropy
 from skimage.morphology import closing, disk, remove_small_objects
 
+from histoslide import quantities
 from histoslide.geometry import Size
 from histoslide.grid.cells import TileGrid
 from histoslide.slide import Slide, require_mpp
@@ -100,7 +101,7 @@ _TINTED_GLASS = (
 )
 
 _INK = (
-    "marker ink on {:.2%} of the slide is left out; where a translucent pen runs over tissue, "
+    "marker ink on {} of the slide is left out; where a translucent pen runs over tissue, "
     "cells are scored all the same"
 )
 
@@ -318,7 +319,7 @@ def _search(
     ink_share = float(ink.mean())
     if ink_share:
         mask = remove_small_objects(mask & ~ink, max_size=_smallest_px(um_per_px))
-        notes = (*notes, _INK.format(ink_share))
+        notes = (*notes, _INK.format(quantities.share(ink_share, 2)))
     return mask, (*stain_warnings(hsv, mask), *notes), ink_share
 
 
@@ -379,7 +380,11 @@ def stain_warnings(hsv: Hsv, mask: NDArray[np.bool_]) -> tuple[str, ...]:
     if not mask.any():
         grey = float((hsv.value < _GREY_VALUE).mean())
         if grey > 0.05:
-            return (_NOT_HE.format(f"no colour, but {grey:.0%} of the slide is not glass either"),)
+            return (
+                _NOT_HE.format(
+                    f"no colour, but {quantities.share(grey, 0)} of the slide is not glass either"
+                ),
+            )
         return ()
     hue, saturation = hsv.hue[mask], hsv.saturation[mask]
     pink_to_violet = _pink_to_violet(hue)
@@ -389,7 +394,9 @@ def stain_warnings(hsv: Hsv, mask: NDArray[np.bool_]) -> tuple[str, ...]:
         return (_FADED.format(strongest),)
     share = float((pink_to_violet & (saturation > SATURATION_LIMITS[0])).mean())
     if share < _MOSTLY:
-        return (_NOT_HE.format(f"only {share:.0%} of the tissue is pink to violet"),)
+        return (
+            _NOT_HE.format(f"only {quantities.share(share, 0)} of the tissue is pink to violet"),
+        )
     return ()
 
 
@@ -407,7 +414,7 @@ def _pink_to_violet(hue: NDArray[np.float32] | np.float32) -> NDArray[np.bool_]:
 
 def _darkness_warnings(hsv: Hsv) -> tuple[str, ...]:
     dark = float((hsv.value < DARK_VALUE).mean())
-    reason = f"{dark:.0%} of the slide is dark, as in fluorescence"
+    reason = f"{quantities.share(dark, 0)} of the slide is dark, as in fluorescence"
     return (_NOT_HE.format(reason),) if dark > 0.5 else ()
 
 

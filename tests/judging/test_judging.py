@@ -147,7 +147,7 @@ def test_a_lesion_that_could_not_be_read_is_missed_and_told(tmp_path: Path) -> N
     (slide,) = judge(tmp_path).slides
     first, second = slide.lesions
     assert (first.found, first.unreadable_share, first.highest_probability) == (False, 1.0, None)
-    assert first.remark == "100% unreadable"
+    assert first.remark == "100 % unreadable"
     assert second.outside_share == pytest.approx(0.25)
     assert slide.unreadable_cells == 100
 

@@ -106,7 +106,7 @@ def test_it_says_what_is_known(scored: Path, tmp_path: Path) -> None:
         "0.972 µm/px (slide metadata)",
         "Cells unreadable 0",
         "colour-0",
-        "one every 32 px (31.1 µm), where tissue makes up 0% or more",
+        "one every 32 px (31.1 µm), where tissue makes up 0 % or more",
         "torch fp32 on cpu, mode exact",
         "histoslide 0.1",
         "The highest probabilities",

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
+from histoslide import quantities
 from histoslide.evaluation.drawing import (
     BLUE,
     COLOURS,
@@ -172,7 +173,7 @@ def confusion_matrix(assessment: Assessment) -> Figure:
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     big = len(names) > 5
     for (row, col), count in np.ndenumerate(counts):
-        text = f"{count:,}\n{share[row, col]:.1%}" if not big or count else "0"
+        text = f"{count:,}\n{quantities.share(share[row, col])}" if not big or count else "0"
         colour = "white" if share[row, col] > 0.55 else "black"
         weight = "bold" if row == col else "normal"
         axes.text(
