@@ -5,7 +5,8 @@
 Every figure in the cards is read: from the bundles and their gates, and from what lies in
 ``docs/weights/`` beside each name: what earlier runs recorded (``.stages.json``), what ``evaluate
 patches --robustness --json`` printed (``.report.json``), and what heatmaps of the five nodes show
-(``.slides.json``). A test fails when a card is out of date.
+(``.slides.json`` of the model alone, ``.first-look.json`` by default). A test fails when a card is
+out of date.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 from histoslide.lesions import LesionSettings
 from histoslide.model import ModelSpec, default_bundle, file_sha256, read_spec, shipped_bundle
 from histoslide.model.fast_paths import read_fast_paths
+from histoslide.quantities import share
 from histoslide.storage.records import Absent
 
 DOCS = Path(__file__).parent
@@ -270,29 +272,31 @@ def first_look_of(bundle: Path) -> str:
     gate = paths.first_look
     assert not isinstance(gate, Absent)
     rows = [
-        f"| {slide.slide.removesuffix('.tiff')} | {slide.again:.0%} of {slide.cells:,} | "
+        f"| {slide.slide.removesuffix('.tiff')} | {share(slide.again, 0)} of {slide.cells:,} | "
         f"{slide.lost:,} of {slide.positive:,} | {slide.lesions:,} | "
         f"{'the same' if slide.lesions_alike else 'others'} |"
         for slide in gate.slides
     ]
     verdict = "passes, so `score` takes it unasked" if gate.passed else "does not pass"
-    lines = [
-        "",
-        "## After a first look",
-        "",
-        f"{gate.name} looks first, and this model where that one, brought to this one's scale,",
-        f"says {gate.threshold:g} or more. On {gate.patches:,} patches the AUC is {gate.auc:.4f},",
-        f"alone {gate.auc_alone:.4f}, and {gate.lost:,} of {gate.positive:,} positive ones are",
-        "lost. Scale and threshold were chosen on as many other patches and on these nodes:",
-        "",
-        "| node | looked at again | positive cells lost | lesions alone | after a first look |",
-        "|---|---|---|---|---|",
-        *rows,
-        "",
-        f"Of all that this model alone calls positive {gate.lost_share:.2%} is lost: it {verdict}.",
-        "",
-    ]
-    return "\n".join(lines)
+    return f"""
+## After a first look
+
+{gate.name} looks first, and this model where that one, brought to this one's
+scale, says {gate.threshold:g} or more. What both have seen has the mean of their log-odds. AUC of
+{gate.patches:,} patches: {gate.auc:.4f}; where both look at everything
+{gate.auc_everywhere:.4f}; this model alone {gate.auc_alone:.4f}. The first look loses {gate.lost:,}
+of {gate.positive:,} patches that are positive where both look at everything. Scale, weight and
+threshold were chosen on as many other patches, scale and threshold on these nodes too:
+
+| node | looked at again | positive cells lost | lesions of both everywhere | after a first look |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+
+Of all that is positive where both look, {share(gate.lost_share, 2)} is lost: it {verdict}.
+What `score` says of the nodes by default, where this model alone says what stands further above:
+
+{slide_table(read(read_spec(bundle), "first-look"))}
+"""
 
 
 def left_out_of(spec: ModelSpec) -> str:

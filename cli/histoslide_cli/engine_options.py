@@ -45,9 +45,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "exact", "cascade", "dense"),
         default="auto",
         help="exact: every tile by itself; cascade: every tile by the model of --first-look, then "
-        "by --model where there may be tumour; dense: whole areas in one pass, not the same; auto: "
-        "cascade where model calibrate --first-look has measured that it loses nothing, else exact "
-        "(default: auto)",
+        "by --model where there may be tumour (and the mean of both there, where that was measured "
+        "to be better); dense: whole areas in one pass, not the same; auto: cascade where model "
+        "calibrate --first-look has measured that it loses nothing, else exact (default: auto)",
     )
     group.add_argument(
         "--first-look",
@@ -108,7 +108,13 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
         from histoslide.scoring.cascade import Cascade
 
         first = load_model(look.bundle, device=device, backend=backend, precision=precision)
-        cascade = Cascade(model=model, first=first, threshold=look.threshold, scale=look.scale)
+        cascade = Cascade(
+            model=model,
+            first=first,
+            threshold=look.threshold,
+            scale=look.scale,
+            weight=look.weight,
+        )
         both = cascade.here()
         begin(lambda: cascade.mode.compile(both, stride_px=stride_px, only_kept=True))
         yield cascade, None
@@ -131,7 +137,11 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
 
             looks_first = cluster.load_model(look.bundle, **kind)
             there = Cascade(
-                model=there, first=looks_first, threshold=look.threshold, scale=look.scale
+                model=there,
+                first=looks_first,
+                threshold=look.threshold,
+                scale=look.scale,
+                weight=look.weight,
             )
         yield there, cluster
 

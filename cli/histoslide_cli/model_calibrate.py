@@ -194,11 +194,13 @@ def first_look_lines(gate: FirstLookGate) -> list[str]:
     """What was measured of a first look, for a person."""
     said = (
         f"{gate.name} looks first, from {gate.threshold:g} on the model again "
-        f"({gate.engines[1]}, {gate.engines[0]})"
+        f"({gate.engines[1]}, {gate.engines[0]}); what both have seen "
+        + (f"is the mean of both, {gate.weight:g} of it the first" if gate.weight else "is its own")
     )
     patches = (
-        f"patches: AUC {gate.auc:.4f}, alone {gate.auc_alone:.4f}; {gate.lost:,} of "
-        f"{gate.positive:,} positive ones lost ({gate.patches:,} patches)"
+        f"patches: AUC {gate.auc:.4f}, both everywhere {gate.auc_everywhere:.4f}, the model alone "
+        f"{gate.auc_alone:.4f}; {gate.lost:,} of {gate.positive:,} positive ones lost "
+        f"({gate.patches:,} patches)"
     )
     lines = [said, patches]
     for slide in gate.slides:
@@ -206,7 +208,7 @@ def first_look_lines(gate: FirstLookGate) -> list[str]:
         lines.append(
             f"{slide.slide}: {quantities.share(slide.again, 0)} of {slide.cells:,} cells looked "
             f"at again; {slide.lost:,} of {slide.positive:,} positive ones lost; {found} lesions, "
-            f"{slide.lesions:,} alone"
+            f"{slide.lesions:,} of both everywhere"
         )
     verdict = (
         "passed: score takes it unasked" if gate.passed else "FAILED: only with --mode cascade"

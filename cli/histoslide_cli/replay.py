@@ -151,6 +151,7 @@ def _with_first_look(
     from histoslide.model.choosing_first_look import find_first_look
     from histoslide.model.engine import Engine
     from histoslide.scoring.cascade import Cascade
+    from histoslide.storage.records import Absent
 
     given: Path | None = arguments.first_look
     if given is None:
@@ -169,4 +170,10 @@ def _with_first_look(
     light = load_model(
         given, device=model.device, backend=engine.backend, precision=engine.precision
     )
-    return Cascade(model=model, first=light, threshold=mode.cascade_threshold, scale=first.scale)
+    return Cascade(
+        model=model,
+        first=light,
+        threshold=mode.cascade_threshold,
+        scale=first.scale,
+        weight=0 if isinstance(first.weight, Absent) else first.weight,
+    )

@@ -22,6 +22,8 @@ class ChosenLook:
     """Probability of tumour, on the other's scale, from which that one looks again."""
     scale: Scale
     """From its probabilities to the other's."""
+    weight: float
+    """Of its log-odds in the value of a cell that both have seen, 0-1."""
 
 
 def choose_first_look(
@@ -72,7 +74,7 @@ def choose_first_look(
             f"histoslide model calibrate PATCHES --model {bundle.name} --first-look {first.name} "
             "--slides SLIDES, or give --cascade-threshold"
         )
-    return ChosenLook(bundle=first, threshold=threshold, scale=ONE_SCALE)
+    return ChosenLook(bundle=first, threshold=threshold, scale=ONE_SCALE, weight=0)
 
 
 def find_first_look(bundle: Path, sha256: str, *names: str) -> Path | None:
@@ -92,4 +94,4 @@ def find_first_look(bundle: Path, sha256: str, *names: str) -> Path | None:
 
 def _chosen(bundle: Path, gate: FirstLookGate, threshold: float | None) -> ChosenLook:
     kept = gate.threshold if threshold is None else threshold
-    return ChosenLook(bundle=bundle, threshold=kept, scale=gate.scale)
+    return ChosenLook(bundle=bundle, threshold=kept, scale=gate.scale, weight=gate.weight)

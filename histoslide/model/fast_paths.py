@@ -76,18 +76,22 @@ class SlideGate:
     again: Share
     """Part of them that is looked at again."""
     positive: Count
-    """Those that the model alone calls positive."""
+    """Those that are positive where both look at everything."""
     lost: Count
     """Those of them that are not after a first look."""
     lesions: Count
-    """That are found by the model alone."""
+    """That are found where both look at everything."""
     lesions_alike: bool
     """Whether the same are found after a first look, each of the same class of size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLookGate:
-    """How well a lighter model looks first for this one."""
+    """How well a lighter model looks first for this one.
+
+    What is lost is told from both models looking at everything; where the first has no weight, that
+    is this model alone.
+    """
 
     name: str
     """Of the model that looks first."""
@@ -99,18 +103,24 @@ class FirstLookGate:
     """Probability of tumour, on this model's scale, from which this one looks again."""
     scale: Scale
     """From the other's probabilities to this one's."""
+    weight: Share
+    """Of the other's log-odds in the value of what both have seen; 0 where this one is as good
+    alone."""
     engines: tuple[str, str]
     """What computed this model and the other."""
     data: str
-    """Name of the patches; threshold and scale come of one half of them and of the slides."""
+    """Name of the patches; threshold, scale and weight come of one half of them, and the first two
+    of the slides too."""
     patches: Count
     """In the other half, which the following speak of."""
     auc: Share
     """Area under the ROC curve with a first look."""
     auc_alone: Share
     """That of this model alone."""
+    auc_everywhere: Share
+    """That where both look at everything."""
     positive: Count
-    """Patches that this model alone calls positive."""
+    """Patches that are positive where both look at everything."""
     lost: Count
     """Those of them that are not after a first look."""
     slides: tuple[SlideGate, ...]
@@ -127,11 +137,11 @@ class FirstLookGate:
     def passed(self) -> bool:
         """Whether score may take the first look unasked.
 
-        It ranks patches as well, loses next to nothing, and finds the same lesions on its slides,
-        which have some.
+        It ranks patches as well as this model alone and as both do everywhere, loses next to
+        nothing, and finds the same lesions on its slides, which have some.
         """
         return (
-            self.auc >= self.auc_alone - MAX_AUC_LOSS
+            self.auc >= max(self.auc_alone, self.auc_everywhere) - MAX_AUC_LOSS
             and self.lost_share < MOST_LOST
             and any(slide.lesions for slide in self.slides)
             and all(slide.lesions_alike for slide in self.slides)

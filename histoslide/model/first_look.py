@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from histoslide.errors import HistoslideError
 from histoslide.model.spec import ModelSpec
-from histoslide.storage.records import ABSENT, Absent, Number, Positive
+from histoslide.storage.records import ABSENT, Absent, Number, Positive, Share
 
 _LEAST = 1e-6
 """Probabilities are kept this far from 0 and 1, where odds end."""
@@ -42,15 +42,41 @@ class Scale:
             probability: of all classes, shape (..., classes).
             tumour: index of the tumour class.
         """
-        after = self.apply(probability[..., tumour])
-        others = probability.astype(np.float64)
-        others[..., tumour] = 0
-        whole = others.sum(axis=-1, keepdims=True)
-        none, count = whole == 0, probability.shape[-1] - 1  # tumour for certain: equal shares
-        shares = np.where(none, 1 / count, others / np.where(none, 1, whole))
-        moved = shares * (1 - after.astype(np.float64))[..., None]
-        moved[..., tumour] = after
-        return moved.astype(np.float32)
+        return _with_tumour(probability, self.apply(probability[..., tumour]), tumour)
+
+
+def _with_tumour(
+    probability: NDArray[np.float32], wanted: NDArray[np.float32], tumour: int
+) -> NDArray[np.float32]:
+    """Probabilities in which tumour has a value, and the others their shares of what it leaves."""
+    others = probability.astype(np.float64)
+    others[..., tumour] = 0
+    whole = others.sum(axis=-1, keepdims=True)
+    none, count = whole == 0, probability.shape[-1] - 1  # tumour for certain: equal shares
+    shares = np.where(none, 1 / count, others / np.where(none, 1, whole))
+    moved = shares * (1 - wanted.astype(np.float64))[..., None]
+    moved[..., tumour] = wanted
+    return moved.astype(np.float32)
+
+
+def together(
+    first: NDArray[np.float32], again: NDArray[np.float32], weight: float
+) -> NDArray[np.float32]:
+    """Probability of tumour by both looks: the weighted mean of their log-odds.
+
+    Two networks that err differently are better together (Hansen & Salamon 1990); log-odds are
+    what each adds up its evidence in.
+
+    Args:
+        first: at the first look, on the scale of the other.
+        again: by the model that looks again.
+        weight: of the first, 0-1; 0 leaves the other as it is.
+    """
+    if weight == 0:
+        return again
+    odds = weight * log_odds(first) + (1 - weight) * log_odds(again)
+    missing = np.isnan(first) | np.isnan(again)
+    return np.where(missing, np.nan, 1 / (1 + np.exp(-odds))).astype(np.float32)
 
 
 def log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -65,7 +91,7 @@ ONE_SCALE = Scale(slope=1, shift=0)
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLook:
-    """What decides the values of cells that only a first look has seen."""
+    """What decides the values of cells that a first look has seen."""
 
     name: str
     """Of the model that looks first."""
@@ -77,6 +103,22 @@ class FirstLook:
     """Of the ranges that int8 rounds activations by; only where it does."""
     scale: Scale
     """From its probabilities to those of the model that looks again."""
+    weight: Share | Absent = ABSENT
+    """Of its log-odds in the value of a cell that both have seen; left out where it has no say."""
+
+    def with_again(
+        self, first: NDArray[np.float32], again: NDArray[np.float32], tumour: int
+    ) -> NDArray[np.float32]:
+        """Probabilities of all classes where both have looked.
+
+        Args:
+            first: probability of tumour at the first look, on the other's scale, shape (n,).
+            again: of all classes by the model that looked again, shape (n, classes).
+            tumour: index of the tumour class.
+        """
+        if isinstance(self.weight, Absent):
+            return again
+        return _with_tumour(again, together(first, again[..., tumour], self.weight), tumour)
 
 
 def refuse_unlike(spec: ModelSpec, first: ModelSpec) -> None:

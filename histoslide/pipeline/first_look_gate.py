@@ -1,7 +1,7 @@
 """The gate of a first look: what is lost where a lighter model looks first, on patches and slides.
 
 Nothing is scored twice for it: with a first look a cell's value is the lighter model's, brought to
-the other's scale, below the threshold, and the other's own from there on.
+the other's scale, below the threshold, and from there on that of both together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from histoslide.lesions import Lesion, LesionSettings
 from histoslide.lesions.report import lesions_of
 from histoslide.model import Model
 from histoslide.model.fast_paths import MOST_LOST, POSITIVE, FirstLookGate, SlideGate
-from histoslide.model.first_look import Scale, log_odds, refuse_unlike
+from histoslide.model.first_look import Scale, log_odds, refuse_unlike, together
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.score import score_slide
 from histoslide.storage.location import Location, readable_name
@@ -37,6 +37,9 @@ Progress = Callable[[str, int, int], None]
 
 _CHOSEN_AT = MOST_LOST / 2
 """The threshold is chosen to lose less than this: on what it was not chosen on it loses more."""
+
+_EQUAL = 0.5
+"""Weight of the first look where both together rank better: not tuned, so nothing is fitted."""
 
 _STEP = 1e-4
 """Thresholds are rounded down to a multiple of this, to be read by people."""
@@ -83,10 +86,11 @@ def measure_first_look(
     stride_px: int | None = None,
     progress: Progress | None = None,
 ) -> FirstLookGate:
-    """Choose scale and threshold of a first look, and measure what it loses.
+    """Choose scale, weight and threshold of a first look, and measure what it loses.
 
-    Both are chosen on a random half of the patches and on the slides; what is said of patches is
-    said of the other half.
+    They are chosen on a random half of the patches, scale and threshold on the slides too; what is
+    said of patches is said of the other half. The first look has an equal say in what both have
+    seen, if that ranks the patches better than the model alone, and else none.
 
     Args:
         model: looks again; as fast as it will be computed.
@@ -109,30 +113,37 @@ def measure_first_look(
     order = np.random.default_rng(0).permutation(len(patches))
     chosen, judged = order[: len(order) // 2], order[len(order) // 2 :]
     labels = class_map[patches.labels] == tumour
-    if labels[judged].all() or not labels[judged].any():
-        raise DataError(f"{data}: the patches to judge on are all of one class")
+    for half, use in ((judged, "judge"), (chosen, "choose")):
+        if labels[half].all() or not labels[half].any():
+            raise DataError(f"{data}: the patches to {use} on are all of one class")
     alone, light = (_predicted(it, patches, tumour, progress) for it in (model, first))
     scores = [_scored(slide, model, first, stride_px, progress) for slide in slides]
     pairs = [(alone[chosen], light[chosen]), *(slide.pair for slide in scores)]
     known, seen = (np.concatenate(values) for values in zip(*pairs, strict=True))
     scale = fit_scale(seen, known)
-    threshold = highest_threshold(scale.apply(seen), known)
-    both = looked_twice(alone, light, scale, threshold)[judged]
-    positive = alone[judged] >= POSITIVE
+    glance = scale.apply(light)
+    weight = choose_weight(glance[chosen], alone[chosen], labels[chosen])
+    moved = scale.apply(seen)
+    threshold = highest_threshold(moved, together(moved, known, weight))
+    everywhere = together(glance, alone, weight)[judged]
+    found = looked_twice(glance[judged], everywhere, threshold)
+    positive = everywhere >= POSITIVE
     return FirstLookGate(
         name=first.spec.name,
         file=file,
         weights_sha256=first.sha256,
         threshold=threshold,
         scale=scale,
+        weight=weight,
         engines=(str(model.engine), str(first.engine)),
         data=data,
         patches=len(judged),
-        auc=float(roc_auc_score(labels[judged], both)),
+        auc=float(roc_auc_score(labels[judged], found)),
         auc_alone=float(roc_auc_score(labels[judged], alone[judged])),
+        auc_everywhere=float(roc_auc_score(labels[judged], everywhere)),
         positive=int(positive.sum()),
-        lost=int((positive & (both < POSITIVE)).sum()),
-        slides=tuple(_judge(slide, scale, threshold) for slide in scores),
+        lost=int((positive & (found < POSITIVE)).sum()),
+        slides=tuple(_judge(slide, scale, weight, threshold) for slide in scores),
     )
 
 
@@ -157,14 +168,28 @@ def fit_scale(first: NDArray[np.float32], alone: NDArray[np.float32]) -> Scale:
     return Scale(slope=round(math.exp(found[0]), 4), shift=round(float(found[1]), 4))
 
 
-def highest_threshold(first: NDArray[np.float32], alone: NDArray[np.float32]) -> float:
-    """The highest threshold that loses less than half of ``MOST_LOST`` of what is positive.
+def choose_weight(
+    first: NDArray[np.float32], alone: NDArray[np.float32], labels: NDArray[np.bool_]
+) -> float:
+    """The weight of a first look in what both have seen: an equal one where that ranks better.
 
     Args:
         first: probabilities at the first look, on the other's scale, shape (n,).
         alone: those of the model alone.
+        labels: which are tumour.
     """
-    found = np.sort(first[alone >= POSITIVE])
+    both = roc_auc_score(labels, together(first, alone, _EQUAL))
+    return _EQUAL if both > roc_auc_score(labels, alone) else 0.0
+
+
+def highest_threshold(first: NDArray[np.float32], everywhere: NDArray[np.float32]) -> float:
+    """The highest threshold that loses less than half of ``MOST_LOST`` of what is positive.
+
+    Args:
+        first: probabilities at the first look, on the other's scale, shape (n,).
+        everywhere: those of both looking at everything.
+    """
+    found = np.sort(first[everywhere >= POSITIVE])
     if not len(found):
         return 0.0  # nothing is known of what would be lost
     may_go = math.ceil(_CHOSEN_AT * len(found)) - 1
@@ -173,11 +198,16 @@ def highest_threshold(first: NDArray[np.float32], alone: NDArray[np.float32]) ->
 
 
 def looked_twice(
-    alone: NDArray[np.float32], first: NDArray[np.float32], scale: Scale, threshold: float
+    first: NDArray[np.float32], everywhere: NDArray[np.float32], threshold: float
 ) -> NDArray[np.float32]:
-    """Probabilities with a first look; see ``histoslide.scoring.block``."""
-    moved = scale.apply(first)
-    return np.where(moved >= threshold, alone, moved)
+    """Probabilities with a first look; see ``histoslide.scoring.block``.
+
+    Args:
+        first: at the first look, on the other's scale.
+        everywhere: of both looking at everything.
+        threshold: of ``first``, from which the other looks again.
+    """
+    return np.where(first >= threshold, everywhere, first)
 
 
 def lesions_alike(here: Sequence[Lesion], there: Sequence[Lesion]) -> bool:
@@ -232,22 +262,24 @@ def _scored(
     return _SlideScores(name=name, grid=heat.grid, status=status, alone=alone, first=light)
 
 
-def _judge(slide: _SlideScores, scale: Scale, threshold: float) -> SlideGate:
-    both = looked_twice(slide.alone, slide.first, scale, threshold)
+def _judge(slide: _SlideScores, scale: Scale, weight: float, threshold: float) -> SlideGate:
+    first = scale.apply(slide.first)
+    everywhere = together(first, slide.alone, weight)
+    found = looked_twice(first, everywhere, threshold)
     scored = np.isfinite(slide.alone)
-    positive = scored & (slide.alone >= POSITIVE)
+    positive = scored & (everywhere >= POSITIVE)
     settings = LesionSettings()
     before, after = (
-        lesions_of(slide.grid, values, slide.status, settings) for values in (slide.alone, both)
+        lesions_of(slide.grid, values, slide.status, settings) for values in (everywhere, found)
     )
     cells = int(scored.sum())
-    again = scored & (scale.apply(slide.first) >= threshold)
+    again = scored & (first >= threshold)
     return SlideGate(
         slide=slide.name,
         cells=cells,
         again=float(again.sum() / cells) if cells else 0.0,
         positive=int(positive.sum()),
-        lost=int((positive & (both < POSITIVE)).sum()),
+        lost=int((positive & (found < POSITIVE)).sum()),
         lesions=len(before),
         lesions_alike=lesions_alike(before, after),
     )

@@ -24,6 +24,7 @@ from histoslide.report.pictures import (
 )
 from histoslide.report.quality import measure_quality
 from histoslide.slide import Slide
+from histoslide.storage.records import Absent
 from histoslide.store import Heatmap, doubts_of
 
 THUMBNAIL_PX = 220
@@ -295,9 +296,14 @@ def _mode(heat: Heatmap) -> str:
         first, looks = mode.first_look, heat.looks
         seen = 0 if looks is None else int((looks > 0).sum())
         twice = 0 if looks is None else int((looks > 1).sum())
+        again = (
+            "the model saw"
+            if isinstance(first.weight, Absent)
+            else f"the mean of both ({first.weight:g} of it the first's) stands in"
+        )
         return (
             f"after a first look by {first.name} ({first.engine}): its probabilities, brought to "
-            f"the same scale, stand below {mode.cascade_threshold:g}; the model saw the other "
+            f"the same scale, stand below {mode.cascade_threshold:g}; {again} the other "
             f"{twice:,} of {seen:,} cells"
         )
     again = f", from {mode.cascade_threshold:g} on again as a tile"

@@ -133,6 +133,10 @@ class _Part:
         found: NDArray[np.float32] = self.inside["probability"][self.rows, self.cols]
         return found
 
+    def put(self, probability: NDArray[np.float32]) -> None:
+        """Set the probabilities of all classes, shape (n, classes)."""
+        self.inside["probability"][self.rows, self.cols] = probability
+
     def of(self, chosen: NDArray[np.bool_]) -> _Part:
         """Those of its cells that are chosen, shape (n,)."""
         return _Part(self.inside, self.rows[chosen], self.cols[chosen])
@@ -171,7 +175,7 @@ class _Block:
         Args:
             glances: queue of the model that looks first.
             tiles: queue of the model that looks again.
-            first: has the scale that brings both to one.
+            first: has the scale that brings both to one, and its weight in cells that both see.
             threshold: probability on that scale from which a cell is looked at again.
         """
         tumour = self._model.spec.tumour_index
@@ -185,13 +189,15 @@ class _Block:
                     return
                 waiting: list[_Waiting] = []
                 for part, pixels in seen:
-                    moved = first.scale.apply_to_all(part.probability, tumour)
-                    part.inside["probability"][part.rows, part.cols] = moved
-                    again = part.of(moved[:, tumour] >= threshold)
+                    part.put(first.scale.apply_to_all(part.probability, tumour))
+                    again = part.of(part.probability[:, tumour] >= threshold)
                     if len(again.rows):
                         waiting.append((self._put(tiles, pixels, again), again))
                         tiles.help()
+                glances_at = [part.probability[:, tumour] for _, part in waiting]
                 self._collect(tiles, waiting)
+                for glance, (_, part) in zip(glances_at, waiting, strict=True):
+                    part.put(first.with_again(glance, part.probability, tumour))
 
     def _windows(self) -> Iterator[Window]:
         """Pieces of the slide that hold all pending cells."""

@@ -37,6 +37,8 @@ class Cascade:
     """Probability of tumour, on the model's scale, from which it looks again."""
     scale: Scale = ONE_SCALE
     """From the first one's probabilities to the model's."""
+    weight: float = 0.0
+    """Of the first one's log-odds in the value of a cell that both have seen, 0-1."""
 
     def __post_init__(self) -> None:
         refuse_unlike(self.model.spec, self.first.spec)
@@ -58,6 +60,7 @@ class Cascade:
             engine=str(first.engine),
             ranges_sha256=ABSENT if first.ranges_sha256 is None else first.ranges_sha256,
             scale=self.scale,
+            weight=self.weight or ABSENT,
         )
 
     @property

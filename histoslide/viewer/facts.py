@@ -114,7 +114,7 @@ def describe_heatmap(
     source = catalogue.source(key)
     state = source.state()
     heat, grid = source.heat, source.grid
-    record = heat.record
+    record, look = heat.record, heat.record.mode.value.first_look
     return HeatmapMessage(
         key=key,
         name=heat.path.name,
@@ -122,7 +122,8 @@ def describe_heatmap(
         main_class=heat.main_class,
         model=record.model.name,
         model_sha256=record.model.sha256,
-        first_look=None if (look := record.mode.value.first_look) is None else look.name,
+        first_look=None if look is None else look.name,
+        first_look_weight=0 if look is None or isinstance(look.weight, Absent) else look.weight,
         slide=_describe_slide(catalogue, key, heat),
         grid=GridMessage(
             rows=grid.rows,

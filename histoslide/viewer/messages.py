@@ -137,6 +137,8 @@ class HeatmapMessage:
     """Of its weights."""
     first_look: str | None
     """Name of the model that looked first; None where none did."""
+    first_look_weight: float
+    """Of its log-odds in cells that both have seen; 0 where it has no say."""
     slide: SlideMessage
     """What lies under it."""
     grid: GridMessage

@@ -29,9 +29,10 @@ from histoslide.model.fast_paths import (
     read_fast_paths,
     write_fast_paths,
 )
-from histoslide.model.first_look import ONE_SCALE, Scale
+from histoslide.model.first_look import ONE_SCALE, Scale, together
 from histoslide.pipeline.first_look_gate import (
     GateSlide,
+    choose_weight,
     fit_scale,
     highest_threshold,
     looked_twice,
@@ -49,11 +50,13 @@ GATE = FirstLookGate(
     weights_sha256="0",
     threshold=0.1,
     scale=ONE_SCALE,
+    weight=0,
     engines=("torch fp32", "torch fp32"),
     data="test",
     patches=100,
     auc=0.95,
     auc_alone=0.95,
+    auc_everywhere=0.95,
     positive=1990,
     lost=1,
     slides=(SLIDE,),
@@ -67,6 +70,8 @@ CLASSES = np.array([0, 1])
         ({}, True),
         ({"auc": 0.99}, True),  # a first look may rank better
         ({"auc": 0.9479}, False),
+        ({"auc_everywhere": 0.953}, False),  # too much of what both would find is gone
+        ({"auc_everywhere": 0.93}, True),
         ({"lost": 2}, False),  # of 2,000: not less than 1 in 1,000
         ({"slides": ()}, False),
         ({"slides": (dataclasses.replace(SLIDE, lesions=0),)}, False),
@@ -86,7 +91,7 @@ def test_the_threshold_is_the_highest_that_loses_next_to_nothing(
 ) -> None:
     first, alone = (np.array([p[i] for p in pairs], dtype=np.float32) for i in (0, 1))
     threshold = highest_threshold(first, alone)
-    both = looked_twice(alone, first, ONE_SCALE, threshold)
+    both = looked_twice(first, alone, threshold)
     positive = alone >= 0.5
     lost = int((positive & (both < 0.5) & (first < threshold)).sum())
     assert lost == 0  # of so few
@@ -108,6 +113,27 @@ def test_the_scale_is_found_again() -> None:
     found = fit_scale(first, Scale(slope=0.6, shift=-0.8).apply(first))
     assert found.slope == pytest.approx(0.6, abs=0.002)
     assert found.shift == pytest.approx(-0.8, abs=0.002)
+
+
+def test_the_first_look_has_a_say_only_where_both_rank_better() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.random(2000) < 0.5
+    signal = np.where(labels, 1.0, -1.0)
+    one, other = (signal + generator.normal(0, 1.5, 2000) for _ in range(2))
+    alone, first = ((1 / (1 + np.exp(-it))).astype(np.float32) for it in (one, other))
+    assert choose_weight(first, alone, labels) == 0.5  # they err by themselves
+    assert choose_weight(alone, alone, labels) == 0
+    noise = generator.random(2000).astype(np.float32)
+    assert choose_weight(noise, alone, labels) == 0
+
+
+def test_both_together_are_the_mean_of_their_log_odds() -> None:
+    first = np.array([0.5, 0.9, 0, np.nan, 0.3], dtype=np.float32)
+    again = np.array([0.8, 0.9, 1, 0.5, np.nan], dtype=np.float32)
+    found = together(first, again, 0.5)
+    np.testing.assert_allclose(found, [2 / 3, 0.9, 0.5, np.nan, np.nan], atol=1e-6)
+    assert together(first, again, 0) is again
+    np.testing.assert_allclose(together(first, again, 1)[:2], first[:2], atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -43,14 +43,15 @@ def everything(slide: FakeSlide, model: Any, mode: ScoreMode, stride_px: int = 3
     width=st.integers(40, 700),
     stride_px=st.sampled_from([32, 48, 96]),
     threshold=st.sampled_from([0.0, 0.3, 0.45, 1.0]),
+    weight=st.sampled_from([0.0, 0.5, 0.25]),
 )
-@settings(max_examples=10, deadline=None)
-def test_a_cell_has_the_value_of_whoever_looked_last(
-    height: int, width: int, stride_px: int, threshold: float
+@settings(max_examples=15, deadline=None)
+def test_a_cell_has_the_value_of_those_who_looked(
+    height: int, width: int, stride_px: int, threshold: float, weight: float
 ) -> None:
     """The slow twin: each model alone, and the rule written down once more."""
     slide, (model, light) = noise_slide(height, width), models()
-    cascade = Cascade(model=model, first=light, threshold=threshold, scale=SCALE)
+    cascade = Cascade(model=model, first=light, threshold=threshold, scale=SCALE, weight=weight)
     alone, first = (everything(slide, it, EXACT, stride_px) for it in (model, light))
     both = everything(slide, cascade, cascade.mode, stride_px)
     p = first["probability"][..., 1].astype(np.float64)
@@ -59,11 +60,20 @@ def test_a_cell_has_the_value_of_whoever_looked_last(
     again = both["looks"] == 2
     near = np.abs(moved - threshold) < 1e-6
     np.testing.assert_array_equal(again[~near], (moved >= threshold)[~near])
-    wanted = np.where(again, alone["probability"][..., 1], moved)
+    a = alone["probability"][..., 1].astype(np.float64)
+    mean = 1 / (1 + np.exp(-(weight * odds + (1 - weight) * np.log(a / (1 - a)))))
+    wanted = np.where(again, mean, moved)
     np.testing.assert_allclose(both["probability"][..., 1], wanted, atol=1e-6)
     np.testing.assert_allclose(both["probability"].sum(axis=-1), 1, atol=1e-6)
     assert (both["looks"] >= 1).all()
     np.testing.assert_array_equal(both["status"], alone["status"])
+
+
+def test_of_three_classes_the_others_keep_their_shares() -> None:
+    look = Cascade(model=area_model(), first=area_model(), threshold=0.4, weight=0.5).first_look
+    again = np.array([[0.2, 0.3, 0.5]], dtype=np.float32)
+    found = look.with_again(np.array([0.8], dtype=np.float32), again, 2)
+    np.testing.assert_allclose(found, [[2 / 15, 0.2, 2 / 3]], atol=1e-6)
 
 
 def test_what_cannot_be_read_is_singled_out_and_looked_at_by_nobody() -> None:
@@ -140,6 +150,7 @@ def test_the_store_tells_who_looked(tmp_path: Path) -> None:
     assert again.record.mode.value == cascade.mode
     assert again.record.fingerprint["first_look.name"] == "light"
     assert again.record.fingerprint["first_look.scale"] == {"slope": 0.5, "shift": -0.3}
+    assert "first_look.weight" not in again.record.fingerprint
     assert stored(tmp_path / "exact.zarr", model, EXACT).looks is None
     for ngff in ("0.4", "0.5"):
         copy = convert_heatmap(again, tmp_path / f"c{ngff}.zarr", ngff=ngff)
@@ -159,9 +170,13 @@ def test_other_first_looks_are_other_settings(tmp_path: Path) -> None:
     model, light = models()
     cascade = Cascade(model=model, first=light, threshold=0.45)
     stored(tmp_path / "h.zarr", cascade, cascade.mode)
-    other = dataclasses.replace(cascade, scale=SCALE)
-    with pytest.raises(HistoslideError, match=r"first_look\.scale"):
-        stored(tmp_path / "h.zarr", other, other.mode)
+    other, heavier = (
+        dataclasses.replace(cascade, scale=SCALE),
+        dataclasses.replace(cascade, weight=0.5),
+    )
+    for changed, field in ((other, "scale"), (heavier, "weight")):
+        with pytest.raises(HistoslideError, match=rf"first_look\.{field}"):
+            stored(tmp_path / "h.zarr", changed, changed.mode)
 
 
 def test_a_first_look_is_refused_where_it_says_nothing(

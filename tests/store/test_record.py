@@ -43,6 +43,7 @@ WITH_FIRST_LOOK["mode"]["first_look"] = {
     "engine": "openvino int8",
     "ranges_sha256": "1",
     "scale": {"slope": 0.5, "shift": -1},
+    "weight": 0.5,
 }
 
 

@@ -51,8 +51,9 @@ export class Readout {
     if (!cell) return "no cell";
     if (cell.status === undefined) return "…";
     if (cell.status === SCORED) {
-      const { first_look: first, model } = layer.facts;
-      const by = first && cell.looks ? ` by ${cell.looks > 1 ? model : first}` : "";
+      const { first_look: first, first_look_weight: weight, model } = layer.facts;
+      const twice = weight ? `${first} and ${model}` : model;
+      const by = first && cell.looks ? ` by ${cell.looks > 1 ? twice : first}` : "";
       return `P(${this.page.controls.className}) ${probability(cell.value)}${by}`;
     }
     return STATUS[cell.status]?.name ?? STATUS[PENDING].name;
