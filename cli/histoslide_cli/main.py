@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
 from histoslide.errors import HistoslideError
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; None for those of the process.
     """
+    _replace_closed_streams()
     arguments = build_parser().parse_args(argv)
     set_up_logging(quiet=arguments.quiet, verbose=arguments.verbose)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
@@ -98,10 +100,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _replace_closed_streams() -> None:
+    """Give standard streams that were closed, and are None, somewhere to go: libraries write there.
+
+    NumPy 2.0 cannot even be imported by SciPy without a standard error.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - it stays open
+            setattr(sys, name, stream)
+
+
 def _run(arguments: argparse.Namespace) -> int:
     """Run a command; names of slides, models and classes reach the terminal as mere text."""
-    if sys.stdout is None:  # it was closed
-        return int(arguments.run(arguments))
     with contextlib.redirect_stdout(cast("TextIO", PlainOutput(sys.stdout))):
         return int(arguments.run(arguments))
 
@@ -117,11 +128,9 @@ def run_command() -> NoReturn:
     gc.set_threshold(50_000, 20, 20)
     code = main()
     atexit._run_exitfuncs()  # noqa: SLF001 - what Python itself calls next
-    streams: tuple[TextIO | None, ...] = (sys.stdout, sys.stderr)  # None where it was closed
-    for stream in streams:
+    for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except BrokenPipeError:  # its reader has gone, as `head` does
             pass
         except OSError as error:

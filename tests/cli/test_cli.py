@@ -347,6 +347,16 @@ def test_a_command_leaves_at_once_but_in_order(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_work_that_is_watched_by_nobody_is_done(tmp_path: Path, closed: str) -> None:
+    """Progress asks standard error whether it is a terminal; a closed one is None."""
+    slide = write_slide(tmp_path / "s.tif", np.full((256, 256, 3), 200, np.uint8), mpp=1.0)
+    command = f"'{sys.executable}' -m histoslide_cli.main tile '{slide}' --tissue none --out "
+    done = subprocess.run(["bash", "-c", f"{command} '{tmp_path}/out' {closed}"], check=False)
+    assert done.returncode == 0
+    assert list((tmp_path / "out").rglob("*.png"))
+
+
 @pytest.mark.parametrize(
     ("redirected", "status", "said"),
     [
