@@ -35,6 +35,12 @@ class as a colour can be for all eyes. A label of it is the other way round."""
 FOOTPRINT: Rgb = (255, 255, 255)
 """Of the box around the part of a tile that its label speaks of, drawn on ``RIM``."""
 
+ANNOTATED: Rgb = (255, 255, 255)
+"""Of outlines that people have drawn, thin on ``RIM``."""
+
+PATCHES: Mapping[str, Rgb] = {"normal": (0, 183, 255), "tumour": (224, 32, 32)}
+"""Of the squares that were cut from a slide, by their label."""
+
 RIM: Rgb = (0, 0, 0)
 """Of the wider line under a coloured one, so that it is seen on tissue, glass and heatmap alike."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from histoslide_cli.console import Progress
+from histoslide_cli.engine_options import chosen_engine, engine_defaults, said_of
 from histoslide_cli.outcomes import EXIT_DONE
 
 logger = logging.getLogger("histoslide.cli")
@@ -48,8 +50,8 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Make the slide unless it is there, score it, say what to try next."""
     from histoslide.errors import HistoslideError
-    from histoslide.model import load_model, pick_device
     from histoslide.pipeline import ScoreOptions, score_slide
+    from histoslide.scoring.cascade import Cascade
     from histoslide.synthetic import scene_slide
 
     folder: Path = arguments.out
@@ -63,14 +65,19 @@ def run(arguments: argparse.Namespace) -> int:
         scene_slide(
             slide, width=DEMO_SIZE_L0, height=DEMO_SIZE_L0, mpp=DEMO_MPP, seed=arguments.seed
         )
-    model = load_model(device=pick_device(arguments.device))
-    logger.info("model %s on %s, %s", model.spec.name, model.device, model.engine)
-    with Progress(slide.name, unit="block", quiet=arguments.quiet) as progress:
+    with (
+        chosen_engine(engine_defaults(device=arguments.device)) as (model, _),
+        Progress(slide.name, unit="block", quiet=arguments.quiet) as progress,
+    ):
+        logger.info("%s", said_of(model))
+        options = ScoreOptions(command="histoslide demo")
+        if isinstance(model, Cascade):
+            options = replace(options, mode=model.mode)
         result = score_slide(
             slide,
             heat,
             model,
-            ScoreOptions(command="histoslide demo"),
+            options,
             on_block=lambda done, total, _: progress.update(done, total),
         )
     print(  # noqa: T201

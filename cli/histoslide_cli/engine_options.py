@@ -10,7 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histoslide_cli.model_choice import choose_model, is_pickle, model_file
+from histoslide_cli.model_choice import (
+    add_model_options,
+    choose_model,
+    is_pickle,
+    model_file,
+)
 
 if TYPE_CHECKING:
     from histoslide.model.choosing_first_look import ChosenLook
@@ -76,6 +81,23 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "local:N for N worker processes here; all must see the slides and --out under the same "
         "paths",
     )
+
+
+def engine_defaults(*, device: str) -> argparse.Namespace:
+    """What the options are where a command has none but the device: those of ``score``."""
+    parser = argparse.ArgumentParser()
+    add_model_options(parser)
+    add_engine_options(parser)
+    parser.set_defaults(stride=None)
+    return parser.parse_args(["--device", device])
+
+
+def said_of(model: BlockModel) -> str:
+    """The line that says who computes, and where."""
+    look = model.first_look
+    first = "" if look is None else f"; {look.name}, {look.engine}, looks first"
+    without = "" if look is None else " (--mode exact does without)"
+    return f"model {model.spec.name} on {model.device}, {model.engine}{first}{without}"
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from histoslide_cli.console import (
     slide_cache,
     tissue_options,
 )
-from histoslide_cli.engine_options import add_engine_options, chosen_engine, score_mode
+from histoslide_cli.engine_options import add_engine_options, chosen_engine, said_of, score_mode
 from histoslide_cli.lesions import add_settings_file_option, chosen_settings
 from histoslide_cli.model_choice import add_model_options
 from histoslide_cli.outcomes import Outcome, exit_code
@@ -179,9 +179,7 @@ def run(arguments: argparse.Namespace) -> int:
         _options(arguments)  # what is wrong with them is said before a cluster is waited for
     here = arguments.dask is None and not arguments.no_isolation
     with SlideAccess(isolate=here).begin(), chosen_engine(arguments) as (model, runner):
-        logger.info(
-            "model %s on %s, %s%s", model.spec.name, model.device, model.engine, _first(model)
-        )
+        logger.info("%s", said_of(model))
         # Only now, since it imports most of the package: meanwhile the network is compiled.
         options = replace(_options(arguments), runner=runner)
         if isinstance(model, Cascade):
@@ -191,14 +189,6 @@ def run(arguments: argparse.Namespace) -> int:
         results = _score(jobs, model, options, arguments)
     _print(results, arguments)
     return exit_code(map(outcome, results))
-
-
-def _first(model: BlockModel) -> str:
-    """What the first line says of a first look."""
-    look = model.first_look
-    if look is None:
-        return ""
-    return f"; {look.name}, {look.engine}, looks first (--mode exact does without)"
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -45,7 +45,7 @@ def write_ome_tiff(heatmap: Heatmap, path: Location | str, *, overwrite: bool = 
     metadata = {
         "axes": "CYX",
         "Name": heatmap.record.slide.name,
-        "Description": f"P({', '.join(channels)}) by {heatmap.record.model.name}. {NOTICE}",
+        "Description": f"P({', '.join(channels)}) by {heatmap.judged_by}. {NOTICE}",
         "PhysicalSizeX": um,
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": um,

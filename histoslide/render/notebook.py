@@ -42,7 +42,7 @@ def heatmap_html(heatmap: Heatmap) -> str:
     slide, grid = heatmap.record.slide, heatmap.grid
     facts = (
         f"{slide.name} · {grid.rows} × {grid.cols} cells of {quantities.cell(grid.cell_um)} · "
-        f"{heatmap.record.model.name} · {quantities.resolution(slide.mpp)} ({slide.mpp_source})"
+        f"{heatmap.judged_by} · {quantities.resolution(slide.mpp)} ({slide.mpp_source})"
         f"{'' if heatmap.complete else ' · incomplete'}"
     )
     return (

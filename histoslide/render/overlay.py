@@ -62,7 +62,7 @@ def draw_overlay(
     probability = heat.probability(class_name)
     picture = blend(thumbnail, grid, probability, threshold)
     shown = class_name or heat.main_class
-    title = f"{heat.record.slide.name}\n{heat.record.model.name} · coloured: "
+    title = f"{heat.record.slide.name}\n{heat.judged_by} · coloured: "
     title += f"P({shown}) ≥ {quantities.threshold(threshold)}"
     if lesions is not None:
         title += f", with a seed ≥ {quantities.threshold(lesions.settings.seed_probability)}"

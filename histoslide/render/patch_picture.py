@@ -12,16 +12,12 @@ from matplotlib.patheffects import Normal as PathNormal
 from matplotlib.patheffects import Stroke as PathStroke
 from numpy.typing import NDArray
 
+from histoslide import look
 from histoslide.geometry import Size
 from histoslide.render.bars import scale_bar
 from histoslide.render.canvas import Canvas
 from histoslide.slide import Slide
 from histoslide.slide.resampling import fit_size, read_overview
-
-PATCH_COLOURS: Mapping[str, str] = {"normal": "#00b7ff", "tumour": "#e02020"}
-"""Of the squares of each class."""
-
-_OUTLINES = "#ffd500"
 
 
 def draw_patches(
@@ -57,7 +53,8 @@ def draw_patches(
     canvas = Canvas(size, title)
     canvas.show(thumbnail, size_l0)
     handles = []
-    for name, colour in PATCH_COLOURS.items():
+    for name, of_class in look.PATCHES.items():
+        colour = look.hexadecimal(of_class)
         corners = boxes[name][:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]].reshape(-1, 5, 2)
         lines = LineCollection(list(corners), colors=colour, linewidths=0.7)
         canvas.axes.add_collection(lines, autolim=False)
@@ -67,10 +64,13 @@ def draw_patches(
         for outline in outlines
         for ring in shapely.get_rings(shapely.get_parts(outline))
     ]
-    drawn = LineCollection(rings, colors=_OUTLINES, linewidths=1.2)
-    drawn.set_path_effects([PathStroke(linewidth=2.4, foreground="black"), PathNormal()])
-    canvas.axes.add_collection(drawn, autolim=False)
-    handles.append(Line2D([], [], color=_OUTLINES, label=f"{len(outlines):,} annotated lesions"))
+    white = look.hexadecimal(look.ANNOTATED)
+    rim = [PathStroke(linewidth=2.4, foreground=look.hexadecimal(look.RIM)), PathNormal()]
+    canvas.axes.add_collection(
+        LineCollection(rings, colors=white, linewidths=1.2, path_effects=rim), autolim=False
+    )
+    lesions = f"{len(outlines):,} annotated lesions"
+    handles.append(Line2D([], [], color=white, path_effects=rim, label=lesions))
     canvas.axes.legend(handles=handles, loc="lower right", fontsize=canvas.points * 0.8)
     canvas.axes.set_xlim(0, size_l0.width)
     canvas.axes.set_ylim(size_l0.height, 0)

@@ -74,6 +74,12 @@ class Heatmap:
         return self.spec.tumour_class
 
     @property
+    def judged_by(self) -> str:
+        """Who says what stands in it: the model, and the one that looked first, for titles."""
+        look, name = self.record.mode.value.first_look, self.record.model.name
+        return name if look is None else f"{name} and {look.name}"
+
+    @property
     def main_class(self) -> str:
         """The class to show where there is room for one: the tumour, or else the last."""
         return self.tumour_class or self.classes[-1]

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from histoslide import look
 from histoslide.evaluation.drawing import plain
 from histoslide.evaluation.patches.perturbations import Perturbation
 from histoslide.evaluation.patches.predictions import Patches, Predictions
@@ -135,8 +136,7 @@ def draw_label_box(axes: Axes, side_px: int, label_px: int) -> None:
     if label_px >= side_px:
         return
     low = (side_px - label_px) / 2 - 0.5
-    for colour, width in (("black", 2.2), ("#F0E442", 1.2)):  # dark rim: seen on glass as well
-        box = Rectangle(
-            (low, low), label_px, label_px, fill=False, edgecolor=colour, linewidth=width
-        )
+    for colour, width in ((look.RIM, 2.2), (look.FOOTPRINT, 1.2)):  # dark rim: seen on glass too
+        edge = look.hexadecimal(colour)
+        box = Rectangle((low, low), label_px, label_px, fill=False, edgecolor=edge, linewidth=width)
         axes.add_patch(box)
