@@ -24,7 +24,7 @@ heatmap. It needs no data, and takes less than a minute. On a slide of your own,
 Research use only. The lymph node below is drawn, not scanned.""",
     """from pathlib import Path
 
-from histoslide import find_lesions, load_model, open_heatmap, score_slide
+from histoslide import find_lesions, load_cascade, open_heatmap, score_slide
 from histoslide.pipeline import ScoreOptions
 from histoslide.synthetic import scene_slide
 
@@ -32,7 +32,7 @@ folder = Path("notebook-demo")
 folder.mkdir(exist_ok=True)
 drawn = scene_slide(folder / "node.tif", width=1000, height=1000, mpp=0.972, seed=7, overwrite=True)
 result = score_slide(
-    folder / "node.tif", folder / "heat.zarr", load_model(), ScoreOptions(stride_px=48)
+    folder / "node.tif", folder / "heat.zarr", load_cascade(), ScoreOptions(stride_px=48)
 )
 result.state, dict(result.counts)""",
     """## Look at it

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from histoslide import (
     draw_overlay,
-    load_model,
+    load_cascade,
     make_heatmap,
     open_slide,
     save_png,
@@ -23,7 +23,7 @@ from histoslide.synthetic import scene_slide
 def main(slide_path: Path, heat_path: Path) -> None:
     """Score one slide with the weights that ship."""
     slide = open_slide(slide_path)
-    model = load_model()
+    model = load_cascade()
     heat = make_heatmap(slide, model)  # lazy: heat.probability is a Dask array
     stored = store_heatmap(heat, heat_path)  # storing it is running it
     save_png(draw_overlay(stored, slide).image, heat_path.with_suffix(".png"), overwrite=True)

@@ -4,6 +4,7 @@ from .model import load_model as load_model
 from .pipeline import score_slide as score_slide
 from .render import draw_overlay as draw_overlay
 from .render.png import save_png as save_png
+from .scoring.cascade import load_cascade as load_cascade
 from .scoring.lazy import make_heatmap as make_heatmap
 from .slide import open_slide as open_slide
 from .store import open_heatmap as open_heatmap

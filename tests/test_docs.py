@@ -38,6 +38,7 @@ def test_the_python_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 9
     monkeypatch.setattr(histoslide, "load_model", colour_model)
+    monkeypatch.setattr(histoslide, "load_cascade", colour_model)
     monkeypatch.chdir(tmp_path)
     scene_slide(tmp_path / "slide.svs", width=400, height=300, mpp=0.972, seed=1)
     (tmp_path / "unknown.svs").symlink_to("slide.svs")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from histoslide_cli.console import Progress
@@ -51,7 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Make the slide unless it is there, score it, say what to try next."""
     from histoslide.errors import HistoslideError
     from histoslide.pipeline import ScoreOptions, score_slide
-    from histoslide.scoring.cascade import Cascade
     from histoslide.synthetic import scene_slide
 
     folder: Path = arguments.out
@@ -70,14 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
         Progress(slide.name, unit="block", quiet=arguments.quiet) as progress,
     ):
         logger.info("%s", said_of(model))
-        options = ScoreOptions(command="histoslide demo")
-        if isinstance(model, Cascade):
-            options = replace(options, mode=model.mode)
         result = score_slide(
             slide,
             heat,
             model,
-            options,
+            ScoreOptions(command="histoslide demo"),
             on_block=lambda done, total, _: progress.update(done, total),
         )
     print(  # noqa: T201

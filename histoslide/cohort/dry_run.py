@@ -19,6 +19,7 @@ from histoslide.model.pixels import Pixels
 from histoslide.pipeline import ScoreOptions, prepare_slide
 from histoslide.scoring.block import Scorer
 from histoslide.scoring.lazy import BlockModel
+from histoslide.scoring.mode import EXACT
 from histoslide.storage.location import Location, readable_name
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def tiles_per_second(
 
 def _work(model: Scorer, options: ScoreOptions) -> tuple[int, Batches, Pixels]:
     """Cells a batch, the queue that the mode uses, and a batch of noise for it."""
-    work = options.mode.works(options.stride_px or model.spec.label_px)[0]
+    work = (options.mode or EXACT).works(options.stride_px or model.spec.label_px)[0]
     batches, side = model.batches(work), work.side_px(model.spec)
     noise = np.random.default_rng(0).integers(0, 256, (batches.size, 3, side, side), dtype=np.uint8)
     return work.across**2 * batches.size, batches, batches.memory.hold(noise)

@@ -7,6 +7,7 @@ network that is converted already (``histoslide.model.converted``) is never buil
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -159,7 +160,10 @@ def _timm(architecture: str) -> Any:
     Raises:
         BundleError: it is not.
     """
-    import timm.models  # noqa: PLC0415 - see the top
+    with warnings.catch_warnings():
+        # In a notebook without widgets tqdm, which comes with timm, asks for them; no bar is drawn.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import timm.models  # noqa: PLC0415 - see the top
 
     name = architecture.removeprefix(PREFIX)
     if not timm.models.is_model(name.partition(".")[0]):

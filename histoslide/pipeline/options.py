@@ -13,7 +13,7 @@ from histoslide.errors import HistoslideError
 from histoslide.lesions import LesionSettings
 from histoslide.render.png import DEFAULT_OVERLAY_PX
 from histoslide.scoring.lazy import DEFAULT_THRESHOLD, DEFAULT_TISSUE_THRESHOLD
-from histoslide.scoring.mode import EXACT, ScoreMode
+from histoslide.scoring.mode import ScoreMode
 from histoslide.scoring.runners import Runner
 from histoslide.slide import Slide, require_mpp
 from histoslide.slide.access import DEFAULT_ACCESS, SlideAccess
@@ -100,8 +100,8 @@ class ScoreOptions:
     """Side of a cell in model pixels; None for the model's label footprint."""
     tissue: TissueOptions = DEFAULT_TISSUE
     """Which part of the slide."""
-    mode: ScoreMode = EXACT
-    """How cells come by their probabilities."""
+    mode: ScoreMode | None = None
+    """How cells come by their probabilities; None for exact tiles, after the model's first look."""
     runner: Runner | None = None
     """Computes the blocks; None for threads of this process."""
     ngff: NgffVersion = "0.5"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoslide.model.first_look import ONE_SCALE, FirstLook, Scale, refuse_unlike
 from histoslide.model.work import Glances
-from histoslide.scoring.mode import ScoreMode
+from histoslide.scoring.mode import EXACT, ScoreMode
 from histoslide.storage.records import ABSENT
 
 if TYPE_CHECKING:
+    import torch
+
     from histoslide.model import Batches, ModelSpec
-    from histoslide.model.engine import Engine
+    from histoslide.model.engine import BackendName, Engine, Precision
     from histoslide.model.work import Work
     from histoslide.scoring.block import Scorer
     from histoslide.scoring.lazy import BlockModel
@@ -99,6 +102,48 @@ class Cascade:
     def share(self, slide: Slide) -> Slide:
         """As the model does."""
         return self.model.share(slide)
+
+
+def load_cascade(
+    path: Path | str | None = None,
+    *,
+    device: str | torch.device | None = None,
+    backend: BackendName | None = None,
+    precision: Precision | None = None,
+) -> BlockModel:
+    """Load a bundle with the one that was calibrated to look first for it, as ``score`` does.
+
+    Args:
+        path: bundle file; None for the one that ships with histoslide.
+        device: where to compute; None picks as ``histoslide.model.pick_device``.
+        backend: what computes both; None for the fastest that was measured for each.
+        precision: in which; None likewise.
+
+    Returns:
+        A cascade of both, or the model alone where no first look has passed its gate or the bundle
+        of it is not there.
+
+    Raises:
+        BundleError: a bundle or a record cannot be read.
+        HistoslideError: the backend or the precision cannot be had here.
+    """
+    from histoslide.model import load_model  # noqa: PLC0415 - heatmaps are read without torch
+    from histoslide.model.choosing_first_look import choose_first_look  # noqa: PLC0415
+
+    path = None if path is None else Path(path)
+    model = load_model(path, device=device, backend=backend, precision=precision)
+    look = choose_first_look(path, sha256=model.sha256, unasked=True)
+    if look is None:
+        return model
+    first = load_model(look.bundle, device=device, backend=backend, precision=precision)
+    return Cascade(
+        model=model, first=first, threshold=look.threshold, scale=look.scale, weight=look.weight
+    )
+
+
+def mode_of(model: BlockModel) -> ScoreMode:
+    """The mode that a model is scored in where none is asked for."""
+    return model.mode if isinstance(model, Cascade) else EXACT
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from histoslide.model.engine import Engine
 from histoslide.model.first_look import FirstLook
 from histoslide.model.work import Work
 from histoslide.scoring.block import Scorer, block_dtype, score_block
-from histoslide.scoring.mode import EXACT, ScoreMode
+from histoslide.scoring.cascade import mode_of
+from histoslide.scoring.mode import ScoreMode
 from histoslide.scoring.record import MaskRecord, ModelRecord, ModeRecord, SlideRecord
 from histoslide.slide import Slide, require_mpp
 from histoslide.storage.records import Absent, to_builtins
@@ -286,7 +287,7 @@ def make_heatmap(
     roi: TissueMask | None = None,
     plan: NDArray[np.uint8] | None = None,
     block_cells: int = DEFAULT_BLOCK_CELLS,
-    mode: ScoreMode = EXACT,
+    mode: ScoreMode | None = None,
 ) -> LazyHeatmap:
     """Lay out a slide's heatmap; pixels are read and scored only when it is stored.
 
@@ -299,13 +300,15 @@ def make_heatmap(
         roi: see ``plan_cells``.
         plan: from ``plan_cells``, where it is not to be made from mask and region once more.
         block_cells: side of a block in cells.
-        mode: how cells come by their probabilities.
+        mode: how cells come by their probabilities; None for exact tiles, after a first look where
+            the model is a cascade.
 
     Raises:
         ResolutionUnknownError: the slide's resolution is not known.
         ResolutionError: the slide is much coarser than the model.
         HistoslideError: the model cannot be used in this mode.
     """
+    mode = mode_of(model) if mode is None else mode
     grid = make_grid(slide, model.spec, stride_px=stride_px, block_cells=block_cells)
     mode.check(model.spec, stride_px=grid.stride_px)
     if mode.first_look is not None and mode.first_look != model.first_look:

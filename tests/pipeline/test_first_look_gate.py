@@ -30,6 +30,7 @@ from histoslide.model.fast_paths import (
     write_fast_paths,
 )
 from histoslide.model.first_look import ONE_SCALE, Scale, together
+from histoslide.pipeline import ScoreOptions, score_slide
 from histoslide.pipeline.first_look_gate import (
     GateSlide,
     choose_weight,
@@ -38,6 +39,7 @@ from histoslide.pipeline.first_look_gate import (
     looked_twice,
     measure_first_look,
 )
+from histoslide.scoring.cascade import load_cascade
 from histoslide.store import open_heatmap
 from histoslide.synthetic import fiducial_slide
 
@@ -236,7 +238,13 @@ def test_score_takes_what_passed_unasked_and_says_so(
     assert heat.looks is not None
     replay = ["replay", str(out), "--slide", str(slide), "--model", str(heavy)]
     assert main(replay) == 0
+    both = load_cascade(heavy, backend="torch")
+    score_slide(slide, tmp_path / "python.zarr", both, ScoreOptions(overlay=False))
+    same = open_heatmap(tmp_path / "python.zarr")
+    assert same.record.mode == heat.record.mode
+    np.testing.assert_array_equal(same.probability(), heat.probability())
     shutil.move(light, tmp_path / "elsewhere.safetensors")
+    assert isinstance(load_cascade(heavy, backend="torch"), Model)
     capsys.readouterr()
     assert main(replay) == 2
     assert "light (sha256" in capsys.readouterr().err
