@@ -65,10 +65,10 @@ def together(
     """Probability of tumour by both looks: the weighted mean of their log-odds.
 
     Two networks that err differently are better together (Hansen & Salamon 1990); log-odds are
-    what each adds up its evidence in.
+    what each adds up its evidence in. Each is taken as it was calibrated.
 
     Args:
-        first: at the first look, on the scale of the other.
+        first: at the first look, as that model has it: on its own scale.
         again: by the model that looks again.
         weight: of the first, 0-1; 0 leaves the other as it is.
     """
@@ -112,7 +112,7 @@ class FirstLook:
         """Probabilities of all classes where both have looked.
 
         Args:
-            first: probability of tumour at the first look, on the other's scale, shape (n,).
+            first: probability of tumour at the first look, on its own scale, shape (n,).
             again: of all classes by the model that looked again, shape (n, classes).
             tumour: index of the tumour class.
         """

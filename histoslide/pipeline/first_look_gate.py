@@ -121,12 +121,10 @@ def measure_first_look(
     pairs = [(alone[chosen], light[chosen]), *(slide.pair for slide in scores)]
     known, seen = (np.concatenate(values) for values in zip(*pairs, strict=True))
     scale = fit_scale(seen, known)
-    glance = scale.apply(light)
-    weight = choose_weight(glance[chosen], alone[chosen], labels[chosen])
-    moved = scale.apply(seen)
-    threshold = highest_threshold(moved, together(moved, known, weight))
-    everywhere = together(glance, alone, weight)[judged]
-    found = looked_twice(glance[judged], everywhere, threshold)
+    weight = choose_weight(light[chosen], alone[chosen], labels[chosen])
+    threshold = highest_threshold(scale.apply(seen), together(seen, known, weight))
+    everywhere = together(light, alone, weight)[judged]
+    found = looked_twice(scale.apply(light[judged]), everywhere, threshold)
     positive = everywhere >= POSITIVE
     return FirstLookGate(
         name=first.spec.name,
@@ -174,7 +172,7 @@ def choose_weight(
     """The weight of a first look in what both have seen: an equal one where that ranks better.
 
     Args:
-        first: probabilities at the first look, on the other's scale, shape (n,).
+        first: probabilities at the first look, on its own scale, shape (n,).
         alone: those of the model alone.
         labels: which are tumour.
     """
@@ -264,7 +262,7 @@ def _scored(
 
 def _judge(slide: _SlideScores, scale: Scale, weight: float, threshold: float) -> SlideGate:
     first = scale.apply(slide.first)
-    everywhere = together(first, slide.alone, weight)
+    everywhere = together(slide.first, slide.alone, weight)
     found = looked_twice(first, everywhere, threshold)
     scored = np.isfinite(slide.alone)
     positive = scored & (everywhere >= POSITIVE)

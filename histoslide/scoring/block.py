@@ -188,16 +188,20 @@ class _Block:
                 if not seen:
                     return
                 waiting: list[_Waiting] = []
+                own: list[NDArray[np.float32]] = []
                 for part, pixels in seen:
-                    part.put(first.scale.apply_to_all(part.probability, tumour))
-                    again = part.of(part.probability[:, tumour] >= threshold)
-                    if len(again.rows):
+                    glance = part.probability
+                    moved = first.scale.apply_to_all(glance, tumour)
+                    part.put(moved)
+                    doubtful = moved[:, tumour] >= threshold
+                    if doubtful.any():
+                        again = part.of(doubtful)
                         waiting.append((self._put(tiles, pixels, again), again))
+                        own.append(glance[doubtful, tumour])
                         tiles.help()
-                glances_at = [part.probability[:, tumour] for _, part in waiting]
                 self._collect(tiles, waiting)
-                for glance, (_, part) in zip(glances_at, waiting, strict=True):
-                    part.put(first.with_again(glance, part.probability, tumour))
+                for said, (_, part) in zip(own, waiting, strict=True):
+                    part.put(first.with_again(said, part.probability, tumour))
 
     def _windows(self) -> Iterator[Window]:
         """Pieces of the slide that hold all pending cells."""

@@ -61,7 +61,7 @@ def test_a_cell_has_the_value_of_those_who_looked(
     near = np.abs(moved - threshold) < 1e-6
     np.testing.assert_array_equal(again[~near], (moved >= threshold)[~near])
     a = alone["probability"][..., 1].astype(np.float64)
-    mean = 1 / (1 + np.exp(-(weight * odds + (1 - weight) * np.log(a / (1 - a)))))
+    mean = 1 / (1 + np.exp(-(weight * np.log(p / (1 - p)) + (1 - weight) * np.log(a / (1 - a)))))
     wanted = np.where(again, mean, moved)
     np.testing.assert_allclose(both["probability"][..., 1], wanted, atol=1e-6)
     np.testing.assert_allclose(both["probability"].sum(axis=-1), 1, atol=1e-6)
