@@ -130,13 +130,7 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
         from histoslide.scoring.cascade import Cascade
 
         first = load_model(look.bundle, device=device, backend=backend, precision=precision)
-        cascade = Cascade(
-            model=model,
-            first=first,
-            threshold=look.threshold,
-            scale=look.scale,
-            weight=look.weight,
-        )
+        cascade = Cascade.of(model, first, look)
         both = cascade.here()
         begin(lambda: cascade.mode.compile(both, stride_px=stride_px, only_kept=True))
         yield cascade, None
@@ -157,14 +151,7 @@ def chosen_engine(arguments: argparse.Namespace) -> Iterator[tuple[BlockModel, R
         if (look := chosen_first_look(arguments, there)) is not None:
             from histoslide.scoring.cascade import Cascade
 
-            looks_first = cluster.load_model(look.bundle, **kind)
-            there = Cascade(
-                model=there,
-                first=looks_first,
-                threshold=look.threshold,
-                scale=look.scale,
-                weight=look.weight,
-            )
+            there = Cascade.of(there, cluster.load_model(look.bundle, **kind), look)
         yield there, cluster
 
 

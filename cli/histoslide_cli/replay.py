@@ -151,7 +151,6 @@ def _with_first_look(
     from histoslide.model.choosing_first_look import find_first_look
     from histoslide.model.engine import Engine
     from histoslide.scoring.cascade import Cascade
-    from histoslide.storage.records import Absent
 
     given: Path | None = arguments.first_look
     if given is None:
@@ -175,5 +174,5 @@ def _with_first_look(
         first=light,
         threshold=mode.cascade_threshold,
         scale=first.scale,
-        weight=0 if isinstance(first.weight, Absent) else first.weight,
+        weight=first.say,
     )

@@ -14,7 +14,7 @@ _PICTURES = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How PNG and TIFF files begin."""
 
 
-_BEGINNING, _BEFORE = 4096, b"\xef\xbb\xbf \t\r\n"
+_LOOKED_AT, _BEFORE = 4096, b"\xef\xbb\xbf \t\r\n"
 """Bytes that are looked at, and those that may come before XML and JSON."""
 
 
@@ -24,11 +24,7 @@ def is_picture(path: Path) -> bool:
     Raises:
         AnnotationError: it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return file.read(8).startswith(_PICTURES)
-    except OSError as error:
-        raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from error
+    return _beginning(path).startswith(_PICTURES)
 
 
 def holds_text(path: Path) -> bool:
@@ -37,9 +33,13 @@ def holds_text(path: Path) -> bool:
     Raises:
         AnnotationError: it cannot be read.
     """
+    return _beginning(path).lstrip(_BEFORE).startswith((b"<", b"{", b"["))
+
+
+def _beginning(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(_BEGINNING).lstrip(_BEFORE).startswith((b"<", b"{", b"["))
+            return file.read(_LOOKED_AT)
     except OSError as error:
         raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from error
 

@@ -106,6 +106,11 @@ class FirstLook:
     weight: Share | Absent = ABSENT
     """Of its log-odds in the value of a cell that both have seen; left out where it has no say."""
 
+    @property
+    def say(self) -> float:
+        """``weight`` as a number: 0 where it has no say."""
+        return 0.0 if isinstance(self.weight, Absent) else float(self.weight)
+
     def with_again(
         self, first: NDArray[np.float32], again: NDArray[np.float32], tumour: int
     ) -> NDArray[np.float32]:
@@ -116,9 +121,9 @@ class FirstLook:
             again: of all classes by the model that looked again, shape (n, classes).
             tumour: index of the tumour class.
         """
-        if isinstance(self.weight, Absent):
+        if not self.say:
             return again
-        return _with_tumour(again, together(first, again[..., tumour], self.weight), tumour)
+        return _with_tumour(again, together(first, again[..., tumour], self.say), tumour)
 
 
 def refuse_unlike(spec: ModelSpec, first: ModelSpec) -> None:

@@ -24,7 +24,6 @@ from histoslide.report.pictures import (
 )
 from histoslide.report.quality import measure_quality
 from histoslide.slide import Slide
-from histoslide.storage.records import Absent
 from histoslide.store import Heatmap, doubts_of
 
 THUMBNAIL_PX = 220
@@ -297,9 +296,9 @@ def _mode(heat: Heatmap) -> str:
         seen = 0 if looks is None else int((looks > 0).sum())
         twice = 0 if looks is None else int((looks > 1).sum())
         again = (
-            "the model saw"
-            if isinstance(first.weight, Absent)
-            else f"the mean of both ({first.weight:g} of it the first's) stands in"
+            f"the mean of both ({first.say:g} of it the first's) stands in"
+            if first.say
+            else "the model saw"
         )
         return (
             f"after a first look by {first.name} ({first.engine}): its probabilities, brought to "

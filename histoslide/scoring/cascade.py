@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from histoslide.model import Batches, ModelSpec
+    from histoslide.model.choosing_first_look import ChosenLook
     from histoslide.model.engine import BackendName, Engine, Precision
     from histoslide.model.work import Work
     from histoslide.scoring.block import Scorer
@@ -42,6 +43,23 @@ class Cascade:
     """From the first one's probabilities to the model's."""
     weight: float = 0.0
     """Of the first one's log-odds in the value of a cell that both have seen, 0-1."""
+
+    @classmethod
+    def of(cls, model: BlockModel, first: BlockModel, look: ChosenLook) -> Cascade:
+        """A model with the one that was chosen to look first for it.
+
+        Args:
+            model: looks again.
+            first: looks first, loaded from ``look.bundle``.
+            look: how.
+        """
+        return cls(
+            model=model,
+            first=first,
+            threshold=look.threshold,
+            scale=look.scale,
+            weight=look.weight,
+        )
 
     def __post_init__(self) -> None:
         refuse_unlike(self.model.spec, self.first.spec)
@@ -136,9 +154,7 @@ def load_cascade(
     if look is None:
         return model
     first = load_model(look.bundle, device=device, backend=backend, precision=precision)
-    return Cascade(
-        model=model, first=first, threshold=look.threshold, scale=look.scale, weight=look.weight
-    )
+    return Cascade.of(model, first, look)
 
 
 def mode_of(model: BlockModel) -> ScoreMode:

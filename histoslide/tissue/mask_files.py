@@ -87,22 +87,22 @@ def _rasterised(
         what = "with an area" if empty else "at all"
         raise MaskError(f"{drawn.source} holds no polygon {what}")
     left_out = [it.polygon for it in drawn.items if it.class_name.lower() in _LEFT_OUT]
-    taken = [
-        it.polygon for it in drawn.items if it.class_name.lower() not in _LEFT_OUT | _NOT_DRAWN
-    ]
+    taken = [it.polygon for it in drawn.items if _is_taken(it.class_name)]
     size = mask_size(slide)
     mask = rasterise(taken, slide.size_l0, size)
     if left_out:
         mask &= ~rasterise(left_out, slide.size_l0, size)
     classes: dict[str, list[str]] = {}
     if len(drawn.classes) > 1 or left_out:
-        classes["classes"] = [
-            it for it in drawn.classes if it.lower() not in _LEFT_OUT | _NOT_DRAWN
-        ]
+        classes["classes"] = [it for it in drawn.classes if _is_taken(it)]
         classes["left_out"] = [it for it in drawn.classes if it.lower() in _LEFT_OUT]
         without = f", without {', '.join(classes['left_out'])}" if left_out else ""
         logger.info("%s: takes %s%s", name, ", ".join(classes["classes"]) or "nothing", without)
     return mask, _why_nothing(taken, slide), classes
+
+
+def _is_taken(class_name: str) -> bool:
+    return class_name.lower() not in _LEFT_OUT | _NOT_DRAWN
 
 
 def _why_nothing(polygons: Sequence[Polygon], slide: Slide) -> str:

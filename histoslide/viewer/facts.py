@@ -123,7 +123,7 @@ def describe_heatmap(
         model=record.model.name,
         model_sha256=record.model.sha256,
         first_look=None if look is None else look.name,
-        first_look_weight=0 if look is None or isinstance(look.weight, Absent) else look.weight,
+        first_look_weight=0 if look is None else look.say,
         slide=_describe_slide(catalogue, key, heat),
         grid=GridMessage(
             rows=grid.rows,
