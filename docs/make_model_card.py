@@ -277,16 +277,18 @@ def first_look_of(bundle: Path) -> str:
         f"{'the same' if slide.lesions_alike else 'others'} |"
         for slide in gate.slides
     ]
+    sure = "" if gate.certain is None else f", and less than {gate.certain:g}"
     verdict = "passes, so `score` takes it unasked" if gate.passed else "does not pass"
     return f"""
 ## After a first look
 
 {gate.name} looks first, and this model where that one, brought to this one's
-scale, says {gate.threshold:g} or more. What both have seen has the mean of their log-odds. AUC of
+scale, says {gate.threshold:g} or more{sure}. What both have seen has the mean of their log-odds.
+AUC of
 {gate.patches:,} patches: {gate.auc:.4f}; where both look at everything
 {gate.auc_everywhere:.4f}; this model alone {gate.auc_alone:.4f}. The first look loses {gate.lost:,}
 of {gate.positive:,} patches that are positive where both look at everything. Scale, weight and
-threshold were chosen on as many other patches, scale and threshold on these nodes too:
+thresholds were chosen on as many other patches, all but the weight on these nodes too:
 
 | node | looked at again | positive cells lost | lesions of both everywhere | after a first look |
 |---|---|---|---|---|

@@ -50,7 +50,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "exact", "cascade", "dense"),
         default="auto",
         help="exact: every tile by itself; cascade: every tile by the model of --first-look, then "
-        "by --model where there may be tumour (and the mean of both there, where that was measured "
+        "by --model where that leaves a doubt (and the mean of both there, where that was measured "
         "to be better); dense: whole areas in one pass, not the same; auto: cascade where model "
         "calibrate --first-look has measured that it loses nothing, else exact (default: auto)",
     )
@@ -65,8 +65,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--cascade-threshold",
         type=float,
         metavar="P",
-        help="probability at the first look from which --mode cascade looks again, 0-1 (default: "
-        "what was calibrated)",
+        help="look again in --mode cascade at everything from this probability at the first look "
+        "on, 0-1 (default: between the two that were calibrated, below which and from which the "
+        "first look is enough)",
     )
     group.add_argument(
         "--tta",

@@ -29,7 +29,7 @@ def add_calibrate(
         "bf16 compare with float32. The record is written beside the bundle, as "
         "<name>.fast-paths.json; score then uses what changes the AUC by at most 0.002 and is "
         "fastest on its machine. With --first-look it measures a lighter model that looks first; "
-        "score then has the model look only where there may be tumour, if that ranks patches as "
+        "score then has the model look only where that leaves a doubt, if that ranks patches as "
         "well, loses less than 1 in 1,000 positive cells and finds the same lesions.",
         epilog="example: histoslide model calibrate pcam/ --model model.safetensors",
     )
@@ -67,7 +67,7 @@ def add_calibrate(
         type=model_file,
         metavar="FILE",
         help="measure instead whether this bundle, or light, can look first for the model, so that "
-        "it need look only where there may be tumour",
+        "it need look only where that leaves a doubt",
     )
     look.add_argument(
         "--slides",
@@ -192,8 +192,9 @@ def _measure_first_look(arguments: argparse.Namespace, bundle: Path) -> int:
 
 def first_look_lines(gate: FirstLookGate) -> list[str]:
     """What was measured of a first look, for a person."""
+    below = "" if gate.certain is None else f", below {gate.certain:g}"
     said = (
-        f"{gate.name} looks first, from {gate.threshold:g} on the model again "
+        f"{gate.name} looks first, from {gate.threshold:g} on{below} the model again "
         f"({gate.engines[1]}, {gate.engines[0]}); what both have seen "
         + (f"is the mean of both, {gate.weight:g} of it the first" if gate.weight else "is its own")
     )

@@ -175,4 +175,5 @@ def _with_first_look(
         threshold=mode.cascade_threshold,
         scale=first.scale,
         weight=first.say,
+        certain=first.enough,
     )

@@ -20,6 +20,8 @@ class ChosenLook:
     """Of the model that looks first."""
     threshold: float
     """Probability of tumour, on the other's scale, from which that one looks again."""
+    certain: float | None
+    """That from which its word is enough; None where nothing is that certain."""
     scale: Scale
     """From its probabilities to the other's."""
     weight: float
@@ -40,8 +42,8 @@ def choose_first_look(
         bundle: of the model that looks again; None for the one that ships.
         sha256: of that file.
         first: bundle of the model that looks first; None for the one in the model's record.
-        threshold: instead of the one in the record; without a record both models must be on one
-            scale already.
+        threshold: instead of what the record says is in doubt: all from there on is looked at
+            again. Without a record both models must be on one scale already.
         unasked: take only what passed its gate and is there.
 
     Raises:
@@ -74,7 +76,7 @@ def choose_first_look(
             f"histoslide model calibrate PATCHES --model {bundle.name} --first-look {first.name} "
             "--slides SLIDES, or give --cascade-threshold"
         )
-    return ChosenLook(bundle=first, threshold=threshold, scale=ONE_SCALE, weight=0)
+    return ChosenLook(bundle=first, threshold=threshold, certain=None, scale=ONE_SCALE, weight=0)
 
 
 def find_first_look(bundle: Path, sha256: str, *names: str) -> Path | None:
@@ -93,5 +95,11 @@ def find_first_look(bundle: Path, sha256: str, *names: str) -> Path | None:
 
 
 def _chosen(bundle: Path, gate: FirstLookGate, threshold: float | None) -> ChosenLook:
-    kept = gate.threshold if threshold is None else threshold
-    return ChosenLook(bundle=bundle, threshold=kept, scale=gate.scale, weight=gate.weight)
+    measured = threshold is None
+    return ChosenLook(
+        bundle=bundle,
+        threshold=gate.threshold if threshold is None else threshold,
+        certain=gate.certain if measured else None,
+        scale=gate.scale,
+        weight=gate.weight,
+    )

@@ -101,6 +101,9 @@ class FirstLookGate:
     """Of that file."""
     threshold: Share
     """Probability of tumour, on this model's scale, from which this one looks again."""
+    certain: Share | None
+    """That from which it need not, since both together say next to the same; None where too little
+    was seen to tell."""
     scale: Scale
     """From the other's probabilities to this one's."""
     weight: Share
@@ -109,8 +112,8 @@ class FirstLookGate:
     engines: tuple[str, str]
     """What computed this model and the other."""
     data: str
-    """Name of the patches; threshold, scale and weight come of one half of them, and the first two
-    of the slides too."""
+    """Name of the patches; both thresholds, scale and weight come of one half of them, and all but
+    the weight of the slides too."""
     patches: Count
     """In the other half, which the following speak of."""
     auc: Share

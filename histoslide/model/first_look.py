@@ -1,4 +1,4 @@
-"""A lighter network that looks first, so that another need look only where there may be tumour."""
+"""A lighter network that looks first, so that another need look only where that leaves a doubt."""
 
 from __future__ import annotations
 
@@ -85,6 +85,21 @@ def log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(np.log(inside / (1 - inside)))
 
 
+def in_doubt(
+    first: NDArray[np.float32], threshold: float, certain: float | None
+) -> NDArray[np.bool_]:
+    """Of which cells a first look does not tell enough.
+
+    Args:
+        first: probabilities of tumour at the first look, on the scale of the model that looks
+            again; NaN is not in doubt.
+        threshold: below it there is no tumour.
+        certain: from it on there is, whatever the other says; None where nothing is that certain.
+    """
+    found = first >= threshold
+    return found if certain is None else found & (first < certain)
+
+
 ONE_SCALE = Scale(slope=1, shift=0)
 """Of two models whose probabilities mean the same."""
 
@@ -105,11 +120,23 @@ class FirstLook:
     """From its probabilities to those of the model that looks again."""
     weight: Share | Absent = ABSENT
     """Of its log-odds in the value of a cell that both have seen; left out where it has no say."""
+    certain: Share | Absent = ABSENT
+    """Probability of tumour, on the other's scale, from which its word is enough; left out where
+    the other sees all that it suspects."""
 
     @property
     def say(self) -> float:
         """``weight`` as a number: 0 where it has no say."""
         return 0.0 if isinstance(self.weight, Absent) else float(self.weight)
+
+    @property
+    def enough(self) -> float | None:
+        """``certain``; None where it is left out."""
+        return None if isinstance(self.certain, Absent) else float(self.certain)
+
+    def in_doubt(self, moved: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+        """Which cells the other must see; see ``histoslide.model.first_look.in_doubt``."""
+        return in_doubt(moved, threshold, self.enough)
 
     def with_again(
         self, first: NDArray[np.float32], again: NDArray[np.float32], tumour: int

@@ -1,7 +1,7 @@
 """The gate of a first look: what is lost where a lighter model looks first, on patches and slides.
 
 Nothing is scored twice for it: with a first look a cell's value is the lighter model's, brought to
-the other's scale, below the threshold, and from there on that of both together.
+the other's scale, where that leaves no doubt, and else that of both together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from histoslide.lesions import Lesion, LesionSettings
 from histoslide.lesions.report import lesions_of
 from histoslide.model import Model
 from histoslide.model.fast_paths import MOST_LOST, POSITIVE, FirstLookGate, SlideGate
-from histoslide.model.first_look import Scale, log_odds, refuse_unlike, together
+from histoslide.model.first_look import Scale, in_doubt, log_odds, refuse_unlike, together
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.score import score_slide
 from histoslide.storage.location import Location, readable_name
@@ -41,8 +41,25 @@ _CHOSEN_AT = MOST_LOST / 2
 _EQUAL = 0.5
 """Weight of the first look where both together rank better: not tuned, so nothing is fitted."""
 
+_MOST_CHANGED = 0.05
+"""Difference of probability that another look may make where the first is certain."""
+
 _STEP = 1e-4
-"""Thresholds are rounded down to a multiple of this, to be read by people."""
+"""Thresholds are rounded to a multiple of this, to be read by people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """What leaves a doubt at a first look, by its probability on the other's scale."""
+
+    threshold: float
+    """Below it there is none."""
+    certain: float | None
+    """Nor from here on; None where too little is known to say so."""
+
+    def of(self, first: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which are in doubt."""
+        return in_doubt(first, self.threshold, self.certain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +103,10 @@ def measure_first_look(
     stride_px: int | None = None,
     progress: Progress | None = None,
 ) -> FirstLookGate:
-    """Choose scale, weight and threshold of a first look, and measure what it loses.
+    """Choose scale, weight and both thresholds of a first look, and measure what it loses.
 
-    They are chosen on a random half of the patches, scale and threshold on the slides too; what is
-    said of patches is said of the other half. The first look has an equal say in what both have
+    They are chosen on a random half of the patches, and all but the weight on the slides too; what
+    is said of patches is said of the other half. The first look has an equal say in what both have
     seen, if that ranks the patches better than the model alone, and else none.
 
     Args:
@@ -122,15 +139,17 @@ def measure_first_look(
     known, seen = (np.concatenate(values) for values in zip(*pairs, strict=True))
     scale = fit_scale(seen, known)
     weight = choose_weight(light[chosen], alone[chosen], labels[chosen])
-    threshold = highest_threshold(scale.apply(seen), together(seen, known, weight))
+    moved, both = scale.apply(seen), together(seen, known, weight)
+    doubt = Doubt(threshold=highest_threshold(moved, both), certain=lowest_certain(moved, both))
     everywhere = together(light, alone, weight)[judged]
-    found = looked_twice(scale.apply(light[judged]), everywhere, threshold)
+    found = looked_twice(scale.apply(light[judged]), everywhere, doubt)
     positive = everywhere >= POSITIVE
     return FirstLookGate(
         name=first.spec.name,
         file=file,
         weights_sha256=first.sha256,
-        threshold=threshold,
+        threshold=doubt.threshold,
+        certain=doubt.certain,
         scale=scale,
         weight=weight,
         engines=(str(model.engine), str(first.engine)),
@@ -141,7 +160,7 @@ def measure_first_look(
         auc_everywhere=float(roc_auc_score(labels[judged], everywhere)),
         positive=int(positive.sum()),
         lost=int((positive & (found < POSITIVE)).sum()),
-        slides=tuple(_judge(slide, scale, weight, threshold) for slide in scores),
+        slides=tuple(_judge(slide, scale, weight, doubt) for slide in scores),
     )
 
 
@@ -195,17 +214,44 @@ def highest_threshold(first: NDArray[np.float32], everywhere: NDArray[np.float32
     return round(math.floor(least / _STEP) * _STEP, 6)
 
 
+def lowest_certain(first: NDArray[np.float32], everywhere: NDArray[np.float32]) -> float | None:
+    """The lowest probability at a first look from which another would change next to nothing.
+
+    Of the tiles from there on, less than half of ``MOST_LOST`` have a probability by both that
+    differs by more than ``_MOST_CHANGED``.
+
+    Args:
+        first: probabilities at the first look, on the other's scale, shape (n,).
+        everywhere: those of both looking at everything.
+
+    Returns:
+        None where fewer tiles than that takes to see lie above every candidate.
+    """
+    sure = first >= POSITIVE
+    order = np.argsort(first[sure])[::-1]
+    values = first[sure][order]
+    changed = np.cumsum(np.abs(first[sure] - everywhere[sure])[order] > _MOST_CHANGED)
+    above = np.arange(1, len(values) + 1)
+    last_of_its_value = np.append(values[1:] != values[:-1], [True])[: len(values)]
+    fits = last_of_its_value & (above * _CHOSEN_AT >= 1) & (changed < above * _CHOSEN_AT)
+    if not fits.any():
+        return None
+    least = float(values[np.flatnonzero(fits)[-1]])
+    rounded = round(math.ceil(least / _STEP) * _STEP, 6)
+    return rounded if rounded < 1 else None
+
+
 def looked_twice(
-    first: NDArray[np.float32], everywhere: NDArray[np.float32], threshold: float
+    first: NDArray[np.float32], everywhere: NDArray[np.float32], doubt: Doubt
 ) -> NDArray[np.float32]:
     """Probabilities with a first look; see ``histoslide.scoring.block``.
 
     Args:
         first: at the first look, on the other's scale.
         everywhere: of both looking at everything.
-        threshold: of ``first``, from which the other looks again.
+        doubt: where the other looks again.
     """
-    return np.where(first >= threshold, everywhere, first)
+    return np.where(doubt.of(first), everywhere, first)
 
 
 def lesions_alike(here: Sequence[Lesion], there: Sequence[Lesion]) -> bool:
@@ -260,10 +306,10 @@ def _scored(
     return _SlideScores(name=name, grid=heat.grid, status=status, alone=alone, first=light)
 
 
-def _judge(slide: _SlideScores, scale: Scale, weight: float, threshold: float) -> SlideGate:
+def _judge(slide: _SlideScores, scale: Scale, weight: float, doubt: Doubt) -> SlideGate:
     first = scale.apply(slide.first)
     everywhere = together(slide.first, slide.alone, weight)
-    found = looked_twice(first, everywhere, threshold)
+    found = looked_twice(first, everywhere, doubt)
     scored = np.isfinite(slide.alone)
     positive = scored & (everywhere >= POSITIVE)
     settings = LesionSettings()
@@ -271,7 +317,7 @@ def _judge(slide: _SlideScores, scale: Scale, weight: float, threshold: float) -
         lesions_of(slide.grid, values, slide.status, settings) for values in (everywhere, found)
     )
     cells = int(scored.sum())
-    again = scored & (first >= threshold)
+    again = scored & doubt.of(first)
     return SlideGate(
         slide=slide.name,
         cells=cells,

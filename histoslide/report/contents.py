@@ -300,9 +300,10 @@ def _mode(heat: Heatmap) -> str:
             if first.say
             else "the model saw"
         )
+        sure = "" if first.enough is None else f" and from {first.enough:g} on"
         return (
             f"after a first look by {first.name} ({first.engine}): its probabilities, brought to "
-            f"the same scale, stand below {mode.cascade_threshold:g}; {again} the other "
+            f"the same scale, stand below {mode.cascade_threshold:g}{sure}; {again} the other "
             f"{twice:,} of {seen:,} cells"
         )
     again = f", from {mode.cascade_threshold:g} on again as a tile"

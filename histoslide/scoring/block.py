@@ -170,13 +170,14 @@ class _Block:
     def look_twice(
         self, glances: Batches, tiles: Batches, first: FirstLook, *, threshold: float
     ) -> None:
-        """Score every pending cell at a first look, and again where there may be tumour.
+        """Score every pending cell at a first look, and again where that leaves a doubt.
 
         Args:
             glances: queue of the model that looks first.
             tiles: queue of the model that looks again.
-            first: has the scale that brings both to one, and its weight in cells that both see.
-            threshold: probability on that scale from which a cell is looked at again.
+            first: has the scale that brings both to one, its weight in cells that both see, and
+                from where on its word is enough.
+            threshold: probability on that scale below which it is enough too.
         """
         tumour = self._model.spec.tumour_index
         assert tumour is not None
@@ -193,7 +194,7 @@ class _Block:
                     glance = part.probability
                     moved = first.scale.apply_to_all(glance, tumour)
                     part.put(moved)
-                    doubtful = moved[:, tumour] >= threshold
+                    doubtful = first.in_doubt(moved[:, tumour], threshold)
                     if doubtful.any():
                         again = part.of(doubtful)
                         waiting.append((self._put(tiles, pixels, again), again))

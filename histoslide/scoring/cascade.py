@@ -1,4 +1,4 @@
-"""Two models as one: a light one sees every tile, the other those where there may be tumour."""
+"""Two models as one: a light one sees every tile, the other those that this leaves in doubt."""
 
 from __future__ import annotations
 
@@ -43,6 +43,9 @@ class Cascade:
     """From the first one's probabilities to the model's."""
     weight: float = 0.0
     """Of the first one's log-odds in the value of a cell that both have seen, 0-1."""
+    certain: float | None = None
+    """Probability of tumour, on the model's scale, from which the first one's word is enough; None
+    where the model looks at all from ``threshold`` on."""
 
     @classmethod
     def of(cls, model: BlockModel, first: BlockModel, look: ChosenLook) -> Cascade:
@@ -59,6 +62,7 @@ class Cascade:
             threshold=look.threshold,
             scale=look.scale,
             weight=look.weight,
+            certain=look.certain,
         )
 
     def __post_init__(self) -> None:
@@ -82,6 +86,7 @@ class Cascade:
             ranges_sha256=ABSENT if first.ranges_sha256 is None else first.ranges_sha256,
             scale=self.scale,
             weight=self.weight or ABSENT,
+            certain=ABSENT if self.certain is None else self.certain,
         )
 
     @property

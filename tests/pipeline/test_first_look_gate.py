@@ -32,11 +32,13 @@ from histoslide.model.fast_paths import (
 from histoslide.model.first_look import ONE_SCALE, Scale, together
 from histoslide.pipeline import ScoreOptions, score_slide
 from histoslide.pipeline.first_look_gate import (
+    Doubt,
     GateSlide,
     choose_weight,
     fit_scale,
     highest_threshold,
     looked_twice,
+    lowest_certain,
     measure_first_look,
 )
 from histoslide.scoring.cascade import load_cascade
@@ -51,6 +53,7 @@ GATE = FirstLookGate(
     file="light.safetensors",
     weights_sha256="0",
     threshold=0.1,
+    certain=None,
     scale=ONE_SCALE,
     weight=0,
     engines=("torch fp32", "torch fp32"),
@@ -93,7 +96,7 @@ def test_the_threshold_is_the_highest_that_loses_next_to_nothing(
 ) -> None:
     first, alone = (np.array([p[i] for p in pairs], dtype=np.float32) for i in (0, 1))
     threshold = highest_threshold(first, alone)
-    both = looked_twice(first, alone, threshold)
+    both = looked_twice(first, alone, Doubt(threshold=threshold, certain=None))
     positive = alone >= 0.5
     lost = int((positive & (both < 0.5) & (first < threshold)).sum())
     assert lost == 0  # of so few
@@ -107,6 +110,38 @@ def test_one_in_two_thousand_may_go_where_there_are_more() -> None:
     found = highest_threshold(first, np.ones(4001, dtype=np.float32))
     assert (first < found).sum() == 2
     assert highest_threshold(first, np.zeros(4001, dtype=np.float32)) == 0
+
+
+def test_the_first_look_is_certain_only_where_the_other_would_change_next_to_nothing() -> None:
+    first = np.linspace(0.5, 0.98, 8001, dtype=np.float32)
+    everywhere = first.copy()
+    assert lowest_certain(first, everywhere) == 0.5
+    everywhere[: int((first < 0.8).sum()) : 500] -= 0.06
+    found = lowest_certain(first, everywhere)
+    assert found is not None
+    sure = first >= found
+    changed = sure & (np.abs(first - everywhere) > 0.05)
+    assert 0.7 < found < 0.78  # one in two thousand may be changed
+    assert 0 < changed.sum() < sure.sum() / 2000
+    kept = looked_twice(first, everywhere, Doubt(threshold=0.1, certain=found))
+    np.testing.assert_array_equal(kept, np.where(sure, first, everywhere))
+
+
+@pytest.mark.parametrize("changed_by", [0.04, 0.06])
+def test_of_few_tiles_nothing_is_certain(changed_by: float) -> None:
+    few = np.linspace(0.9, 0.97, 1999, dtype=np.float32)
+    assert lowest_certain(few, few - changed_by) is None
+    more = np.append(few, np.float32(0.98))
+    found = lowest_certain(more, more - changed_by)
+    assert found == (0.9 if changed_by < 0.05 else None)
+    assert lowest_certain(more[:0], more[:0]) is None
+
+
+def test_tiles_of_one_probability_are_judged_together() -> None:
+    first = np.repeat(np.array([0.9, 0.7], dtype=np.float32), (2100, 4000))
+    everywhere = first.copy()
+    everywhere[-1000:] = 0.4
+    assert lowest_certain(first, everywhere) == 0.9
 
 
 def test_the_scale_is_found_again() -> None:

@@ -44,22 +44,37 @@ def everything(slide: FakeSlide, model: Any, mode: ScoreMode, stride_px: int = 3
     stride_px=st.sampled_from([32, 48, 96]),
     threshold=st.sampled_from([0.0, 0.3, 0.45, 1.0]),
     weight=st.sampled_from([0.0, 0.5, 0.25]),
+    certain=st.sampled_from([None, 0.5, 0.47]),
 )
 @settings(max_examples=15, deadline=None)
 def test_a_cell_has_the_value_of_those_who_looked(
-    height: int, width: int, stride_px: int, threshold: float, weight: float
+    height: int,
+    width: int,
+    stride_px: int,
+    threshold: float,
+    weight: float,
+    certain: float | None,
 ) -> None:
     """The slow twin: each model alone, and the rule written down once more."""
     slide, (model, light) = noise_slide(height, width), models()
-    cascade = Cascade(model=model, first=light, threshold=threshold, scale=SCALE, weight=weight)
+    cascade = Cascade(
+        model=model,
+        first=light,
+        threshold=threshold,
+        scale=SCALE,
+        weight=weight,
+        certain=certain,
+    )
     alone, first = (everything(slide, it, EXACT, stride_px) for it in (model, light))
     both = everything(slide, cascade, cascade.mode, stride_px)
     p = first["probability"][..., 1].astype(np.float64)
     odds = np.log(p / (1 - p)) * 0.5 - 0.3
     moved = 1 / (1 + np.exp(-odds))
     again = both["looks"] == 2
-    near = np.abs(moved - threshold) < 1e-6
-    np.testing.assert_array_equal(again[~near], (moved >= threshold)[~near])
+    below = 2 if certain is None else certain
+    near = (np.abs(moved - threshold) < 1e-6) | (np.abs(moved - below) < 1e-6)
+    wanted_again = (moved >= threshold) & (moved < below)
+    np.testing.assert_array_equal(again[~near], wanted_again[~near])
     a = alone["probability"][..., 1].astype(np.float64)
     mean = 1 / (1 + np.exp(-(weight * np.log(p / (1 - p)) + (1 - weight) * np.log(a / (1 - a)))))
     wanted = np.where(again, mean, moved)
@@ -151,6 +166,7 @@ def test_the_store_tells_who_looked(tmp_path: Path) -> None:
     assert again.record.fingerprint["first_look.name"] == "light"
     assert again.record.fingerprint["first_look.scale"] == {"slope": 0.5, "shift": -0.3}
     assert "first_look.weight" not in again.record.fingerprint
+    assert "first_look.certain" not in again.record.fingerprint
     assert stored(tmp_path / "exact.zarr", model, EXACT).looks is None
     for ngff in ("0.4", "0.5"):
         copy = convert_heatmap(again, tmp_path / f"c{ngff}.zarr", ngff=ngff)
@@ -170,11 +186,9 @@ def test_other_first_looks_are_other_settings(tmp_path: Path) -> None:
     model, light = models()
     cascade = Cascade(model=model, first=light, threshold=0.45)
     stored(tmp_path / "h.zarr", cascade, cascade.mode)
-    other, heavier = (
-        dataclasses.replace(cascade, scale=SCALE),
-        dataclasses.replace(cascade, weight=0.5),
-    )
-    for changed, field in ((other, "scale"), (heavier, "weight")):
+    changes: dict[str, Any] = {"scale": SCALE, "weight": 0.5, "certain": 0.9}
+    for field, value in changes.items():
+        changed = dataclasses.replace(cascade, **{field: value})
         with pytest.raises(HistoslideError, match=rf"first_look\.{field}"):
             stored(tmp_path / "h.zarr", changed, changed.mode)
 
