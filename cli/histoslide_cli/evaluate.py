@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from histoslide import quantities
 from histoslide_cli import evaluate_slides
 from histoslide_cli.console import Progress, refuse_file_name
-from histoslide_cli.model_choice import add_model_options, choose_model
+from histoslide_cli.model_choice import add_model_options, choose_model, is_pickle
 from histoslide_cli.outcomes import EXIT_DONE
 from histoslide_cli.patch_options import add_part_option, add_patch_options, patch_folder
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from histoslide.evaluation.patches.predictions import Patches, Predictions
     from histoslide.evaluation.patches.robustness import Robustness
     from histoslide.model import Model, ModelSpec
+    from histoslide.model.two_looks import TwoLooks
 
 logger = logging.getLogger("histoslide.cli")
 
@@ -95,6 +96,13 @@ def _add_patches(
         help="write id,label (label: probability of tumour) of unlabelled patches, and no figures",
     )
     parser.add_argument(
+        "--mode",
+        choices=("exact", "auto"),
+        default="exact",
+        help="exact: the model alone, by torch in float32; auto: what score says by default, after "
+        "the first look that was calibrated for the model, on its fastest engine (default: exact)",
+    )
+    parser.add_argument(
         "--tta",
         action="store_true",
         help="average the logits of the eight symmetries of each patch: eight times the work",
@@ -141,6 +149,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
 
     if arguments.workers is not None and arguments.workers < 1:
         raise HistoslideError(f"--workers must be at least 1, not {arguments.workers}")
+    if arguments.tta and arguments.mode == "auto":
+        raise HistoslideError("--tta turns the tiles of one model: it needs --mode exact, not auto")
     if arguments.predict is not None:
         for name in (
             "out",
@@ -171,12 +181,9 @@ def _check_options(arguments: argparse.Namespace) -> None:
 def _predict(arguments: argparse.Namespace) -> int:
     """Write the probabilities of unlabelled patches."""
     from histoslide.datasets import open_unlabelled
-    from histoslide.model import pick_device
 
     patches = open_unlabelled(arguments.data)
-    model = choose_model(
-        arguments, device=pick_device(arguments.device), backend="torch", precision="fp32"
-    )
+    model = _choose_judge(arguments)
     predictions = _run_model(arguments, model, patches)
     out: Path = arguments.predict
     predictions.save_submission(out, temperature=model.spec.temperature)
@@ -195,13 +202,10 @@ def _judge(arguments: argparse.Namespace) -> int:
     from histoslide.evaluation.patches.assessment import assess, check_threshold
     from histoslide.evaluation.patches.classes import match_classes
     from histoslide.evaluation.patches.report import write_report
-    from histoslide.model import pick_device
     from histoslide.storage.records import to_builtins
 
-    model = choose_model(
-        arguments, device=pick_device(arguments.device), backend="torch", precision="fp32"
-    )
-    spec = model.spec
+    judge = _choose_judge(arguments)
+    spec, (model, first) = judge.spec, _models_of(judge)
     check_threshold(arguments.threshold, spec.classes, spec.tumour_index)
     split = None if arguments.split is None else Split(kind="file", file=arguments.split)
     patches, classes = patch_folder(arguments, patch_px=spec.input_px).part(
@@ -213,17 +217,18 @@ def _judge(arguments: argparse.Namespace) -> int:
         said = ", ".join(f"{name} as {called}" for name, called in pairs)
         logger.info("classes of the data are taken %s", said)
     try:
-        predictions = _run_model(arguments, model, patches, class_map)
+        predictions = _run_model(arguments, judge, patches, class_map)
     except DataError as error:
         raise DataError(f"{error}; --skip-bad leaves such patches out") from error
     assessment = assess(predictions, temperature=spec.temperature, threshold=arguments.threshold)
     robustness = None
     if arguments.robustness:
-        robustness = _measure_robustness(arguments, model, patches, predictions, class_map)
+        robustness = _measure_robustness(arguments, judge, patches, predictions, class_map)
     page = None
     if arguments.out is not None:
         part = f", {arguments.part} part" if arguments.part else ""
-        tta = ", mean of eight symmetries" if arguments.tta else ""
+        how = ", mean of eight symmetries" if arguments.tta else ""
+        how += "" if first is None else f", after a first look by {first.spec.name}"
         page = write_report(
             arguments.out,
             predictions=predictions,
@@ -232,11 +237,15 @@ def _judge(arguments: argparse.Namespace) -> int:
             assessment=assessment,
             robustness=robustness,
             title=f"{spec.name} on {arguments.data.resolve().name}",
-            data=f"{arguments.data.resolve().name}{part}{tta}",
+            data=f"{arguments.data.resolve().name}{part}{how}",
             overwrite=arguments.overwrite,
         )
     if arguments.json:
         facts = {"model": spec.name, "sha256": model.sha256, "tta": arguments.tta}
+        facts |= {
+            "engine": str(model.engine),
+            "first_look": None if first is None else first.sha256,
+        }
         facts |= assessment.as_dict() | {"report": None if page is None else str(page)}
         if robustness is not None:
             facts["robustness"] = to_builtins(robustness)
@@ -252,15 +261,49 @@ def _judge(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _choose_judge(arguments: argparse.Namespace) -> Model | TwoLooks:
+    """The model, or with ``--mode auto`` what ``score`` takes.
+
+    Raises:
+        HistoslideError: it cannot be read or computed.
+    """
+    from histoslide.model import load_model, pick_device
+
+    device = pick_device(arguments.device)
+    if arguments.mode == "exact":
+        return choose_model(arguments, device=device, backend="torch", precision="fp32")
+    from histoslide.model.choosing_first_look import choose_first_look
+    from histoslide.model.two_looks import TwoLooks
+
+    model = choose_model(arguments, device=device)
+    bundle: Path | None = arguments.model
+    if bundle is not None and is_pickle(bundle):
+        return model  # it has no record beside it
+    look = choose_first_look(bundle, sha256=model.sha256, unasked=True)
+    return model if look is None else TwoLooks(model, load_model(look.bundle, device=device), look)
+
+
+def _models_of(judge: Model | TwoLooks) -> tuple[Model, Model | None]:
+    """The model, and the one that looks first for it, where there is one."""
+    from histoslide.model.two_looks import TwoLooks
+
+    return (judge.model, judge.first) if isinstance(judge, TwoLooks) else (judge, None)
+
+
 def _run_model(
-    arguments: argparse.Namespace, model: Model, patches: Patches, class_map: Any = None
+    arguments: argparse.Namespace,
+    judge: Model | TwoLooks,
+    patches: Patches,
+    class_map: Any = None,
 ) -> Predictions:
     from histoslide.evaluation.patches.predictions import predict_patches
 
-    logger.info("%s on %s", model.spec.name, model.device)
+    model, first = _models_of(judge)
+    by = "" if first is None else f"; {first.spec.name}, {first.engine}, looks first"
+    logger.info("%s on %s, %s%s", model.spec.name, model.device, model.engine, by)
     with Progress("predict", unit="patch", quiet=arguments.quiet) as progress:
         return predict_patches(
-            model,
+            judge,
             patches,
             tta=arguments.tta,
             workers=arguments.workers,
@@ -271,7 +314,7 @@ def _run_model(
 
 def _measure_robustness(
     arguments: argparse.Namespace,
-    model: Model,
+    judge: Model | TwoLooks,
     patches: Patches,
     predictions: Predictions,
     class_map: Any,
@@ -280,7 +323,7 @@ def _measure_robustness(
 
     with Progress("robustness", unit="patch", quiet=arguments.quiet) as progress:
         return measure_robustness(
-            model,
+            judge,
             patches,
             predictions,
             threshold=arguments.threshold,

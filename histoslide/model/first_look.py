@@ -79,6 +79,15 @@ def together(
     return np.where(missing, np.nan, 1 / (1 + np.exp(-odds))).astype(np.float32)
 
 
+def with_again(
+    first: NDArray[np.float32], again: NDArray[np.float32], tumour: int, weight: float
+) -> NDArray[np.float32]:
+    """Probabilities of all classes where both have looked; see ``FirstLook.with_again``."""
+    if weight == 0:
+        return again
+    return _with_tumour(again, together(first, again[..., tumour], weight), tumour)
+
+
 def log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:
     """Of probabilities, which are kept ``_LEAST`` from 0 and 1."""
     inside = np.clip(probability.astype(np.float64), _LEAST, 1 - _LEAST)
@@ -148,9 +157,7 @@ class FirstLook:
             again: of all classes by the model that looked again, shape (n, classes).
             tumour: index of the tumour class.
         """
-        if not self.say:
-            return again
-        return _with_tumour(again, together(first, again[..., tumour], self.say), tumour)
+        return with_again(first, again, tumour, self.say)
 
 
 def refuse_unlike(spec: ModelSpec, first: ModelSpec) -> None:

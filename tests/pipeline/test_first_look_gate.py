@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,7 @@ GATE = FirstLookGate(
     slides=(SLIDE,),
 )
 CLASSES = np.array([0, 1])
+SQUARED = Scale(slope=2, shift=3)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +289,36 @@ def test_score_takes_what_passed_unasked_and_says_so(
     exact = tmp_path / "exact.zarr"
     assert main([*command, "--out", str(exact)]) == 0  # what is not there is not taken
     assert open_heatmap(exact).record.mode.mode == "exact"
+
+
+def test_patches_are_judged_as_score_does_where_it_is_asked_for(
+    bundles: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heavy, light = bundles
+    data = str(tmp_path / "data")
+    command = ["evaluate", "patches", data, "--model", str(heavy), "--quiet", "--json"]
+
+    def judged(*more: str) -> dict[str, Any]:
+        assert main([*command, *more]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    alone = judged()
+    assert alone["first_look"] is None
+    assert judged("--mode", "auto")["figures"] == alone["figures"]  # nothing was calibrated
+    # Of equal weights on another scale, from which the other never looks again: its own word.
+    gate = dataclasses.replace(passing(light), threshold=0, certain=0, scale=SQUARED)
+    write_fast_paths(
+        heavy, FastPaths(weights_sha256=file_sha256(heavy), data="test", first_look=gate)
+    )
+    after = judged("--mode", "auto", "--out", str(tmp_path / "report"))
+    assert after["first_look"] == file_sha256(light)
+    assert after["figures"]["auc"] == pytest.approx(alone["figures"]["auc"])  # the same order
+    assert after["figures"]["loss"] > alone["figures"]["loss"]
+    assert "after a first look by light" in (tmp_path / "report/report.html").read_text()
+    assert judged()["figures"] == alone["figures"]
+    assert main([*command, "--mode", "auto", "--tta"]) == 2
+    assert "--tta turns the tiles of one model" in capsys.readouterr().err
 
 
 def test_calibrate_measures_a_first_look(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from scipy.special import log_softmax, softmax
 from histoslide.errors import DataError, reason
 from histoslide.evaluation.patches.perturbations import Change
 from histoslide.machine.processors import usable_processors
-from histoslide.model import Model
+from histoslide.model import ModelSpec
 from histoslide.storage.tables import TableWriter, original_cell
 from histoslide.storage.writing import whole_file
 
@@ -39,6 +39,28 @@ class Patches(Protocol):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """RGB pixels of one patch, shape (height, width, 3)."""
+        ...
+
+
+class Judge(Protocol):
+    """What says something of tiles: a ``histoslide.model.Model``, or two of them (``TwoLooks``)."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the model."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many tiles to hand over at a time."""
+        ...
+
+    def logits(self, tiles: Any) -> NDArray[np.float32]:
+        """Outputs of shape (n, classes), of which a softmax at the spec's temperature is taken."""
+        ...
+
+    def logits_of_views(self, tiles: Any) -> NDArray[np.float32]:
+        """The same of the eight symmetries, shape (8, n, classes)."""
         ...
 
 
@@ -209,7 +231,7 @@ class Predictions:
 
 
 def predict_patches(
-    model: Model,
+    model: Judge,
     patches: Patches,
     *,
     tta: bool = False,
@@ -264,7 +286,7 @@ def predict_patches(
 
 
 def read_batches(
-    patches: Patches, model: Model, workers: int | None = None, *, change: Change | None = None
+    patches: Patches, model: Judge, workers: int | None = None, *, change: Change | None = None
 ) -> Iterator[NDArray[np.uint8]]:
     """Patches as a model takes them, decoded ahead in threads.
 
@@ -302,7 +324,7 @@ def read_batches(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _read_one(patches: Patches, index: int, model: Model) -> NDArray[np.uint8]:
+def _read_one(patches: Patches, index: int, model: Judge) -> NDArray[np.uint8]:
     patch = patches.read(index)
     side = model.spec.input_px
     if patch.shape != (side, side, 3):

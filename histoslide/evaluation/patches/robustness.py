@@ -13,11 +13,11 @@ from histoslide.evaluation.patches.figures import judge
 from histoslide.evaluation.patches.perturbations import PERTURBATIONS, Perturbation
 from histoslide.evaluation.patches.predictions import (
     DEFAULT_THRESHOLD,
+    Judge,
     Patches,
     Predictions,
     predict_patches,
 )
-from histoslide.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Robustness:
 
 
 def measure_robustness(
-    model: Model,
+    model: Judge,
     patches: Patches,
     predictions: Predictions,
     *,
