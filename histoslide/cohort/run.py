@@ -31,6 +31,7 @@ from histoslide.pipeline import (
     Progress,
     ScoreOptions,
     finish_slide,
+    import_ahead,
     prepare_slide,
     store_slide,
 )
@@ -153,6 +154,7 @@ class _CohortRun:
     def go(self) -> list[SlideResult]:
         """Run to the end; the results in the order of the jobs."""
         self._record.begin()
+        import_ahead(self._options)
         pool = ThreadPoolExecutor(self._at_once + 1, thread_name_prefix="slide")
         interrupted = False
         try:

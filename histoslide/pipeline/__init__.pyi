@@ -5,5 +5,6 @@ from .preparation import PreparedSlide as PreparedSlide
 from .preparation import prepare_slide as prepare_slide
 from .score import Progress as Progress
 from .score import finish_slide as finish_slide
+from .score import import_ahead as import_ahead
 from .score import score_slide as score_slide
 from .score import store_slide as store_slide

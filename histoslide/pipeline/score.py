@@ -53,6 +53,7 @@ def score_slide(
     """
     path = as_location(path)
     out = as_location(out)
+    import_ahead(options)
     with prepare_slide(path, out, model, options, mpp=mpp) as prepared:
         heat, seconds = store_slide(prepared, options, on_block=on_block)
         return finish_slide(prepared, heat, options, scoring_seconds=seconds)
@@ -78,12 +79,8 @@ def store_slide(
         )
     with prepared.limit.running():
         before = prepared.limit.spent
-        if options.overlay:
-            begin(_import_render)
-        if options.lesions:
-            begin(_import_graphs)
         if options.mask_png:
-            from histoslide.render import draw_mask  # noqa: PLC0415 - see _import_render
+            from histoslide.render import draw_mask  # noqa: PLC0415 - see import_ahead
 
             drawing = draw_mask(
                 prepared.slide,
@@ -169,15 +166,21 @@ def finish_slide(
     return _judged(result)
 
 
-def _import_render() -> None:
-    """Import what draws, with Matplotlib: half a second that the network's threads leave over."""
-    import_module("histoslide.render.overlay")
+def import_ahead(options: ScoreOptions) -> None:
+    """Import what only the last step needs, in the background, while a slide is prepared.
 
+    What draws takes half a second with Matplotlib, which masks leave a second core for; once there
+    is a network at work, it takes it from that.
+    """
 
-def _import_graphs() -> None:
-    """Import what finding lesions needs and nothing before it."""
-    import_module("scipy.sparse.csgraph")
-    import_module("scipy.spatial.distance")
+    def import_them() -> None:
+        if options.lesions:
+            import_module("scipy.sparse.csgraph")
+            import_module("scipy.spatial.distance")
+        if options.overlay:
+            import_module("histoslide.render.overlay")
+
+    begin(import_them)
 
 
 def _draw_overlay(
@@ -187,7 +190,7 @@ def _draw_overlay(
     label = prepared.beside.overlay_label(heat, shown_class, options)
     if read_png_label(prepared.beside.picture) == label:
         return
-    from histoslide.render import draw_overlay  # noqa: PLC0415 - see _import_render
+    from histoslide.render import draw_overlay  # noqa: PLC0415 - see import_ahead
 
     overlay = draw_overlay(
         heat,

@@ -9,16 +9,21 @@ from functools import partial
 from pathlib import Path
 
 from histoslide.geometry import Mpp
+from histoslide.machine.processors import usable_processors
 from histoslide.slide.base import Slide
 from histoslide.slide.fetched import FetchedSlide
 from histoslide.slide.isolated.process import find_opener
 from histoslide.slide.isolated.slide import DEFAULT_OPENER, IsolatedSlide
 from histoslide.slide.isolated.time_limit import TimeLimit
-from histoslide.slide.isolated.worker import process_ahead
+from histoslide.slide.isolated.worker import processes_ahead
 from histoslide.slide.openslide_slide import DEFAULT_CACHE_BYTES
 from histoslide.slide.same_file import SameFileSlide
 from histoslide.storage.location import Location, is_remote
 from histoslide.storage.slide_copies import DEFAULT_CACHE, SlideCache
+
+_AHEAD = 2
+"""Most processes that are started before a slide is opened: of more, the first reads are done
+before the last is up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +60,16 @@ class SlideAccess:
         )
 
     def begin(self) -> AbstractContextManager[None]:
-        """Start the process that will read the next slide, before it is known which.
+        """Start processes that will read the next slide, before it is known which.
 
         Nothing is done where slides are read in this process.
 
         Returns:
-            A context; if no slide has been opened when it is left, the process ends.
+            A context; processes that no slide has taken when it is left end.
         """
-        return process_ahead() if self._in_workers else nullcontext()
+        if not self._in_workers:
+            return nullcontext()
+        return processes_ahead(min(_AHEAD, self.workers or usable_processors()))
 
     def _open_file(self, path: Path, *, mpp: Mpp | None, limit: TimeLimit | None) -> Slide:
         if self._in_workers:

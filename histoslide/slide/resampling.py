@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from histoslide.errors import SlideGivenUpError, SlideReadError
 from histoslide.geometry import Box, Region, Size
+from histoslide.machine.threads import side_by_side
 from histoslide.slide.base import Slide
 from histoslide.slide.shrinking import average_squares
 
@@ -205,21 +207,26 @@ def read_overview(slide: Slide, size: Size) -> tuple[NDArray[np.uint8], NDArray[
     step = max(1, int(_OVERVIEW_READ_PX * downsample / max(factor_x, factor_y)))
     pixels = np.full((size.height, size.width, 3), WHITE, dtype=np.uint8)
     readable = np.ones((size.height, size.width), dtype=np.bool_)
-    given_up = False
-    for y in range(0, size.height, step):
-        for x in range(0, size.width, step):
-            part = Size(min(step, size.width - x), min(step, size.height - y))
-            box = Box(x * factor_x, y * factor_y, part.width * factor_x, part.height * factor_y)
-            where = np.s_[y : y + part.height, x : x + part.width]
-            if given_up:
-                readable[where] = False
-                continue
-            try:
-                pixels[where] = read_box(slide, box, part)
-            except SlideReadError as error:
-                given_up = isinstance(error, SlideGivenUpError)
-                logger.warning("%s", error)
-                readable[where] = False
+    given_up = threading.Event()
+
+    def read(corner: tuple[int, int]) -> None:
+        x, y = corner
+        part = Size(min(step, size.width - x), min(step, size.height - y))
+        box = Box(x * factor_x, y * factor_y, part.width * factor_x, part.height * factor_y)
+        where = np.s_[y : y + part.height, x : x + part.width]
+        if given_up.is_set():
+            readable[where] = False
+            return
+        try:
+            pixels[where] = read_box(slide, box, part)
+        except SlideReadError as error:
+            if isinstance(error, SlideGivenUpError):
+                given_up.set()
+            logger.warning("%s", error)
+            readable[where] = False
+
+    corners = [(x, y) for y in range(0, size.height, step) for x in range(0, size.width, step)]
+    list(side_by_side(read, corners))
     return pixels, readable
 
 

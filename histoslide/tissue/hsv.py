@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from histoslide.machine.threads import side_by_side
+
 _BAND_ROWS = 64
 """Rows that are converted at once: their planes fit the processor's cache."""
 
@@ -29,19 +31,33 @@ class Hsv:
     @classmethod
     def of(cls, rgb: NDArray[np.uint8]) -> Hsv:
         """That of an RGB picture of shape (h, w, 3)."""
-        planes = [np.empty(rgb.shape[:2], dtype=np.float32) for _ in range(3)]
-        for start in range(0, len(rgb), _BAND_ROWS):
-            rows = slice(start, start + _BAND_ROWS)
-            for plane, band in zip(planes, _band(rgb[rows]), strict=True):
-                plane[rows] = band
-        hue, saturation, value = planes
+        hue, saturation, value = (np.empty(rgb.shape[:2], dtype=np.float32) for _ in range(3))
+
+        def convert(rows: slice) -> None:
+            hue[rows], saturation[rows], value[rows] = _band(rgb[rows])
+
+        list(side_by_side(convert, _bands(rgb)))
         return cls(hue=hue, saturation=saturation, value=value)
 
 
+def saturation_of(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """``Hsv.saturation`` alone."""
+    saturation = np.empty(rgb.shape[:2], dtype=np.float32)
+
+    def convert(rows: slice) -> None:
+        _, value, chroma = _channels(rgb[rows])
+        saturation[rows] = chroma / np.maximum(value, 1)
+
+    list(side_by_side(convert, _bands(rgb)))
+    return saturation
+
+
+def _bands(rgb: NDArray[np.uint8]) -> list[slice]:
+    return [slice(top, top + _BAND_ROWS) for top in range(0, len(rgb), _BAND_ROWS)]
+
+
 def _band(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.floating], ...]:
-    red, green, blue = (rgb[..., i].astype(np.float32) for i in range(3))
-    value = np.maximum(np.maximum(red, green), blue)
-    chroma = value - np.minimum(np.minimum(red, green), blue)
+    (red, green, blue), value, chroma = _channels(rgb)
     # Where the divisor is 0, so is what it divides.
     sixth = np.float32(1) / np.maximum(chroma, 1) / 6
     hue = np.where(
@@ -56,3 +72,12 @@ def _band(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.floating], ...]:
     hue[hue < 0] += 1
     hue[chroma == 0] = 0
     return hue, chroma / np.maximum(value, 1), value / np.float32(255)
+
+
+def _channels(
+    rgb: NDArray[np.uint8],
+) -> tuple[list[NDArray[np.float32]], NDArray[np.float32], NDArray[np.float32]]:
+    """Red, green and blue, the largest of them, and how far it lies above the smallest; 0-255."""
+    red, green, blue = channels = [rgb[..., i].astype(np.float32) for i in range(3)]
+    value = np.maximum(np.maximum(red, green), blue)
+    return channels, value, value - np.minimum(np.minimum(red, green), blue)

@@ -27,6 +27,7 @@ from scipy.ndimage import (
 
 from histoslide.errors import SlideReadError
 from histoslide.geometry import Box, Size
+from histoslide.machine.threads import side_by_side
 from histoslide.slide import Slide
 from histoslide.slide.resampling import read_box
 from histoslide.tissue.glass import GREY
@@ -127,13 +128,16 @@ class _Candidates:
     @classmethod
     def of(cls, rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> _Candidates:
         change = np.full(mask.shape, np.inf, dtype=np.float32)
-        for rows, cols in _blocks_of(mask):
-            padded = tuple(slice(max(0, s.start - 8), s.stop + 8) for s in (rows, cols))
+
+        def look(block: tuple[slice, slice]) -> None:
+            padded = tuple(slice(max(0, s.start - 8), s.stop + 8) for s in block)
             inner = tuple(
                 slice(s.start - p.start, s.stop - p.start)
-                for s, p in zip((rows, cols), padded, strict=True)
+                for s, p in zip(block, padded, strict=True)
             )
-            change[rows, cols] = _calmest_change(rgb[padded])[inner]
+            change[block] = _calmest_change(rgb[padded])[inner]
+
+        list(side_by_side(look, _blocks_of(mask)))
         found, count = label(mask & (change < _CANDIDATE), _EIGHT)
         pieces: NDArray[np.int32] = np.asarray(found, dtype=np.int32)
         sizes = np.bincount(pieces.ravel(), minlength=count + 1)

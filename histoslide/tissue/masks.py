@@ -26,7 +26,7 @@ from histoslide.slide import Slide, require_mpp
 from histoslide.slide.resampling import read_overview
 from histoslide.slide.ycbcr import looks_converted_twice, looks_like_ycbcr
 from histoslide.tissue.glass import Glass, find_glass
-from histoslide.tissue.hsv import Hsv
+from histoslide.tissue.hsv import Hsv, saturation_of
 from histoslide.tissue.ink import find_ink
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class SaturationOtsu:
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Map RGB of shape (h, w, 3) to a mask of shape (h, w)."""
-        saturation = gaussian(Hsv.of(rgb).saturation, sigma=1)
+        saturation = gaussian(saturation_of(rgb), sigma=1)
         return saturation > _limited_otsu(saturation, SATURATION_LIMITS, rgb)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
@@ -25,7 +26,8 @@ NUCLEAR_PERIOD_UM = 6.6
 patches, mostly lymphocytes, and the 7.4 of its positive ones, whose 0.972 µm/px are known."""
 
 _DARK = 50
-"""Median of red, 0-255, below which a window is no tissue in transmitted light."""
+"""Red, 0-255, up to which a pixel is dark; a window of which half is so is no tissue in transmitted
+light."""
 
 WINDOWS = 16
 """Windows of tissue that are looked at."""
@@ -93,14 +95,16 @@ def read_ruler(slide: Slide, mask: NDArray[np.bool_]) -> RulerReading | None:
     Returns:
         None where nothing repeats clearly enough, or the slide cannot be read.
     """
-    try:
-        seen = [pixels for pixels in _windows(slide, mask) if np.median(pixels[..., 0]) > _DARK]
-    except SlideReadError:
-        return None  # scoring will say where and why
-    windows = [_optical_density(pixels) for pixels in seen]
+    with ThreadPoolExecutor(1) as pool:  # looks at one window while the next is read
+        looks = []
+        try:
+            for pixels in _windows(slide, mask):
+                looks.append(pool.submit(_spectra, pixels))  # noqa: PERF401 - some may be there
+        except SlideReadError:
+            return None  # scoring will say where and why
+    seen = [found for look in looks if (found := look.result()) is not None]
     # Large nuclei are seen better from further away: of the two views the clearer one counts.
-    close = [_spectrum(part) for window in windows for part in _quarters(window)]
-    far = [_spectrum(_halved(window)) for window in windows]
+    close, far = [one for found, _ in seen for one in found], [one for _, one in seen]
     clearness, frequency = max(_hump(close, shrunk=1), _hump(far, shrunk=2))
     if clearness < CLEAR:
         return None
@@ -121,6 +125,21 @@ def _windows(slide: Slide, mask: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8
         y = (rows[place] + 0.5) / mask.shape[0] * size.height - side / 2
         left, top = (int(np.clip(v, 0, n - side)) for v, n in ((x, size.width), (y, size.height)))
         yield slide.read(Region(0, left, top, side, side))
+
+
+def _spectra(
+    pixels: NDArray[np.uint8],
+) -> tuple[list[NDArray[np.float64]], NDArray[np.float64]] | None:
+    """Spectra of a window's quarters, and that of all of it from further away; None of a dark one.
+
+    Args:
+        pixels: RGB, shape (side, side, 3).
+    """
+    dark = np.count_nonzero(pixels[..., 0] <= _DARK)
+    if 2 * dark >= pixels[..., 0].size:
+        return None
+    window = _optical_density(pixels)
+    return [_spectrum(part) for part in _quarters(window)], _spectrum(_halved(window))
 
 
 def _optical_density(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -149,25 +168,32 @@ def _spectrum(window: NDArray[np.float32]) -> NDArray[np.float64]:
         Shape (bands,), with a sum of 1, or of 0 where there is nothing to see.
     """
     side = len(window)
-    taper = np.hanning(side)
-    weights = taper[:, None] * taper
+    weights = _taper(side)
     flat = (window - np.average(window, weights=weights)) * weights
-    power = np.abs(np.fft.rfft2(flat))[2:-1, 2:] ** 2
+    waves = np.fft.rfft2(flat)[2:-1, 2:]
+    power = waves.real**2 + waves.imag**2
     if 2 * power.sum() < (_CONTRAST * side) ** 2 * (weights**2).sum():
         return np.zeros(len(_BANDS))
-    ring = _rings(side)
-    total, count = (np.bincount(ring, of) for of in (power.ravel(), np.ones(power.size)))
-    seen = np.flatnonzero(count)
+    ring, count = _rings(side)
+    total, seen = np.bincount(ring, power.ravel()), np.flatnonzero(count)
     means = np.interp(_BANDS, seen / side, total[seen] / count[seen]) * _BANDS**2
     return means / means.sum()
 
 
 @cache
-def _rings(side: int) -> NDArray[np.intp]:
-    """How many waves fit into a window, for each place in its spectrum."""
+def _taper(side: int) -> NDArray[np.float64]:
+    """Weights of a window's pixels, which fall off to its edges."""
+    taper = np.hanning(side)
+    return taper[:, None] * taper
+
+
+@cache
+def _rings(side: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """How many waves fit into a window, for each place in its spectrum, and places by number."""
     down = np.fft.fftfreq(side, 1 / side)[2:-1, None]
     across = np.fft.rfftfreq(side, 1 / side)[None, 2:]
-    return np.rint(np.hypot(down, across)).astype(np.intp).ravel()
+    ring = np.rint(np.hypot(down, across)).astype(np.intp).ravel()
+    return ring, np.bincount(ring)
 
 
 def _hump(spectra: Sequence[NDArray[np.float64]], *, shrunk: int) -> tuple[float, float]:

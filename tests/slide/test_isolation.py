@@ -80,7 +80,7 @@ def test_workers_import_little(good: Path) -> None:
 def test_a_process_started_ahead_reads_the_next_slide(
     good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with SlideAccess().begin():
+    with SlideAccess(workers=1).begin():
         (ahead,) = reading_processes()
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/nowhere")  # as torch does meanwhile
         with IsolatedSlide(good) as slide:
@@ -89,12 +89,14 @@ def test_a_process_started_ahead_reads_the_next_slide(
                 assert len(reading_processes()) == 2
                 assert other.quickhash == slide.quickhash
     assert not reading_processes()
-    with SlideAccess().begin():
-        assert reading_processes()
-    assert not reading_processes()  # nobody needed it
+    with SlideAccess(workers=5).begin():
+        assert len(reading_processes()) == 2
+        with IsolatedSlide(good):
+            assert len(reading_processes()) == 2
+    assert not reading_processes()  # nobody needed the other
     with SlideAccess(isolate=False).begin():
         assert not reading_processes()
-    with SlideAccess().begin():
+    with SlideAccess(workers=1).begin():
         (ahead,) = reading_processes()
         monkeypatch.chdir(good.parent)  # where that process is not
         with IsolatedSlide(Path(good.name)):

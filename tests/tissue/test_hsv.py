@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from skimage.color import rgb2hsv
 
-from histoslide.tissue.hsv import Hsv
+from histoslide.tissue.hsv import Hsv, saturation_of
 
 
 @given(
@@ -22,6 +22,7 @@ def test_colours_are_those_of_scikit_image(rgb: NDArray[np.uint8]) -> None:
     found = Hsv.of(rgb)
     expected = rgb2hsv(rgb)
     np.testing.assert_allclose(found.saturation, expected[..., 1], atol=1e-6)
+    np.testing.assert_array_equal(saturation_of(rgb), found.saturation)
     np.testing.assert_allclose(found.value, expected[..., 2], atol=1e-6)
     around = np.abs(found.hue - expected[..., 0])  # 0 and 1 are the same red
     np.testing.assert_allclose(np.minimum(around, 1 - around), 0, atol=1e-6)

@@ -73,17 +73,22 @@ def _surroundings() -> _Surroundings:
 
 
 @contextmanager
-def process_ahead() -> Iterator[None]:
-    """Start a process for the next slide to be opened, which then need not wait for its imports.
+def processes_ahead(count: int) -> Iterator[None]:
+    """Start processes for the next slide to be opened, which then need not wait for their imports.
 
-    If no slide has been opened when the ``with`` block is left, it ends.
+    Those that no slide has taken when the ``with`` block is left end.
+
+    Args:
+        count: how many.
     """
-    _ready.put((_Process(), _surroundings()))
+    for _ in range(count):
+        _ready.put((_Process(), _surroundings()))
     try:
         yield
     finally:
         with suppress(Empty):
-            _ready.get_nowait()[0].end()
+            for _ in range(count):
+                _ready.get_nowait()[0].end()
 
 
 def _take_process() -> _Process:
