@@ -59,7 +59,7 @@ def fastai_head(features: int, classes: int) -> nn.Sequential:
 def _resnet(name: str, features: int) -> Callable[[int, bool], nn.Sequential]:
     def make(classes: int, imagenet: bool) -> nn.Sequential:
         # Here, since it takes as long to import as torch, and a network that is converted already
-        # (``histoslide.model.converted``) is never built.
+        # (``histoslide.model.compiled``) is never built.
         from torchvision import models  # noqa: PLC0415
 
         build = models.get_model_builder(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from histoslide.errors import HistoslideError
 from histoslide.machine.processors import network_threads
 from histoslide.model.backend import Backend
-from histoslide.model.converted import ConvertedGraphs
+from histoslide.model.compiled import CompiledGraphs
 from histoslide.model.devices import device_kind, has_cuda_bf16
 from histoslide.model.engine import FULL_PRECISION, Engine
 from histoslide.model.openvino_extra import has_cpu_bf16, has_openvino
@@ -15,7 +15,7 @@ def make_backend(
     engine: Engine,
     device: str,
     *,
-    converted: ConvertedGraphs | None = None,
+    compiled: CompiledGraphs | None = None,
     threads: int | None = None,
 ) -> Backend:
     """The backend of an engine.
@@ -23,7 +23,7 @@ def make_backend(
     Args:
         engine: which.
         device: where.
-        converted: where OpenVINO's graphs are kept; None keeps none.
+        compiled: where OpenVINO's graphs are kept; None keeps none.
         threads: of OpenVINO; None for ``histoslide.machine.processors.network_threads``.
 
     Raises:
@@ -38,7 +38,7 @@ def make_backend(
     from histoslide.model.openvino_backend import OpenVinoBackend  # noqa: PLC0415
 
     threads = network_threads() if threads is None else threads
-    return OpenVinoBackend(precision=engine.precision, converted=converted, threads=threads)
+    return OpenVinoBackend(precision=engine.precision, compiled=compiled, threads=threads)
 
 
 def refuse_engine(engine: Engine, device: str) -> None:

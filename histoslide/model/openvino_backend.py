@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from histoslide.errors import BundleError
 from histoslide.machine.processors import network_threads
-from histoslide.model.converted import ConvertedGraphs, write_graph
+from histoslide.model.compiled import CompiledGraphs
 from histoslide.model.engine import Engine
 from histoslide.model.openvino_extra import alone_at_first, has_cpu_bf16, import_openvino
 from histoslide.model.pixels import HostMemory, Pixels, Results
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from histoslide.model.backend import Program
     from histoslide.model.engine import Precision
+
+logger = logging.getLogger(__name__)
 
 _MOST_STREAMS = 4
 """Parts of a batch that OpenVINO computes at a time; each stream keeps activations of its own."""
@@ -36,8 +40,8 @@ class OpenVinoBackend:
 
     precision: Precision = "fp32"
     """In which; int8 where the graph's convolutions round (``histoslide.model.int8``)."""
-    converted: ConvertedGraphs | None = None
-    """Where converted graphs are kept; None keeps none."""
+    compiled: CompiledGraphs | None = None
+    """Where compiled graphs are kept; None keeps none."""
     threads: int = field(default_factory=network_threads)
     """That compute."""
     device: str = "cpu"
@@ -54,8 +58,11 @@ class OpenVinoBackend:
 
     def must_convert(self, shape: tuple[int, int, int, int], *, name: str) -> bool:
         """Whether no graph of this shape and name is kept."""
-        _, count = self._parts(shape)
-        return self.converted is None or not self.converted.has(_kept_name(name, count, shape))
+        return self.compiled is None or not self.compiled.has(self._kept_name(name, shape))
+
+    def _kept_name(self, name: str, shape: tuple[int, int, int, int]) -> str:
+        streams, count = self._parts(shape)
+        return f"{name}-{count}x{shape[-1]}-{streams}of{self.threads}"
 
     def _parts(self, shape: tuple[int, int, int, int]) -> tuple[int, int]:
         """How many parts of a batch are computed at a time, and the images of one."""
@@ -71,7 +78,7 @@ class OpenVinoBackend:
     def compile(
         self, make_graph: Callable[[], nn.Module], shape: tuple[int, int, int, int], *, name: str
     ) -> Program:
-        """Compile a graph for batches of one shape, converted anew only if it is not kept.
+        """Compile a graph for batches of one shape, anew only if it is not kept.
 
         A batch is computed in as many parts at a time as there are threads, up to
         ``_MOST_STREAMS``: threads that share each layer of one part wait for one another.
@@ -85,19 +92,11 @@ class OpenVinoBackend:
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": self.threads,
         }
-        core = import_openvino().Core()
-        name = _kept_name(name, count, shape)
-        kept = None if self.converted is None else self.converted.find(name)
-        if kept is None:
-            graph = _convert(make_graph(), (count, *shape[1:]))
-            kept = None if self.converted is None else self.converted.keep(name, graph)
-        if kept is not None:
-            compiled = core.compile_model(kept, "CPU", settings)
-        else:
-            # By way of a file too: what comes from one differs from the graph in memory in the
-            # last bits, and results must not depend on whether a cache can be written.
-            with tempfile.TemporaryDirectory(prefix="histoslide-") as folder:
-                compiled = core.compile_model(write_graph(graph, Path(folder)), "CPU", settings)
+        compiled = self._find(self._kept_name(name, shape), settings)
+        if compiled is None:
+            compiled = _compile(_convert(make_graph(), (count, *shape[1:])), settings)
+            if self.compiled is not None:
+                self.compiled.keep(self._kept_name(name, shape), _exported(compiled))
         # One set of requests for each batch under way; who has none waits for one.
         free: SimpleQueue[list[Any]] = SimpleQueue()
         for _ in range(self.in_flight):
@@ -122,9 +121,35 @@ class OpenVinoBackend:
 
         return run
 
+    def _find(self, name: str, settings: dict[str, Any]) -> Any:
+        """A kept graph as an ``openvino.CompiledModel``, or None."""
+        kept = None if self.compiled is None else self.compiled.find(name)
+        if kept is None:
+            return None
+        try:
+            return import_openvino().Core().import_model(kept, "CPU", settings)
+        except RuntimeError as error:  # it is made again
+            logger.debug("a compiled network cannot be used: %s", error)
+            return None
 
-def _kept_name(name: str, count: int, shape: tuple[int, int, int, int]) -> str:
-    return f"{name}-{count}x{shape[-1]}"
+
+def _compile(graph: Any, settings: dict[str, Any]) -> Any:
+    """An ``openvino.CompiledModel`` of an ``openvino.Model``.
+
+    By way of a file, without rounding the weights: what comes from the graph in memory differs
+    from it in the last bits, and so does what is exported of it.
+    """
+    openvino = import_openvino()
+    with tempfile.TemporaryDirectory(prefix="histoslide-") as folder:
+        file = Path(folder) / "graph.xml"
+        openvino.save_model(graph, file, compress_to_fp16=False)
+        return openvino.Core().compile_model(file, "CPU", settings)
+
+
+def _exported(compiled: Any) -> bytes:
+    stream = io.BytesIO()
+    compiled.export_model(stream)
+    return stream.getvalue()
 
 
 def _convert(graph: nn.Module, shape: tuple[int, int, int, int]) -> Any:

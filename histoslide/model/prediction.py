@@ -20,7 +20,7 @@ from histoslide.model.backend import Backend, Program
 from histoslide.model.batches import Batches
 from histoslide.model.bundle import default_bundle, file_sha256, load_bundle, read_spec
 from histoslide.model.choosing import make_backend
-from histoslide.model.converted import ConvertedGraphs
+from histoslide.model.compiled import CompiledGraphs
 from histoslide.model.devices import device_kind, pick_device
 from histoslide.model.engine import (
     FULL_PRECISION,
@@ -303,9 +303,9 @@ def load_model(
     paths = read_fast_paths(path, sha256=sha256)
     engine = choose_engine(device, paths, backend=backend, precision=precision)
     ranges = None if paths is None else paths.ranges
-    converted = None
+    compiled = None
     if engine.backend == "openvino":
-        converted = ConvertedGraphs.of(
+        compiled = CompiledGraphs.of(
             weights_sha256=sha256, precision=engine.precision, ranges=ranges
         )
 
@@ -318,13 +318,13 @@ def load_model(
         except BundleError as error:
             raise BundleError(f"{path}: {error}") from None
 
-    kept = converted is not None and converted.any_kept
+    kept = compiled is not None and compiled.any_kept
     return Model(
         spec,
         DeferredNetwork(build) if kept else build(),
         device=device,
         sha256=sha256,
-        backend=make_backend(engine, device, converted=converted, threads=threads),
+        backend=make_backend(engine, device, compiled=compiled, threads=threads),
         ranges=ranges,
     )
 

@@ -1,4 +1,4 @@
-"""Converted networks are kept: the next run builds nothing, and computes the same to the bit."""
+"""Compiled networks are kept: the next run builds nothing, and computes the same to the bit."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from torch import nn
 from histoslide.errors import BundleError
 from histoslide.model import (
     Model,
+    compiled,
     load_bundle,
     load_model,
     make_model,
@@ -23,7 +24,7 @@ from histoslide.model import (
 )
 from histoslide.model.architectures import build_network
 from histoslide.model.bundle import file_sha256
-from histoslide.model.converted import KEPT_SETS, ConvertedGraphs
+from histoslide.model.compiled import KEPT_SETS, CompiledGraphs
 from histoslide.model.engine import Precision
 from histoslide.model.fast_paths import FastPaths, read_fast_paths, write_fast_paths
 from histoslide.model.openvino_extra import has_openvino
@@ -71,7 +72,7 @@ def load(bundle: Path, precision: Precision) -> Model:
 
 
 def kept(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "cache" / "converted").glob("*/*"))
+    return sorted((tmp_path / "cache" / "compiled").glob("*/*"))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -92,7 +93,8 @@ def test_a_second_run_builds_nothing_and_computes_the_same(
     assert kept(tmp_path) == []  # make_model cannot know whether the hash it was told is true
 
     first = load(bundle, precision).logits(TILES)
-    assert [path.name for path in kept(tmp_path)] == ["tiles-32x64"]
+    (graph,) = kept(tmp_path)
+    assert graph.name.startswith("tiles-")
 
     def never(_: Path) -> None:
         raise AssertionError("the network was built again")
@@ -117,7 +119,7 @@ def test_what_shapes_a_graph_is_what_it_is_kept_under(bundle: Path, tmp_path: Pa
         assert all(not np.array_equal(one, two) for two in results[:i])
 
 
-@pytest.mark.parametrize("part", ["graph.xml", "graph.bin", "sha256.json"])
+@pytest.mark.parametrize("part", ["graph.blob", "sha256.json"])
 def test_damaged_files_are_made_again(bundle: Path, tmp_path: Path, part: str) -> None:
     expected = load(bundle, "fp32").logits(TILES)
     damaged = kept(tmp_path)[0] / part
@@ -132,7 +134,28 @@ def test_damaged_files_are_made_again(bundle: Path, tmp_path: Path, part: str) -
     assert damaged.exists()
 
 
-def test_altered_weights_are_refused_though_converted_ones_are_kept(
+def test_what_openvino_cannot_import_is_made_again(bundle: Path, tmp_path: Path) -> None:
+    """Whole, but written by another build of it, say."""
+    expected = load(bundle, "fp32").logits(TILES)
+    (graph,) = kept(tmp_path)
+    foreign = graph / "graph.blob"
+    foreign.write_bytes(b"not what it exports")
+    (graph / "sha256.json").write_text(json.dumps({foreign.name: file_sha256(foreign)}))
+    torch.testing.assert_close(load(bundle, "fp32").logits(TILES), expected, atol=0, rtol=0)
+    assert foreign.stat().st_size > 1000
+
+
+def test_another_processor_has_graphs_of_its_own(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compiled._processor()
+    load(bundle, "fp32").logits(TILES)
+    monkeypatch.setattr(compiled, "_processor", lambda: "another")
+    load(bundle, "fp32").logits(TILES)
+    assert len({path.parent for path in kept(tmp_path)}) == 2
+
+
+def test_altered_weights_are_refused_though_compiled_ones_are_kept(
     bundle: Path, tmp_path: Path
 ) -> None:
     load(bundle, "fp32").logits(TILES)
@@ -155,17 +178,16 @@ def test_a_folder_that_others_can_write_to_is_not_believed(
 ) -> None:
     """An edited graph with its edited checksum: what lies there computes with other weights."""
     expected = load(bundle, "fp32").logits(TILES)
-    folder = tmp_path / "cache" / "converted"
+    folder = tmp_path / "cache" / "compiled"
     assert folder.stat().st_mode & 0o777 == 0o700
     graph = kept(tmp_path)[0]
-    weights = graph / "graph.bin"
+    weights = graph / "graph.blob"
     _, state = load_bundle(bundle)
     last = [tensor for tensor in state.values() if tensor.ndim == 2][-1].numpy()
     content = weights.read_bytes()
     assert content.count(last.tobytes()) == 1
     weights.write_bytes(content.replace(last.tobytes(), (last * 2).tobytes()))
-    digests = {name: file_sha256(graph / name) for name in ("graph.xml", "graph.bin")}
-    (graph / "sha256.json").write_text(json.dumps(digests))
+    (graph / "sha256.json").write_text(json.dumps({weights.name: file_sha256(weights)}))
     # In the user's own folder it is believed: who can write there can do anything.
     assert not np.array_equal(load(bundle, "fp32").logits(TILES), expected)
     assert not caplog.records
@@ -191,11 +213,11 @@ def test_a_folder_that_cannot_be_written_costs_only_time(
 
 
 def test_sets_that_were_used_longest_ago_are_forgotten(bundle: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "cache" / "converted"
+    folder = tmp_path / "cache" / "compiled"
     for age in range(KEPT_SETS + 2):
         (folder / str(age) / "tiles").mkdir(parents=True)
         os.utime(folder / str(age), (1e9 - age, 1e9 - age))
-    assert not ConvertedGraphs(folder=folder / "0").any_kept
+    assert not CompiledGraphs(folder=folder / "0").any_kept
     load(bundle, "fp32").logits(TILES)
     names = {path.name for path in folder.iterdir()}
     assert len(names) == KEPT_SETS

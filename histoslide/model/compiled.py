@@ -1,9 +1,9 @@
-"""Networks converted for OpenVINO, kept so that the next run neither builds nor converts them.
+"""Networks compiled by OpenVINO, kept so that the next run need not build, convert or compile them.
 
-They lie in the cache folder as OpenVINO's own files. What a graph is kept under covers everything
-that shaped it: the bundle, the precision and its ranges, OpenVINO, torch, and our code that makes
-graphs; so nothing is ever out of date. Files that were damaged are not used, nor is a folder
-that others than the user can write to: what lies there is computed with, and believed.
+They lie in the cache folder as OpenVINO exports them. What a graph is kept under covers everything
+that shaped it: the bundle, the precision and its ranges, OpenVINO, torch, our code that makes
+graphs, and the processor; so nothing is ever out of date. Files that were damaged are not used, nor
+is a folder that others than the user can write to: what lies there is computed with, and believed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import socket
 import stat
@@ -20,26 +21,23 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from histoslide.errors import HistoslideError
 from histoslide.machine.cache_folder import CACHE_VARIABLE, cache_folder, key_of
-from histoslide.model.bundle import file_sha256
 from histoslide.model.engine import ActivationRange
-from histoslide.model.openvino_extra import import_openvino
 from histoslide.storage.records import from_json, to_json
 
 logger = logging.getLogger(__name__)
 
 KEPT_SETS = 8
-"""Sets of graphs that are kept, those used last: about 35 MB a graph of a ResNet50 in int8, 95 in
+"""Sets of graphs that are kept, those used last: about 33 MB a graph of a ResNet50 in int8, 95 in
 float32."""
 
-_MODEL, _DIGESTS = "graph.xml", "sha256.json"
+_GRAPH, _DIGEST = "graph.blob", "sha256.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertedGraphs:
+class CompiledGraphs:
     """The graphs of one bundle at one precision."""
 
     folder: Path
@@ -48,7 +46,7 @@ class ConvertedGraphs:
     @classmethod
     def of(
         cls, *, weights_sha256: str, precision: str, ranges: Mapping[str, ActivationRange] | None
-    ) -> ConvertedGraphs | None:
+    ) -> CompiledGraphs | None:
         """Those of a bundle in the user's cache folder; None where others can write to it.
 
         Args:
@@ -63,61 +61,60 @@ class ConvertedGraphs:
             version("openvino"),
             version("torch"),
             _source_digest(),
+            _processor(),
         )
-        folder = cache_folder() / "converted"
+        folder = cache_folder() / "compiled"
         return cls(folder=folder / key) if _private(folder) else None
 
     @property
     def any_kept(self) -> bool:
         """Whether there is one: then the network has been built before, and found good."""
-        return any(self.folder.glob(f"[!.]*/{_DIGESTS}"))
+        return any(self.folder.glob(f"[!.]*/{_DIGEST}"))
 
     def has(self, name: str) -> bool:
         """Whether a graph is there, whole or damaged."""
-        return (self.folder / name / _DIGESTS).exists()
+        return (self.folder / name / _DIGEST).exists()
 
-    def find(self, name: str) -> Path | None:
-        """A graph's file for ``openvino.Core.compile_model``; None where it has to be made.
+    def find(self, name: str) -> bytes | None:
+        """A graph for ``openvino.Core.import_model``; None where it has to be made.
 
         Args:
             name: of ``keep``.
         """
         folder = self.folder / name
         try:
-            kept = from_json((folder / _DIGESTS).read_bytes(), dict[str, str], source=folder)
-            whole = kept == _digests(folder)
+            kept = from_json((folder / _DIGEST).read_bytes(), dict[str, str], source=folder)
+            graph = (folder / _GRAPH).read_bytes()
             os.utime(self.folder)  # used last
         except (OSError, HistoslideError):
-            whole = False
-        return folder / _MODEL if whole else None
+            return None
+        return graph if kept == _digest(graph) else None
 
-    def keep(self, name: str, graph: Any) -> Path | None:
+    def keep(self, name: str, graph: bytes) -> None:
         """Keep a graph, and forget those of sets that were used longest ago.
 
-        Args:
-            name: for ``find``; tells its shape and purpose.
-            graph: an ``openvino.Model``.
+        A cache folder that cannot be written only costs time.
 
-        Returns:
-            Its file; None where the cache folder cannot be written, which only costs time.
+        Args:
+            name: for ``find``; tells its shape, its purpose, and what it was compiled for.
+            graph: as ``openvino.CompiledModel.export_model`` gives it.
         """
         target = self.folder / name
         partial = self.folder / f".{name}.{socket.gethostname()}.{os.getpid()}.partial"
         try:
             partial.mkdir(parents=True, exist_ok=True)
             try:
-                write_graph(graph, partial)
-                (partial / _DIGESTS).write_text(
-                    to_json(_digests(partial), indent=None), encoding="utf-8"
+                (partial / _GRAPH).write_bytes(graph)
+                (partial / _DIGEST).write_text(
+                    to_json(_digest(graph), indent=None), encoding="utf-8"
                 )
                 shutil.rmtree(target, ignore_errors=True)  # damaged, or another run's equal one
                 partial.rename(target)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
             self._forget_others()
-        except (OSError, RuntimeError) as error:  # openvino's own errors are RuntimeErrors
-            logger.debug("%s: a converted network cannot be kept: %s", target, error)
-        return self.find(name)
+        except OSError as error:
+            logger.debug("%s: a compiled network cannot be kept: %s", target, error)
 
     def _forget_others(self) -> None:
         sets = [folder for folder in self.folder.parent.iterdir() if folder.is_dir()]
@@ -142,7 +139,7 @@ def _private(folder: Path) -> bool:
     if stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o022:
         return True
     logger.warning(
-        "%s may be written to by others than you: converted networks there are not used, which "
+        "%s may be written to by others than you: compiled networks there are not used, which "
         "costs time at each start; remove it, or name another folder in %s",
         folder,
         CACHE_VARIABLE,
@@ -150,15 +147,21 @@ def _private(folder: Path) -> bool:
     return False
 
 
-def write_graph(graph: Any, folder: Path) -> Path:
-    """Write an ``openvino.Model`` without rounding its weights, and return its file."""
-    import_openvino().save_model(graph, folder / _MODEL, compress_to_fp16=False)
-    return folder / _MODEL
+def _digest(graph: bytes) -> dict[str, str]:
+    return {_GRAPH: hashlib.sha256(graph).hexdigest()}
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    files = (folder / _MODEL, (folder / _MODEL).with_suffix(".bin"))
-    return {path.name: file_sha256(path) for path in files}
+@cache
+def _processor() -> str:
+    """What a graph was compiled for: a home folder may be that of several machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    told = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    # What oneDNN was told to leave unused changes what is compiled, too.
+    limits = {f"{name}={value}" for name, value in os.environ.items() if "ONEDNN" in name}
+    return "\n".join(sorted(told | limits) or [platform.processor()])
 
 
 @cache
