@@ -2,7 +2,8 @@
 
     python benchmarks/peers.py setup DIR [--peers wsinfer tiatoolbox lazyslide] [--share-torch]
     python benchmarks/peers.py run DIR [--area small|full] [--strides 96 32] [--rounds 3]
-        [--peers …] [--slide FILE] [--levels pyramid|flat] [--histoslide-args="--mode dense"]
+        [--peers …] [--slide FILE [--mpp X]] [--levels pyramid|flat]
+        [--histoslide-args="--mode dense"]
 
 ``setup`` gives histoslide and every peer a virtual environment of its own in ``DIR``: histoslide as
 its users install it, with the extra ``openvino``, a peer from the requirements in
@@ -11,7 +12,8 @@ its users install it, with the extra ``openvino``, a peer from the requirements 
 second peer, and so on, and that ``--rounds`` times. Ratios are of neighbours in that order, so that
 the drift of a busy machine cancels; their median over the rounds is printed. What the columns mean
 is in ``docs/explanation/speed.md``. ``--histoslide-args="--model light"`` runs the light model,
-which is another network than the peers'.
+which is another network than the peers'; without arguments, the light model looks first, as by
+default, which only says something of real slides.
 """
 
 import argparse
@@ -29,7 +31,7 @@ import tempfile
 import time
 import venv
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,11 +177,32 @@ def make_slide(work: Path, side: int, *, flat: bool) -> Path:
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    level = fill(texture(work / "texture.npy"), side)
+    write_aperio(path, fill(texture(work / "texture.npy"), side), mpp=SLIDE_MPP, flat=flat)
+    return path
+
+
+def with_resolution(work: Path, slide: Path, mpp: float) -> Path:
+    """A copy of a slide that records a resolution, which peers cannot be told."""
+    import openslide  # noqa: PLC0415
+
+    path = work / f"{slide.stem}-{mpp:g}" / f"{slide.stem}.svs"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with openslide.OpenSlide(slide) as file:
+        pixels = np.asarray(file.read_region((0, 0), 0, file.dimensions).convert("RGB"))
+    height, width = (side // 16 * 16 for side in pixels.shape[:2])  # halved four times
+    write_aperio(path, pixels[:height, :width], mpp=mpp, flat=False)
+    return path
+
+
+def write_aperio(path: Path, level: NDArray[np.uint8], *, mpp: float, flat: bool) -> None:
+    """Write pixels as a file that passes for Aperio's."""
     partial = path.with_suffix(".partial")
     # The words by which readers know an Aperio slide and its resolution: TIAToolbox takes none from
     # the resolution tags of a plain TIFF.
-    description = f"Aperio\r\n{side}x{side} Q={QUALITY}|AppMag = 40|MPP = {SLIDE_MPP}"
+    height, width = level.shape[:2]
+    description = f"Aperio\r\n{width}x{height} Q={QUALITY}|AppMag = 40|MPP = {mpp}"
     with tifffile.TiffWriter(partial) as tiff:
         for downsample in (1,) if flat else (1, 4, 16):
             if downsample > 1:
@@ -196,16 +219,20 @@ def make_slide(work: Path, side: int, *, flat: bool) -> Path:
                 metadata=None,
             )
     partial.replace(path)
-    return path
 
 
 def made_elsewhere(work: Path, side: int, *, flat: bool) -> Path:
-    """``make_slide`` in a process of its own.
+    """``make_slide`` in a process of its own."""
+    return elsewhere(make_slide, work, side, flat=flat)
+
+
+def elsewhere(function: Callable[..., Path], *args: Any, **kwargs: Any) -> Path:
+    """What a function makes in a process of its own.
 
     The system counts the gigabytes that it takes here to every process that is started from here.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(make_slide, work, side, flat=flat).result()
+        return process.submit(function, *args, **kwargs).result()
 
 
 def texture(cache: Path) -> NDArray[np.uint8]:
@@ -245,10 +272,11 @@ def make_model(folder: Path) -> dict[str, Any]:
     from histoslide.model.wsinfer import wsinfer_config  # noqa: PLC0415
 
     folder.mkdir(parents=True, exist_ok=True)
-    copy_bundle("light", folder / "light.safetensors")
-    spec, state = copy_bundle("default", folder / "bundle.safetensors")
+    light = folder / "light.safetensors"
+    copy_bundle("light", light)
+    spec, state = copy_bundle("default", folder / "bundle.safetensors", light=light)
     (folder / "config.json").write_text(json.dumps(wsinfer_config(spec)))
-    network = load_network(spec.architecture, len(spec.classes), state)
+    network = calibrated(load_network(spec.architecture, len(spec.classes), state), spec)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
         example = torch.zeros(1, 3, INPUT_PX, INPUT_PX)
@@ -264,8 +292,24 @@ def make_model(folder: Path) -> dict[str, Any]:
     }
 
 
-def copy_bundle(name: str, copy: Path) -> tuple[Any, dict[str, Any]]:
+def calibrated(network: Any, spec: Any) -> Any:
+    """A network with its temperature, of which the peers know nothing."""
+    import torch  # noqa: PLC0415
+
+    class Divided(torch.nn.Module):
+        def forward(self, logits: Any) -> Any:
+            return logits / spec.temperature
+
+    return torch.nn.Sequential(network, Divided()).eval()
+
+
+def copy_bundle(name: str, copy: Path, *, light: Path | None = None) -> tuple[Any, dict[str, Any]]:
     """Write a shipped bundle for the resolution of this benchmark, with its record of fast paths.
+
+    Args:
+        name: of the bundle.
+        copy: file to write.
+        light: the copy of the bundle that looks first.
 
     Returns:
         Its spec and weights.
@@ -276,18 +320,19 @@ def copy_bundle(name: str, copy: Path) -> tuple[Any, dict[str, Any]]:
         read_fast_paths,
         write_fast_paths,
     )
-    from histoslide.storage.records import ABSENT  # noqa: PLC0415
+    from histoslide.storage.records import Absent  # noqa: PLC0415
 
     shipped = shipped_bundle(name)
     spec, state = load_bundle(shipped)
-    spec = dataclasses.replace(
-        spec, mpp=MODEL_MPP, input_px=INPUT_PX, network_px=INPUT_PX, temperature=1.0
-    )
+    spec = dataclasses.replace(spec, mpp=MODEL_MPP, input_px=INPUT_PX, network_px=INPUT_PX)
     save_bundle(copy, spec, state, overwrite=True)
     if paths := read_fast_paths(shipped, sha256=file_sha256(shipped)):
-        # The first look was measured with another temperature: how often this slide, which is
-        # drawn, is seen twice would say nothing of real ones (benchmarks/first_look.py).
-        paths = dataclasses.replace(paths, weights_sha256=file_sha256(copy), first_look=ABSENT)
+        gate = paths.first_look
+        if not isinstance(gate, Absent):
+            assert light is not None
+            sha256 = file_sha256(light)
+            gate = dataclasses.replace(gate, file=light.name, weights_sha256=sha256)
+        paths = dataclasses.replace(paths, weights_sha256=file_sha256(copy), first_look=gate)
         write_fast_paths(copy, paths)
     return spec, state
 
@@ -557,6 +602,7 @@ def main() -> None:
     run.add_argument("--strides", type=int, nargs="+", default=[96, 32], choices=(96, 32))
     run.add_argument("--levels", choices=("pyramid", "flat"), default="pyramid")
     run.add_argument("--slide", type=Path, help="score this one instead of making one")
+    run.add_argument("--mpp", type=float, help="its resolution, where it records none")
     run.add_argument("--rounds", type=int, default=1)
     run.add_argument("--batch", type=int, default=64, help="tiles in a batch of the peers")
     run.add_argument("--workers", type=int, help="reading processes of the peers (default: cores)")
@@ -587,7 +633,9 @@ def run_all(folder: Path, arguments: argparse.Namespace) -> None:
     runs: list[Run] = []
     for stride_px in arguments.strides:
         start_slide = made_elsewhere(work, START_SIDES_PX[stride_px], flat=flat)
-        if arguments.slide:
+        if arguments.slide and arguments.mpp:
+            slide = elsewhere(with_resolution, work, arguments.slide.resolve(), arguments.mpp)
+        elif arguments.slide:
             slide = alone(work, arguments.slide)
         else:
             slide = made_elsewhere(work, SIDES_PX[arguments.area][stride_px], flat=flat)

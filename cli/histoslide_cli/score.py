@@ -34,7 +34,7 @@ from histoslide_cli.outcomes import Outcome, exit_code
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from histoslide.cohort.dry_run import SlidePlan
+    from histoslide.cohort.dry_run import SlidePlan, Speed
     from histoslide.cohort.jobs import SlideJob
     from histoslide.cohort.run import CohortProgress
     from histoslide.pipeline import Progress as BlockProgress
@@ -159,7 +159,6 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score every slide; the exit code tells what became of them."""
     from histoslide.cohort.jobs import collect_jobs
-    from histoslide.scoring.cascade import Cascade
     from histoslide.slide import refuse_what_is_no_slide
     from histoslide.slide.access import SlideAccess
 
@@ -182,8 +181,8 @@ def run(arguments: argparse.Namespace) -> int:
         logger.info("%s", said_of(model))
         # Only now, since it imports most of the package: meanwhile the network is compiled.
         options = replace(_options(arguments), runner=runner)
-        if isinstance(model, Cascade):
-            options = replace(options, mode=model.mode)
+        if model.first_look is not None:
+            options = replace(options, mode=None)  # the cascade's own
         if arguments.dry_run:
             return _dry_run(jobs, model, options, arguments)
         results = _score(jobs, model, options, arguments)
@@ -313,7 +312,8 @@ def _cohort_reporter(progress: Progress) -> Callable[[CohortProgress], None]:
 def _dry_run(
     jobs: list[SlideJob], model: BlockModel, options: ScoreOptions, arguments: argparse.Namespace
 ) -> int:
-    from histoslide.cohort.dry_run import plan_slides, tiles_per_second
+    from histoslide.cohort.dry_run import network_speed, plan_slides
+    from histoslide.scoring.cascade import mode_of
 
     folder = arguments.out
     if _is_single(arguments):
@@ -321,14 +321,15 @@ def _dry_run(
     with Progress("planned", unit="slide", quiet=arguments.quiet) as progress:
         plans = plan_slides(jobs, folder, model, options, on_slide=progress.update)
     tiles = sum(plan.tiles_left for plan in plans)
-    speed = tiles_per_second(model.here(), options) if tiles else None
-    seconds = tiles / speed if speed else 0.0
+    mode = options.mode or mode_of(model)
+    speed = network_speed(model.here(), mode, options.stride_px) if tiles else None
     if arguments.json:
         facts = {
             "slides": [asdict(plan) for plan in plans],
             "tiles_left": tiles,
-            "tiles_per_second": speed,
-            "seconds": seconds,
+            "tiles_per_second": speed and speed.at_best,
+            "seconds": tiles / speed.at_best if speed else 0.0,
+            "seconds_at_most": tiles / speed.at_worst if speed else 0.0,
         }
         print(json.dumps(facts, indent=2))  # noqa: T201
     else:
@@ -342,7 +343,7 @@ def _planned(plan: SlidePlan) -> Outcome:
     return Outcome.NO_RESOLUTION if plan.resolution_unknown else Outcome.FAILED
 
 
-def _print_plans(plans: list[SlidePlan], speed: float | None) -> None:
+def _print_plans(plans: list[SlidePlan], speed: Speed | None) -> None:
     for plan in plans:
         if plan.state == "failed":
             print(f"{plan.slide}: would fail: {plan.error}")  # noqa: T201
@@ -356,7 +357,9 @@ def _print_plans(plans: list[SlidePlan], speed: float | None) -> None:
     good = [plan for plan in plans if plan.state != "failed"]
     text = f"{len(good):,} of {len(plans):,} slides, {tiles:,} tiles to score"
     if speed:
-        text += f" at {rate(speed)} a second: about {duration(tiles / speed)}"
+        text += f" at {rate(speed.at_best)} a second: about {duration(tiles / speed.at_best)}"
+        if speed.at_worst < speed.at_best:
+            text += f", and up to {duration(tiles / speed.at_worst)} where all is looked at again"
     print(text)  # noqa: T201
 
 

@@ -14,18 +14,18 @@ import numpy as np
 from histoslide.cohort.jobs import SlideJob
 from histoslide.errors import HistoslideError, ResolutionUnknownError
 from histoslide.grid.status import Status
-from histoslide.model import Batches
-from histoslide.model.pixels import Pixels
+from histoslide.model.prediction import TILES
+from histoslide.model.work import Work
 from histoslide.pipeline import ScoreOptions, prepare_slide
 from histoslide.scoring.block import Scorer
 from histoslide.scoring.lazy import BlockModel
-from histoslide.scoring.mode import EXACT
+from histoslide.scoring.mode import ScoreMode
 from histoslide.storage.location import Location, readable_name
 
 logger = logging.getLogger(__name__)
 
 MEASURED_SECONDS = 3.0
-"""How long the network is timed: about forty batches on a CPU, more on an accelerator."""
+"""How long a network is timed: about forty batches on a CPU, more on an accelerator."""
 
 _WARM_UP_BATCHES = 2
 
@@ -112,21 +112,47 @@ def _plan(job: SlideJob, out: Location, model: BlockModel, options: ScoreOptions
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Cells a second through the network."""
+
+    at_best: float
+    """Where nothing is looked at again."""
+    at_worst: float
+    """Where everything is; the same in modes that look once."""
+
+
+def network_speed(model: Scorer, mode: ScoreMode, stride_px: int | None = None) -> Speed:
+    """How fast a model scores on this machine now.
+
+    How much of a slide a cascade looks at again, nobody knows beforehand.
+
+    Args:
+        model: to measure.
+        mode: that it is used in.
+        stride_px: side of a cell in model pixels; None for the label footprint.
+    """
+    works = mode.works(stride_px or model.spec.label_px)
+    rates = [tiles_per_second(model, work) for work in works]
+    return Speed(at_best=rates[0], at_worst=1 / sum(1 / rate for rate in rates))
+
+
 def tiles_per_second(
-    model: Scorer, options: ScoreOptions, *, seconds: float = MEASURED_SECONDS
+    model: Scorer, work: Work = TILES, *, seconds: float = MEASURED_SECONDS
 ) -> float:
     """How many cells a model scores a second on this machine now: noise in, probabilities out.
 
     Reading goes on beside the network, so that a run is about as fast where slides can be read
-    faster than that. Of a cascade only the dense pass is measured: how much of a slide is looked
-    at again, nobody knows beforehand.
+    faster than that.
 
     Args:
         model: to measure.
-        options: tell the mode and the stride.
+        work: that is measured.
         seconds: to measure for.
     """
-    count, batches, noise = _work(model, options)
+    batches, side = model.batches(work), work.side_px(model.spec)
+    pixels = np.random.default_rng(0).integers(0, 256, (batches.size, 3, side, side), np.uint8)
+    noise = batches.memory.hold(pixels)
     began, cells = time.monotonic(), 0
     for round_ in itertools.count():
         if round_ == _WARM_UP_BATCHES:
@@ -135,13 +161,5 @@ def tiles_per_second(
             break
         with batches.reader():
             batches.wait([batches.put(noise.__getitem__, len(noise))])
-        cells += count
+        cells += work.across**2 * batches.size
     return cells / (time.monotonic() - began)
-
-
-def _work(model: Scorer, options: ScoreOptions) -> tuple[int, Batches, Pixels]:
-    """Cells a batch, the queue that the mode uses, and a batch of noise for it."""
-    work = (options.mode or EXACT).works(options.stride_px or model.spec.label_px)[0]
-    batches, side = model.batches(work), work.side_px(model.spec)
-    noise = np.random.default_rng(0).integers(0, 256, (batches.size, 3, side, side), dtype=np.uint8)
-    return work.across**2 * batches.size, batches, batches.memory.hold(noise)

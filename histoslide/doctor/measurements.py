@@ -129,9 +129,8 @@ def measure_backends(device: str) -> Iterator[Finding]:
 def _network_rate(model: Model) -> float:
     """Tiles a second through the network alone."""
     from histoslide.cohort.dry_run import tiles_per_second
-    from histoslide.pipeline import ScoreOptions
 
-    return tiles_per_second(model, ScoreOptions())
+    return tiles_per_second(model)
 
 
 def _file_rates(folder: Path, model: Model) -> tuple[float, float, float]:

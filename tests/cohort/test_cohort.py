@@ -24,7 +24,7 @@ from PIL import Image
 import histoslide.cohort.records as cohort_module
 import histoslide.cohort.run as cohort_run_module
 import histoslide.pipeline.preparation as preparation_module
-from histoslide.cohort.dry_run import plan_slides, tiles_per_second
+from histoslide.cohort.dry_run import network_speed, plan_slides, tiles_per_second
 from histoslide.cohort.jobs import SlideJob, find_jobs, name_outputs, order_jobs, read_slide_list
 from histoslide.cohort.records import read_run, write_run
 from histoslide.cohort.run import CohortProgress, score_slides
@@ -36,7 +36,7 @@ from histoslide.errors import (
 from histoslide.geometry import Mpp
 from histoslide.grid.status import Status
 from histoslide.lesions import LesionSettings
-from histoslide.model.work import Tiles
+from histoslide.model.work import Glances, Tiles
 from histoslide.pipeline import (
     PreparedSlide,
     ScoreOptions,
@@ -46,6 +46,8 @@ from histoslide.pipeline import (
     store_slide,
 )
 from histoslide.pipeline.result import SlideResult
+from histoslide.scoring.cascade import Cascade
+from histoslide.scoring.mode import EXACT
 from histoslide.slide.access import SlideAccess
 from histoslide.slide.isolated.time_limit import TimeLimit
 from histoslide.storage.location import parse_location
@@ -466,8 +468,20 @@ def test_a_rate_is_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model = colour_model()
     # Two batches to warm up; then the clock is looked at before the third batch, after it and the
     # two that follow, and for the sum.
-    rate = tiles_per_second(model, ScoreOptions(), seconds=3)
+    rate = tiles_per_second(model, seconds=3)
     assert rate == 3 * model.batches(Tiles()).size / 4
+
+
+def test_of_a_cascade_both_looks_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {Glances(): 300.0, Tiles(): 100.0}
+    monkeypatch.setattr("histoslide.cohort.dry_run.tiles_per_second", lambda _, work: rates[work])
+    model = colour_model()
+    cascade = Cascade(model=model, first=model, threshold=0.5)
+    speed = network_speed(cascade.here(), cascade.mode)
+    assert speed.at_best == 300
+    assert speed.at_worst == pytest.approx(75)
+    alone = network_speed(model, EXACT)
+    assert alone.at_best == alone.at_worst == 100
 
 
 def test_the_command(
