@@ -541,6 +541,15 @@ def test_text_is_never_a_formula() -> None:
     assert Image.open(io.BytesIO(png)).format == "PNG"
 
 
+@pytest.mark.parametrize(("temperature", "panels"), [(1.0, 1), (2.0, 2)])
+def test_calibration_is_shown_before_scaling_only_where_there_is_some(
+    temperature: float, panels: int
+) -> None:
+    data = made_up(60)
+    figure = plots.reliability(data, assess(data, temperature=temperature, resamples=0))
+    assert len(figure.axes) == 2 * panels  # each with how many patches there are below it
+
+
 @pytest.mark.parametrize("classes", [3, 8])
 def test_a_legend_of_several_curves_hides_none_of_them(classes: int) -> None:
     found = assess(made_up(200, classes, seed=3), temperature=1, resamples=2)

@@ -315,7 +315,9 @@ def test_patches_are_judged_as_score_does_where_it_is_asked_for(
     assert after["first_look"] == file_sha256(light)
     assert after["figures"]["auc"] == pytest.approx(alone["figures"]["auc"])  # the same order
     assert after["figures"]["loss"] > alone["figures"]["loss"]
-    assert "after a first look by light" in (tmp_path / "report/report.html").read_text()
+    page = (tmp_path / "report/report.html").read_text()
+    assert "after a first look by light" in page
+    assert "before scaling" not in page  # there is no one temperature of both
     assert judged()["figures"] == alone["figures"]
     assert main([*command, "--mode", "auto", "--tta"]) == 2
     assert "--tta turns the tiles of one model" in capsys.readouterr().err

@@ -255,15 +255,15 @@ def slide_areas(assessment: Assessment) -> Figure:
 
 
 def reliability(predictions: Predictions, assessment: Assessment) -> Figure:
-    """What was said against what was so, before and after temperature scaling."""
-    figure = new_figure(8.6, 5)
-    grid = figure.add_gridspec(2, 2, height_ratios=(4, 1))
-    pairs = (
-        (1.0, "before", assessment.uncalibrated),
-        (assessment.temperature, f"after (T = {assessment.temperature:.3f})", assessment.figures),
-    )
+    """What was said against what was so, before and after temperature scaling, if there is any."""
+    panels = [(1.0, "as the model says", assessment.uncalibrated)]
+    if assessment.temperature != 1:
+        after = f"after scaling (T = {assessment.temperature:.3f})"
+        panels.append((assessment.temperature, after, assessment.figures))
+    figure = new_figure(4.3 * len(panels), 5)
+    grid = figure.add_gridspec(2, len(panels), height_ratios=(4, 1))
     top: Axes | None = None
-    for column, (temperature, title, figures) in enumerate(pairs):
+    for column, (temperature, title, figures) in enumerate(panels):
         said, right, name = _stated(predictions, temperature, assessment.tumour)
         axes = figure.add_subplot(grid[0, column], sharey=top)
         below = figure.add_subplot(grid[1, column], sharex=axes)

@@ -245,7 +245,7 @@ def _figure_pictures(predictions: Predictions, assessment: Assessment) -> Iterat
         f"{CALIBRATION_BINS} bins of equal width: what the model said against what was so. "
         "At a point below the diagonal it happened less often than the model said. ECE is the "
         "expected calibration error of the most probable class.",
-        wide=True,
+        wide=assessment.temperature != 1,
     )
     if any(slide.auc is not None for slide in assessment.by_slide):
         yield _picture(
