@@ -15,7 +15,7 @@ from typing import Any
 
 from histoslide.lesions import LesionSettings
 from histoslide.model import ModelSpec, default_bundle, file_sha256, read_spec, shipped_bundle
-from histoslide.model.fast_paths import read_fast_paths
+from histoslide.model.fast_paths import MOST_CHANGED, read_fast_paths
 from histoslide.quantities import share
 from histoslide.storage.records import Absent
 
@@ -278,14 +278,19 @@ def first_look_of(bundle: Path) -> str:
         for slide in gate.slides
     ]
     sure = "" if gate.certain is None else f", and less than {gate.certain:g}"
+    changed = (
+        f";\nof what the first look is certain of, {share(gate.changed_share, 2)} has a probability"
+        f" by both that differs by more\nthan {MOST_CHANGED:g}"
+        if gate.certain is not None
+        else ""
+    )
     verdict = "passes, so `score` takes it unasked" if gate.passed else "does not pass"
     return f"""
 ## After a first look
 
 {gate.name} looks first, and this model where that one, brought to this one's
 scale, says {gate.threshold:g} or more{sure}. What both have seen has the mean of their log-odds.
-AUC of
-{gate.patches:,} patches: {gate.auc:.4f}; where both look at everything
+AUC of {gate.patches:,} patches: {gate.auc:.4f}; where both look at everything
 {gate.auc_everywhere:.4f}; this model alone {gate.auc_alone:.4f}. The first look loses {gate.lost:,}
 of {gate.positive:,} patches that are positive where both look at everything. Scale, weight and
 thresholds were chosen on as many other patches, all but the weight on these nodes too:
@@ -294,7 +299,7 @@ thresholds were chosen on as many other patches, all but the weight on these nod
 |---|---|---|---|---|
 {chr(10).join(rows)}
 
-Of all that is positive where both look, {share(gate.lost_share, 2)} is lost: it {verdict}.
+Of all that is positive where both look, {share(gate.lost_share, 2)} is lost{changed}: it {verdict}.
 What `score` says of the nodes by default, where this model alone says what stands further above:
 
 {slide_table(read(read_spec(bundle), "first-look"))}

@@ -228,7 +228,10 @@ def _judge(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         part = f", {arguments.part} part" if arguments.part else ""
         how = ", mean of eight symmetries" if arguments.tta else ""
-        how += "" if first is None else f", after a first look by {first.spec.name}"
+        if arguments.mode == "auto":
+            how += f", computed by {model.engine}"
+        if first is not None:
+            how += f" after a first look by {first.spec.name} ({first.engine})"
         page = write_report(
             arguments.out,
             predictions=predictions,

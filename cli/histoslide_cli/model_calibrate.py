@@ -214,7 +214,10 @@ def first_look_lines(gate: FirstLookGate) -> list[str]:
     verdict = (
         "passed: score takes it unasked" if gate.passed else "FAILED: only with --mode cascade"
     )
-    return [*lines, f"{verdict} ({quantities.share(gate.lost_share, 2)} of what is positive lost)"]
+    measured = f"{quantities.share(gate.lost_share, 2)} of what is positive lost"
+    if gate.certain is not None:
+        measured += f", {quantities.share(gate.changed_share, 2)} of what it is certain of changed"
+    return [*lines, f"{verdict} ({measured})"]
 
 
 def gate_lines(paths: FastPaths) -> list[str]:

@@ -133,8 +133,9 @@ def network_speed(model: Scorer, mode: ScoreMode, stride_px: int | None = None) 
         stride_px: side of a cell in model pixels; None for the label footprint.
     """
     works = mode.works(stride_px or model.spec.label_px)
-    rates = [tiles_per_second(model, work) for work in works]
-    return Speed(at_best=rates[0], at_worst=1 / sum(1 / rate for rate in rates))
+    first, *again = (tiles_per_second(model, work) for work in works)
+    both = 1 / (1 / first + sum(1 / rate for rate in again)) if again else first
+    return Speed(at_best=first, at_worst=both)
 
 
 def tiles_per_second(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ _MOST = 4
 """Threads: of more, those that hold Python's lock wait for one another."""
 
 
-def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
+def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
     """What a function that lets go of Python's lock makes of each part, in their order.
 
     Args:
@@ -27,7 +27,9 @@ def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part]) -> Itera
     """
     threads = min(_MOST, usable_processors(), len(parts))
     if threads < 2:
-        yield from map(work, parts)
-        return
-    with ThreadPoolExecutor(threads, thread_name_prefix="part") as pool:
-        yield from pool.map(work, parts)
+        return list(map(work, parts))
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="part")
+    try:
+        return list(pool.map(work, parts))
+    finally:  # after an error or Ctrl-C nobody wants to wait for a part that hangs
+        pool.shutdown(wait=False, cancel_futures=True)

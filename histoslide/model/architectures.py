@@ -58,7 +58,7 @@ def fastai_head(features: int, classes: int) -> nn.Sequential:
 
 def _resnet(name: str, features: int) -> Callable[[int, bool], nn.Sequential]:
     def make(classes: int, imagenet: bool) -> nn.Sequential:
-        # Here, since it takes as long to import as torch, and a network that is converted already
+        # Here, since it takes as long to import as torch, and a network that is compiled already
         # (``histoslide.model.compiled``) is never built.
         from torchvision import models  # noqa: PLC0415
 

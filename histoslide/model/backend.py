@@ -39,8 +39,8 @@ class Backend(Protocol):
         """Where it wants its pixels and leaves its results."""
         ...
 
-    def must_convert(self, shape: tuple[int, int, int, int], *, name: str) -> bool:
-        """Whether ``compile`` takes seconds, because no converted graph is kept."""
+    def must_compile(self, shape: tuple[int, int, int, int], *, name: str) -> bool:
+        """Whether ``compile`` takes seconds, because no compiled graph is kept."""
         ...
 
     def compile(

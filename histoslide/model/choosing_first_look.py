@@ -1,4 +1,4 @@
-"""Which model looks first for another, and from which probability that one looks again."""
+"""Which model looks first for another, and at which probabilities that one looks again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ChosenLook:
     threshold: float
     """Probability of tumour, on the other's scale, from which that one looks again."""
     certain: float | None
-    """That from which its word is enough; None where nothing is that certain."""
+    """That from which it need not, for this one's word is enough; None where none is."""
     scale: Scale
     """From its probabilities to the other's."""
     weight: float

@@ -155,13 +155,15 @@ def _digest(graph: bytes) -> dict[str, str]:
 def _processor() -> str:
     """What a graph was compiled for: a home folder may be that of several machines."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     told = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    if not told:  # nothing that tells one chip from the next: then no other machine's
+        told = {platform.machine(), platform.processor(), platform.node()}
     # What oneDNN was told to leave unused changes what is compiled, too.
     limits = {f"{name}={value}" for name, value in os.environ.items() if "ONEDNN" in name}
-    return "\n".join(sorted(told | limits) or [platform.processor()])
+    return "\n".join(sorted(told | limits))
 
 
 @cache

@@ -36,6 +36,10 @@ MAX_AUC_LOSS = 0.002
 MOST_LOST = 0.001
 """A first look must lose less than this part of what the model alone calls positive."""
 
+MOST_CHANGED = 0.05
+"""Difference of probability that another look may make where the first is certain; it may make a
+larger one for less than ``MOST_LOST`` of such tiles. No colour of a heatmap shows less."""
+
 POSITIVE = 0.5
 """Probability from which a cell is called so."""
 
@@ -79,6 +83,10 @@ class SlideGate:
     """Those that are positive where both look at everything."""
     lost: Count
     """Those of them that are not after a first look."""
+    sure: Count = 0
+    """Cells of which the first look is certain."""
+    changed: Count = 0
+    """Those of them whose probability by both is another one, by more than ``MOST_CHANGED``."""
     lesions: Count
     """That are found where both look at everything."""
     lesions_alike: bool
@@ -100,10 +108,10 @@ class FirstLookGate:
     weights_sha256: str
     """Of that file."""
     threshold: Share
-    """Probability of tumour, on this model's scale, from which this one looks again."""
-    certain: Share | None
+    """Probability of tumour, on this model's scale, below which this one need not look again."""
+    certain: Share | None = None
     """That from which it need not, since both together say next to the same; None where too little
-    was seen to tell."""
+    was seen to tell: then it looks at all from ``threshold`` on."""
     scale: Scale
     """From the other's probabilities to this one's."""
     weight: Share
@@ -126,6 +134,10 @@ class FirstLookGate:
     """Patches that are positive where both look at everything."""
     lost: Count
     """Those of them that are not after a first look."""
+    sure: Count = 0
+    """Patches of which the first look is certain."""
+    changed: Count = 0
+    """Those of them whose probability by both is another one, by more than ``MOST_CHANGED``."""
     slides: tuple[SlideGate, ...]
     """Each slide that it was tried on."""
 
@@ -137,15 +149,23 @@ class FirstLookGate:
         return lost / max(1, positive)
 
     @property
+    def changed_share(self) -> float:
+        """Part of the patches and cells that the first look is certain of that both change."""
+        sure = self.sure + sum(slide.sure for slide in self.slides)
+        changed = self.changed + sum(slide.changed for slide in self.slides)
+        return changed / max(1, sure)
+
+    @property
     def passed(self) -> bool:
         """Whether score may take the first look unasked.
 
-        It ranks patches as well as this model alone and as both do everywhere, loses next to
-        nothing, and finds the same lesions on its slides, which have some.
+        It ranks patches as well as this model alone and as both do everywhere, loses and changes
+        next to nothing, and finds the same lesions on its slides, which have some.
         """
         return (
             self.auc >= max(self.auc_alone, self.auc_everywhere) - MAX_AUC_LOSS
             and self.lost_share < MOST_LOST
+            and self.changed_share < MOST_LOST
             and any(slide.lesions for slide in self.slides)
             and all(slide.lesions_alike for slide in self.slides)
         )

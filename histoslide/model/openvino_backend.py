@@ -56,13 +56,13 @@ class OpenVinoBackend:
         """OpenVINO at this precision."""
         return Engine(backend="openvino", precision=self.precision)
 
-    def must_convert(self, shape: tuple[int, int, int, int], *, name: str) -> bool:
+    def must_compile(self, shape: tuple[int, int, int, int], *, name: str) -> bool:
         """Whether no graph of this shape and name is kept."""
         return self.compiled is None or not self.compiled.has(self._kept_name(name, shape))
 
     def _kept_name(self, name: str, shape: tuple[int, int, int, int]) -> str:
-        streams, count = self._parts(shape)
-        return f"{name}-{count}x{shape[-1]}-{streams}of{self.threads}"
+        _, count = self._parts(shape)
+        return f"{name}-{count}x{shape[-1]}"
 
     def _parts(self, shape: tuple[int, int, int, int]) -> tuple[int, int]:
         """How many parts of a batch are computed at a time, and the images of one."""
@@ -95,8 +95,7 @@ class OpenVinoBackend:
         compiled = self._find(self._kept_name(name, shape), settings)
         if compiled is None:
             compiled = _compile(_convert(make_graph(), (count, *shape[1:])), settings)
-            if self.compiled is not None:
-                self.compiled.keep(self._kept_name(name, shape), _exported(compiled))
+            self._keep(self._kept_name(name, shape), compiled)
         # One set of requests for each batch under way; who has none waits for one.
         free: SimpleQueue[list[Any]] = SimpleQueue()
         for _ in range(self.in_flight):
@@ -132,6 +131,15 @@ class OpenVinoBackend:
             logger.debug("a compiled network cannot be used: %s", error)
             return None
 
+    def _keep(self, name: str, compiled: Any) -> None:
+        """Keep a graph for the next run; that it cannot be exported only costs time."""
+        if self.compiled is None:
+            return
+        try:
+            self.compiled.keep(name, _exported(compiled))
+        except RuntimeError as error:
+            logger.debug("a compiled network cannot be kept: %s", error)
+
 
 def _compile(graph: Any, settings: dict[str, Any]) -> Any:
     """An ``openvino.CompiledModel`` of an ``openvino.Model``.
@@ -140,7 +148,8 @@ def _compile(graph: Any, settings: dict[str, Any]) -> Any:
     from it in the last bits, and so does what is exported of it.
     """
     openvino = import_openvino()
-    with tempfile.TemporaryDirectory(prefix="histoslide-") as folder:
+    # OpenVINO keeps the file open, and Windows deletes no open files.
+    with tempfile.TemporaryDirectory(prefix="histoslide-", ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "graph.xml"
         openvino.save_model(graph, file, compress_to_fp16=False)
         return openvino.Core().compile_model(file, "CPU", settings)

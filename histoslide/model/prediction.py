@@ -51,7 +51,7 @@ _LOOKED_AT = 4
 
 @dataclass(frozen=True)
 class DeferredNetwork:
-    """A network that is built when something needs it, which converted graphs do not."""
+    """A network that is built when something needs it, which kept graphs do not."""
 
     build: Callable[[], nn.Module]
     """Builds it, in evaluation mode."""
@@ -165,7 +165,7 @@ class Model:
 
         Args:
             work: for what.
-            only_kept: leave it where it would first have to be converted.
+            only_kept: leave it where it would first have to be built.
 
         Raises:
             BundleError: the network cannot be built, or cannot do this work.
@@ -173,7 +173,7 @@ class Model:
         """
         work.check(self.spec)
         shape = work.shape(self.spec, self.device)
-        if not (only_kept and self._backend.must_convert(shape, name=work.graph)):
+        if not (only_kept and self._backend.must_compile(shape, name=work.graph)):
             self._watched.run(partial(self._program, work))
 
     def batches(self, work: Work) -> Batches:

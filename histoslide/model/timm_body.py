@@ -1,7 +1,7 @@
 """Bodies from timm, the library of image networks, under the names ``timm/NAME``.
 
 timm is imported only where such a network is built: it takes as long to import as torch, and a
-network that is converted already (``histoslide.model.compiled``) is never built.
+network that is compiled already (``histoslide.model.compiled``) is never built.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class TorchBackend:
         """Tensors on the device."""
         return TensorMemory(torch.device(self.device))
 
-    def must_convert(self, shape: tuple[int, int, int, int], *, name: str) -> bool:  # noqa: ARG002
+    def must_compile(self, shape: tuple[int, int, int, int], *, name: str) -> bool:  # noqa: ARG002
         """Never."""
         return False
 

@@ -47,11 +47,6 @@ class TwoLooks:
         self.spec = dataclasses.replace(model.spec, temperature=1.0)
 
     @property
-    def device(self) -> str:
-        """Where the model computes."""
-        return self.model.device
-
-    @property
     def batch_size(self) -> int:
         """How many tiles to hand over at a time: of one batch, few would be left to look again."""
         return 8 * self.first.batch_size
@@ -59,11 +54,11 @@ class TwoLooks:
     def logits(self, tiles: Any) -> NDArray[np.float32]:
         """Logarithms of the probabilities of tiles; see ``Model.logits``."""
         look, tumour = self._look, self._tumour
-        glance = self.first.probabilities(tiles)
+        glance = _probabilities(self.first, tiles)
         found = look.scale.apply_to_all(glance, tumour)
         doubtful = in_doubt(found[:, tumour], look.threshold, look.certain)
         if doubtful.any():
-            again = self.model.probabilities(tiles[doubtful])
+            again = _probabilities(self.model, tiles[doubtful])
             found[doubtful] = with_again(glance[doubtful, tumour], again, tumour, look.weight)
         return np.log(np.maximum(found, _LEAST))
 
@@ -75,3 +70,11 @@ class TwoLooks:
         """
         del tiles
         raise HistoslideError("eight orientations are averaged of one model: leave the first look")
+
+
+def _probabilities(model: Model, tiles: Any) -> NDArray[np.float32]:
+    """Of any number of tiles, a batch at a time: an accelerator's memory is made for one."""
+    starts = range(0, len(tiles), model.batch_size)
+    return np.concatenate(
+        [model.probabilities(tiles[start : start + model.batch_size]) for start in starts]
+    )

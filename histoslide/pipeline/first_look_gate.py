@@ -25,7 +25,13 @@ from histoslide.grid.cells import TileGrid
 from histoslide.lesions import Lesion, LesionSettings
 from histoslide.lesions.report import lesions_of
 from histoslide.model import Model
-from histoslide.model.fast_paths import MOST_LOST, POSITIVE, FirstLookGate, SlideGate
+from histoslide.model.fast_paths import (
+    MOST_CHANGED,
+    MOST_LOST,
+    POSITIVE,
+    FirstLookGate,
+    SlideGate,
+)
 from histoslide.model.first_look import Scale, in_doubt, log_odds, refuse_unlike, together
 from histoslide.pipeline.options import ScoreOptions
 from histoslide.pipeline.score import score_slide
@@ -36,13 +42,10 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how much of it is done and in all."""
 
 _CHOSEN_AT = MOST_LOST / 2
-"""The threshold is chosen to lose less than this: on what it was not chosen on it loses more."""
+"""Part that may be lost, or changed, where thresholds are chosen: elsewhere it is more."""
 
 _EQUAL = 0.5
 """Weight of the first look where both together rank better: not tuned, so nothing is fitted."""
-
-_MOST_CHANGED = 0.05
-"""Difference of probability that another look may make where the first is certain."""
 
 _STEP = 1e-4
 """Thresholds are rounded to a multiple of this, to be read by people."""
@@ -60,6 +63,10 @@ class Doubt:
     def of(self, first: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Which are in doubt."""
         return in_doubt(first, self.threshold, self.certain)
+
+    def sure(self, first: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which the first look takes for tumour by itself."""
+        return (first >= self.threshold) & ~self.of(first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +150,7 @@ def measure_first_look(
     doubt = Doubt(threshold=highest_threshold(moved, both), certain=lowest_certain(moved, both))
     everywhere = together(light, alone, weight)[judged]
     found = looked_twice(scale.apply(light[judged]), everywhere, doubt)
-    positive = everywhere >= POSITIVE
+    positive, sure = everywhere >= POSITIVE, doubt.sure(scale.apply(light[judged]))
     return FirstLookGate(
         name=first.spec.name,
         file=file,
@@ -160,6 +167,8 @@ def measure_first_look(
         auc_everywhere=float(roc_auc_score(labels[judged], everywhere)),
         positive=int(positive.sum()),
         lost=int((positive & (found < POSITIVE)).sum()),
+        sure=int(sure.sum()),
+        changed=int((sure & _changed(found, everywhere)).sum()),
         slides=tuple(_judge(slide, scale, weight, doubt) for slide in scores),
     )
 
@@ -218,7 +227,7 @@ def lowest_certain(first: NDArray[np.float32], everywhere: NDArray[np.float32]) 
     """The lowest probability at a first look from which another would change next to nothing.
 
     Of the tiles from there on, less than half of ``MOST_LOST`` have a probability by both that
-    differs by more than ``_MOST_CHANGED``.
+    differs by more than ``MOST_CHANGED``.
 
     Args:
         first: probabilities at the first look, on the other's scale, shape (n,).
@@ -229,16 +238,21 @@ def lowest_certain(first: NDArray[np.float32], everywhere: NDArray[np.float32]) 
     """
     sure = first >= POSITIVE
     order = np.argsort(first[sure])[::-1]
-    values = first[sure][order]
-    changed = np.cumsum(np.abs(first[sure] - everywhere[sure])[order] > _MOST_CHANGED)
-    above = np.arange(1, len(values) + 1)
-    last_of_its_value = np.append(values[1:] != values[:-1], [True])[: len(values)]
-    fits = last_of_its_value & (above * _CHOSEN_AT >= 1) & (changed < above * _CHOSEN_AT)
+    # Not by division: what lies on a threshold must be counted as it is compared with it later.
+    thresholds = (np.arange(round(1 / _STEP) + 1) * _STEP).astype(np.float32)
+    steps = np.searchsorted(thresholds, first[sure][order], side="right") - 1
+    changed = np.cumsum(_changed(first[sure], everywhere[sure])[order])
+    above = np.arange(1, len(steps) + 1)
+    last_of_its_step = np.append(steps[1:] != steps[:-1], [True])[: len(steps)]
+    fits = last_of_its_step & (above * _CHOSEN_AT >= 1) & (changed < above * _CHOSEN_AT)
     if not fits.any():
         return None
-    least = float(values[np.flatnonzero(fits)[-1]])
-    rounded = round(math.ceil(least / _STEP) * _STEP, 6)
-    return rounded if rounded < 1 else None
+    return round(float(steps[np.flatnonzero(fits)[-1]]) * _STEP, 6)
+
+
+def _changed(first: NDArray[np.float32], everywhere: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Of which tiles another look would change the probability by more than ``MOST_CHANGED``."""
+    return np.asarray(np.abs(first - everywhere) > MOST_CHANGED)
 
 
 def looked_twice(
@@ -317,13 +331,15 @@ def _judge(slide: _SlideScores, scale: Scale, weight: float, doubt: Doubt) -> Sl
         lesions_of(slide.grid, values, slide.status, settings) for values in (everywhere, found)
     )
     cells = int(scored.sum())
-    again = scored & doubt.of(first)
+    again, sure = scored & doubt.of(first), scored & doubt.sure(first)
     return SlideGate(
         slide=slide.name,
         cells=cells,
         again=float(again.sum() / cells) if cells else 0.0,
         positive=int(positive.sum()),
         lost=int((positive & (found < POSITIVE)).sum()),
+        sure=int(sure.sum()),
+        changed=int((sure & _changed(found, everywhere)).sum()),
         lesions=len(before),
         lesions_alike=lesions_alike(before, after),
     )

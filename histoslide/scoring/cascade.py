@@ -38,7 +38,7 @@ class Cascade:
     first: BlockModel
     """Looks first."""
     threshold: float
-    """Probability of tumour, on the model's scale, from which it looks again."""
+    """Probability of tumour, on the model's scale, from which it looks again, up to ``certain``."""
     scale: Scale = ONE_SCALE
     """From the first one's probabilities to the model's."""
     weight: float = 0.0

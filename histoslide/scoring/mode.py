@@ -52,10 +52,10 @@ class ScoreMode:
     mode: Mode = "exact"
     """``exact``: every tile by itself. ``dense``: areas in one pass, see
     ``histoslide.model.graphs.AreaGraph``. ``cascade``: tiles by the model of ``first_look``, or
-    without one dense, then exact tiles where that probability of tumour reaches
-    ``cascade_threshold``."""
+    without one dense, then exact tiles where that leaves a doubt: from ``cascade_threshold`` on."""
     cascade_threshold: float = DEFAULT_CASCADE_THRESHOLD
-    """Probability of tumour at the first look, 0-1, from which a cell is scored again as a tile."""
+    """Probability of tumour at the first look, 0-1, from which, up to ``first_look.certain``, a
+    cell is scored again as a tile."""
     first_look: FirstLook | None = None
     """The model that looks first in a cascade; ``histoslide.scoring.cascade`` has it with it."""
     tta: bool = False

@@ -128,8 +128,8 @@ class ModeRecord:
     tta: bool
     """Whether every tile was scored in all eight orientations."""
     cascade_threshold: Share | Absent = ABSENT
-    """Probability of tumour at the first look from which a cell was scored again as a tile; of a
-    cascade."""
+    """Probability of tumour at the first look from which, up to ``first_look.certain``, a cell was
+    scored again as a tile; of a cascade."""
     first_look: FirstLook | Absent = ABSENT
     """The model that looked first; of a cascade with one."""
 

@@ -220,13 +220,15 @@ def read_overview(slide: Slide, size: Size) -> tuple[NDArray[np.uint8], NDArray[
         try:
             pixels[where] = read_box(slide, box, part)
         except SlideReadError as error:
+            readable[where] = False
             if isinstance(error, SlideGivenUpError):
+                if given_up.is_set():
+                    return
                 given_up.set()
             logger.warning("%s", error)
-            readable[where] = False
 
     corners = [(x, y) for y in range(0, size.height, step) for x in range(0, size.width, step)]
-    list(side_by_side(read, corners))
+    side_by_side(read, corners)
     return pixels, readable
 
 

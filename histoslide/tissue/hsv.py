@@ -36,7 +36,7 @@ class Hsv:
         def convert(rows: slice) -> None:
             hue[rows], saturation[rows], value[rows] = _band(rgb[rows])
 
-        list(side_by_side(convert, _bands(rgb)))
+        side_by_side(convert, _bands(rgb))
         return cls(hue=hue, saturation=saturation, value=value)
 
 
@@ -48,7 +48,7 @@ def saturation_of(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         _, value, chroma = _channels(rgb[rows])
         saturation[rows] = chroma / np.maximum(value, 1)
 
-    list(side_by_side(convert, _bands(rgb)))
+    side_by_side(convert, _bands(rgb))
     return saturation
 
 

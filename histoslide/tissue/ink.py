@@ -137,7 +137,7 @@ class _Candidates:
             )
             change[block] = _calmest_change(rgb[padded])[inner]
 
-        list(side_by_side(look, _blocks_of(mask)))
+        side_by_side(look, _blocks_of(mask))
         found, count = label(mask & (change < _CANDIDATE), _EIGHT)
         pieces: NDArray[np.int32] = np.asarray(found, dtype=np.int32)
         sizes = np.bincount(pieces.ravel(), minlength=count + 1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from histoslide.model import (
     load_bundle,
     load_model,
     make_model,
+    openvino_backend,
     prediction,
     read_spec,
     save_bundle,
@@ -143,6 +145,28 @@ def test_what_openvino_cannot_import_is_made_again(bundle: Path, tmp_path: Path)
     (graph / "sha256.json").write_text(json.dumps({foreign.name: file_sha256(foreign)}))
     torch.testing.assert_close(load(bundle, "fp32").logits(TILES), expected, atol=0, rtol=0)
     assert foreign.stat().st_size > 1000
+
+
+def test_what_cannot_be_exported_costs_only_time(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = load(bundle, "fp32").logits(TILES)
+    shutil.rmtree(tmp_path / "cache")
+
+    def refuse(_: object) -> bytes:
+        raise RuntimeError("this device exports nothing")
+
+    monkeypatch.setattr(openvino_backend, "_exported", refuse)
+    torch.testing.assert_close(load(bundle, "fp32").logits(TILES), expected, atol=0, rtol=0)
+    assert kept(tmp_path) == []
+
+
+def test_a_kept_graph_serves_any_number_of_threads(bundle: Path, tmp_path: Path) -> None:
+    many = [load_model(bundle, device=CPU, backend="openvino", threads=n) for n in (4, 5, 9)]
+    first, *others = (model.logits(TILES) for model in many)
+    assert len(kept(tmp_path)) == 1
+    for found in others:
+        torch.testing.assert_close(found, first, atol=0, rtol=0)
 
 
 def test_another_processor_has_graphs_of_its_own(

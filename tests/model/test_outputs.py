@@ -127,7 +127,7 @@ class HangingBackend:
     in_flight: int = 2
     memory: HostMemory = dataclasses.field(default_factory=HostMemory)
 
-    def must_convert(self, shape: tuple[int, int, int, int], *, name: str) -> bool:
+    def must_compile(self, shape: tuple[int, int, int, int], *, name: str) -> bool:
         return False
 
     def compile(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from histoslide_cli.main import main
+from histoslide_cli.model_calibrate import first_look_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from models import colour_model
@@ -86,6 +87,10 @@ SQUARED = Scale(slope=2, shift=3)
         ({"slides": (SLIDE, dataclasses.replace(SLIDE, lesions_alike=False))}, False),
         ({"slides": (SLIDE, dataclasses.replace(SLIDE, lost=1))}, True),
         ({"slides": (SLIDE, dataclasses.replace(SLIDE, lost=2))}, False),
+        ({"sure": 1001, "changed": 1}, True),
+        ({"sure": 1000, "changed": 1}, False),  # not less than 1 in 1,000 of what it is certain of
+        ({"slides": (dataclasses.replace(SLIDE, sure=9, changed=1),)}, False),
+        ({"sure": 1000, "slides": (dataclasses.replace(SLIDE, sure=9, changed=1),)}, True),
     ],
 )
 def test_what_a_first_look_must_pass(changes: dict[str, object], passed: bool) -> None:
@@ -143,7 +148,22 @@ def test_tiles_of_one_probability_are_judged_together() -> None:
     first = np.repeat(np.array([0.9, 0.7], dtype=np.float32), (2100, 4000))
     everywhere = first.copy()
     everywhere[-1000:] = 0.4
-    assert lowest_certain(first, everywhere) == 0.9
+    found = lowest_certain(first, everywhere)
+    assert found is not None
+    assert 0.7 < found <= 0.9
+
+
+def test_what_is_said_of_the_threshold_holds_of_it_rounded() -> None:
+    few = np.full(2000, 0.90001, dtype=np.float32)
+    found = lowest_certain(few, few)
+    assert found is not None
+    assert (few >= found).sum() == 2000
+    first = np.repeat(np.array([0.97, 0.95002], dtype=np.float32), (2000, 2500))
+    everywhere = first.copy()
+    everywhere[:2] -= 0.06  # of 4,500 no more than one in two thousand, of 2,000 more
+    found = lowest_certain(first, everywhere)
+    assert found is not None
+    assert (first >= found).all()
 
 
 def test_the_scale_is_found_again() -> None:
@@ -214,6 +234,18 @@ def test_a_gate_is_measured_and_passes_where_nothing_is_lost(slide: Path) -> Non
     assert 0 < found.again < 1
     assert found.lost == 0
     assert gate.passed
+
+
+def test_where_much_is_plainly_tumour_the_first_look_is_enough(slide: Path) -> None:
+    many = [*([250] * 4400), *range(0, 250, 2)]
+    gate = measured(slide, small(0, "light"), many)
+    assert gate.certain is not None
+    assert 0.5 <= gate.certain < 0.98
+    assert gate.sure > 2000
+    assert (gate.changed, gate.changed_share) == (0, 0)
+    assert gate.slides[0].sure > 0
+    assert gate.slides[0].again < measured(slide, small(0, "light")).slides[0].again
+    assert f"on, below {gate.certain:g} the model again" in first_look_lines(gate)[0]
 
 
 def test_a_first_look_that_sees_another_thing_looks_everywhere_or_fails(slide: Path) -> None:
@@ -291,6 +323,31 @@ def test_score_takes_what_passed_unasked_and_says_so(
     assert open_heatmap(exact).record.mode.mode == "exact"
 
 
+def test_what_the_first_look_is_certain_of_is_recorded_and_replayed(
+    bundles: tuple[Path, Path], slide: Path, tmp_path: Path
+) -> None:
+    heavy, light = bundles
+    gate = dataclasses.replace(passing(light), threshold=0, certain=0.5, scale=SQUARED)
+    write_fast_paths(
+        heavy, FastPaths(weights_sha256=file_sha256(heavy), data="test", first_look=gate)
+    )
+    out = str(tmp_path / "h.zarr")
+    score = ["score", str(slide), "--model", str(heavy), "--backend", "torch", "--no-overlay"]
+    assert main([*score, "--out", out]) == 0
+    heat = open_heatmap(tmp_path / "h.zarr")
+    mode = heat.record.mode.value
+    assert mode.first_look is not None
+    assert mode.first_look.certain == 0.5
+    assert heat.looks is not None
+    sure = heat.probability()[heat.looks == 1]
+    assert len(sure)
+    assert sure.min() >= 0.5
+    replay = ["replay", out, "--slide", str(slide), "--model", str(heavy)]
+    assert main(replay) == 0
+    assert main(["report", out, "--slide", str(slide), "--out", str(tmp_path / "r.html")]) == 0
+    assert "stand below 0 and from 0.5 on" in (tmp_path / "r.html").read_text()
+
+
 def test_patches_are_judged_as_score_does_where_it_is_asked_for(
     bundles: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -353,12 +410,18 @@ def test_what_is_asked_for_must_be_there_and_measured(bundles: tuple[Path, Path]
     plain = choose_first_look(heavy, sha256=sha256, first=light, threshold=0.2)
     assert plain is not None
     assert (plain.threshold, plain.scale) == (0.2, ONE_SCALE)
-    failed = dataclasses.replace(passing(light), auc=0.5, scale=Scale(slope=2, shift=1))
+    failed = dataclasses.replace(
+        passing(light), auc=0.5, scale=Scale(slope=2, shift=1), certain=0.9
+    )
     write_fast_paths(heavy, FastPaths(weights_sha256=sha256, data="test", first_look=failed))
     assert choose_first_look(heavy, sha256=sha256, unasked=True) is None
     asked = choose_first_look(heavy, sha256=sha256)
     assert asked is not None
     assert (asked.bundle, asked.threshold, asked.scale.slope) == (light, 0.5, 2)
+    assert asked.certain == 0.9
+    given_by_hand = choose_first_look(heavy, sha256=sha256, threshold=0.2)
+    assert given_by_hand is not None
+    assert (given_by_hand.threshold, given_by_hand.certain) == (0.2, None)
     light.unlink()
     with pytest.raises(HistoslideError, match="is neither beside it nor ships: name it"):
         choose_first_look(heavy, sha256=sha256)

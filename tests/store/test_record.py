@@ -44,6 +44,7 @@ WITH_FIRST_LOOK["mode"]["first_look"] = {
     "ranges_sha256": "1",
     "scale": {"slope": 0.5, "shift": -1},
     "weight": 0.5,
+    "certain": 0.9,
 }
 
 

@@ -81,9 +81,10 @@ def processes_ahead(count: int) -> Iterator[None]:
     Args:
         count: how many.
     """
-    for _ in range(count):
-        _ready.put((_Process(), _surroundings()))
     try:
+        with suppress(OSError):  # no more processes: who needs one says so
+            for _ in range(count):
+                _ready.put((_Process(), _surroundings()))
         yield
     finally:
         with suppress(Empty):
