@@ -245,10 +245,7 @@ def _judge(arguments: argparse.Namespace) -> int:
         )
     if arguments.json:
         facts = {"model": spec.name, "sha256": model.sha256, "tta": arguments.tta}
-        facts |= {
-            "engine": str(model.engine),
-            "first_look": None if first is None else first.sha256,
-        }
+        facts |= {"engine": str(model.engine), "first_look": _first_look_facts(judge)}
         facts |= assessment.as_dict() | {"report": None if page is None else str(page)}
         if robustness is not None:
             facts["robustness"] = to_builtins(robustness)
@@ -291,6 +288,22 @@ def _models_of(judge: Model | TwoLooks) -> tuple[Model, Model | None]:
     from histoslide.model.two_looks import TwoLooks
 
     return (judge.model, judge.first) if isinstance(judge, TwoLooks) else (judge, None)
+
+
+def _first_look_facts(judge: Model | TwoLooks) -> dict[str, Any] | None:
+    """Who looks first, and where that is enough, ready for JSON."""
+    from histoslide.model.two_looks import TwoLooks
+
+    if not isinstance(judge, TwoLooks):
+        return None
+    first, look = judge.first, judge.look
+    return {
+        "model": first.spec.name,
+        "sha256": first.sha256,
+        "engine": str(first.engine),
+        "threshold": look.threshold,
+        "certain": look.certain,
+    }
 
 
 def _run_model(

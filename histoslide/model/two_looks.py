@@ -42,7 +42,7 @@ class TwoLooks:
         """
         refuse_unlike(model.spec, first.spec)
         assert model.spec.tumour_index is not None
-        self.model, self.first, self._look = model, first, look
+        self.model, self.first, self.look = model, first, look
         self._tumour = model.spec.tumour_index
         self.spec = dataclasses.replace(model.spec, temperature=1.0)
 
@@ -53,7 +53,7 @@ class TwoLooks:
 
     def logits(self, tiles: Any) -> NDArray[np.float32]:
         """Logarithms of the probabilities of tiles; see ``Model.logits``."""
-        look, tumour = self._look, self._tumour
+        look, tumour = self.look, self._tumour
         glance = _probabilities(self.first, tiles)
         found = look.scale.apply_to_all(glance, tumour)
         doubtful = in_doubt(found[:, tumour], look.threshold, look.certain)

@@ -369,7 +369,8 @@ def test_patches_are_judged_as_score_does_where_it_is_asked_for(
         heavy, FastPaths(weights_sha256=file_sha256(heavy), data="test", first_look=gate)
     )
     after = judged("--mode", "auto", "--out", str(tmp_path / "report"))
-    assert after["first_look"] == file_sha256(light)
+    assert after["first_look"]["sha256"] == file_sha256(light)
+    assert (after["first_look"]["threshold"], after["first_look"]["certain"]) == (0, 0)
     assert after["figures"]["auc"] == pytest.approx(alone["figures"]["auc"])  # the same order
     assert after["figures"]["loss"] > alone["figures"]["loss"]
     page = (tmp_path / "report/report.html").read_text()
