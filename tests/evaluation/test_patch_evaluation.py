@@ -691,6 +691,10 @@ def test_a_report_of_two_classes(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text("kept")
     page = write_report(tmp_path, threshold=0.4, **arguments)  # type: ignore[arg-type]
     assert page == tmp_path / "report.html"
+    shown = re.findall(r'<figure class="(.*?)">\n<img .*? alt="([\w -]+):', page.read_text("utf-8"))
+    kinds = {name: kind.split() for kind, name in shown}
+    assert "chart" in kinds["roc"]  # light on dark where the reader's screen is
+    assert all("chart" not in kinds[name] for name in ("top losses", "samples 0", "samples 1"))
     names = {path.name for path in tmp_path.iterdir()}
     assert {"probabilities.png", "slides.png"} <= names
     assert not {"loss.png", "learning-rate.png"} & names

@@ -50,6 +50,10 @@ PICTURES = (
 """Names of the pictures that a report may have, beside ``samples-0``, ``samples-1``, …"""
 
 
+_OF_TISSUE = ("Top losses", "Samples")
+"""Sections whose pictures are of patches."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Picture:
     """A figure of the report."""
@@ -64,6 +68,11 @@ class Picture:
     """The file."""
     wide: bool = False
     """Whether it takes the whole width of the page."""
+
+    @property
+    def chart(self) -> bool:
+        """Whether it is drawn, and can be shown light on dark; tissue keeps its colours."""
+        return self.section not in _OF_TISSUE
 
     @property
     def uri(self) -> str:
