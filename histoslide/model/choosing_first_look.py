@@ -95,11 +95,10 @@ def find_first_look(bundle: Path, sha256: str, *names: str) -> Path | None:
 
 
 def _chosen(bundle: Path, gate: FirstLookGate, threshold: float | None) -> ChosenLook:
-    measured = threshold is None
     return ChosenLook(
         bundle=bundle,
         threshold=gate.threshold if threshold is None else threshold,
-        certain=gate.certain if measured else None,
+        certain=gate.certain if threshold is None else None,
         scale=gate.scale,
         weight=gate.weight,
     )

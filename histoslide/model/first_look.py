@@ -82,7 +82,14 @@ def together(
 def with_again(
     first: NDArray[np.float32], again: NDArray[np.float32], tumour: int, weight: float
 ) -> NDArray[np.float32]:
-    """Probabilities of all classes where both have looked; see ``FirstLook.with_again``."""
+    """Probabilities of all classes where both have looked.
+
+    Args:
+        first: probability of tumour at the first look, on its own scale, shape (n,).
+        again: of all classes by the model that looked again, shape (n, classes).
+        tumour: index of the tumour class.
+        weight: of the first, 0-1; see ``together``.
+    """
     if weight == 0:
         return again
     return _with_tumour(again, together(first, again[..., tumour], weight), tumour)
@@ -142,22 +149,6 @@ class FirstLook:
     def enough(self) -> float | None:
         """``certain``; None where it is left out."""
         return None if isinstance(self.certain, Absent) else float(self.certain)
-
-    def in_doubt(self, moved: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-        """Which cells the other must see; see ``histoslide.model.first_look.in_doubt``."""
-        return in_doubt(moved, threshold, self.enough)
-
-    def with_again(
-        self, first: NDArray[np.float32], again: NDArray[np.float32], tumour: int
-    ) -> NDArray[np.float32]:
-        """Probabilities of all classes where both have looked.
-
-        Args:
-            first: probability of tumour at the first look, on its own scale, shape (n,).
-            again: of all classes by the model that looked again, shape (n, classes).
-            tumour: index of the tumour class.
-        """
-        return with_again(first, again, tumour, self.say)
 
 
 def refuse_unlike(spec: ModelSpec, first: ModelSpec) -> None:

@@ -92,10 +92,11 @@ class OpenVinoBackend:
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": self.threads,
         }
-        compiled = self._find(self._kept_name(name, shape), settings)
+        kept_name = self._kept_name(name, shape)
+        compiled = self._find(kept_name, settings)
         if compiled is None:
             compiled = _compile(_convert(make_graph(), (count, *shape[1:])), settings)
-            self._keep(self._kept_name(name, shape), compiled)
+            self._keep(kept_name, compiled)
         # One set of requests for each batch under way; who has none waits for one.
         free: SimpleQueue[list[Any]] = SimpleQueue()
         for _ in range(self.in_flight):

@@ -148,9 +148,8 @@ def measure_first_look(
     weight = choose_weight(light[chosen], alone[chosen], labels[chosen])
     moved, both = scale.apply(seen), together(seen, known, weight)
     doubt = Doubt(threshold=highest_threshold(moved, both), certain=lowest_certain(moved, both))
-    everywhere = together(light, alone, weight)[judged]
-    found = looked_twice(scale.apply(light[judged]), everywhere, doubt)
-    positive, sure = everywhere >= POSITIVE, doubt.sure(scale.apply(light[judged]))
+    looked, everywhere = scale.apply(light[judged]), together(light, alone, weight)[judged]
+    found = looked_twice(looked, everywhere, doubt)
     return FirstLookGate(
         name=first.spec.name,
         file=file,
@@ -165,10 +164,7 @@ def measure_first_look(
         auc=float(roc_auc_score(labels[judged], found)),
         auc_alone=float(roc_auc_score(labels[judged], alone[judged])),
         auc_everywhere=float(roc_auc_score(labels[judged], everywhere)),
-        positive=int(positive.sum()),
-        lost=int((positive & (found < POSITIVE)).sum()),
-        sure=int(sure.sum()),
-        changed=int((sure & _changed(found, everywhere)).sum()),
+        **_differences(looked, everywhere, doubt),
         slides=tuple(_judge(slide, scale, weight, doubt) for slide in scores),
     )
 
@@ -255,6 +251,20 @@ def _changed(first: NDArray[np.float32], everywhere: NDArray[np.float32]) -> NDA
     return np.asarray(np.abs(first - everywhere) > MOST_CHANGED)
 
 
+def _differences(
+    first: NDArray[np.float32], everywhere: NDArray[np.float32], doubt: Doubt
+) -> dict[str, int]:
+    """What a first look loses and changes, as fields of a gate; arguments as ``looked_twice``."""
+    found = looked_twice(first, everywhere, doubt)
+    positive, sure = everywhere >= POSITIVE, doubt.sure(first)
+    return {
+        "positive": int(positive.sum()),
+        "lost": int((positive & (found < POSITIVE)).sum()),
+        "sure": int(sure.sum()),
+        "changed": int((sure & _changed(found, everywhere)).sum()),
+    }
+
+
 def looked_twice(
     first: NDArray[np.float32], everywhere: NDArray[np.float32], doubt: Doubt
 ) -> NDArray[np.float32]:
@@ -325,21 +335,17 @@ def _judge(slide: _SlideScores, scale: Scale, weight: float, doubt: Doubt) -> Sl
     everywhere = together(slide.first, slide.alone, weight)
     found = looked_twice(first, everywhere, doubt)
     scored = np.isfinite(slide.alone)
-    positive = scored & (everywhere >= POSITIVE)
     settings = LesionSettings()
     before, after = (
         lesions_of(slide.grid, values, slide.status, settings) for values in (everywhere, found)
     )
     cells = int(scored.sum())
-    again, sure = scored & doubt.of(first), scored & doubt.sure(first)
+    again = scored & doubt.of(first)
     return SlideGate(
         slide=slide.name,
         cells=cells,
         again=float(again.sum() / cells) if cells else 0.0,
-        positive=int(positive.sum()),
-        lost=int((positive & (found < POSITIVE)).sum()),
-        sure=int(sure.sum()),
-        changed=int((sure & _changed(found, everywhere)).sum()),
+        **_differences(first[scored], everywhere[scored], doubt),
         lesions=len(before),
         lesions_alike=lesions_alike(before, after),
     )

@@ -169,8 +169,8 @@ def finish_slide(
 def import_ahead(options: ScoreOptions) -> None:
     """Import what only the last step needs, in the background, while a slide is prepared.
 
-    What draws takes half a second with Matplotlib, which masks leave a second core for; once there
-    is a network at work, it takes it from that.
+    What draws takes half a second with Matplotlib, in which a mask is found somewhat later; once
+    there is a network at work, it would take the processors from that.
     """
 
     def import_them() -> None:

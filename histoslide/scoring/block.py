@@ -15,7 +15,7 @@ from histoslide.grid.cells import TileGrid
 from histoslide.grid.status import Status
 from histoslide.grid.windows import Window, read_in_pieces, read_window, read_windows
 from histoslide.model import Batches, ModelSpec, Request
-from histoslide.model.first_look import FirstLook
+from histoslide.model.first_look import FirstLook, in_doubt, with_again
 from histoslide.model.pixels import Squares
 from histoslide.model.work import Work
 from histoslide.scoring.mode import EXACT, EXTRA_TYPES, Compiles, Extra, ScoreMode
@@ -194,7 +194,7 @@ class _Block:
                     glance = part.probability
                     moved = first.scale.apply_to_all(glance, tumour)
                     part.put(moved)
-                    doubtful = first.in_doubt(moved[:, tumour], threshold)
+                    doubtful = in_doubt(moved[:, tumour], threshold, first.enough)
                     if doubtful.any():
                         again = part.of(doubtful)
                         waiting.append((self._put(tiles, pixels, again), again))
@@ -202,7 +202,7 @@ class _Block:
                         tiles.help()
                 self._collect(tiles, waiting)
                 for said, (_, part) in zip(own, waiting, strict=True):
-                    part.put(first.with_again(said, part.probability, tumour))
+                    part.put(with_again(said, part.probability, tumour, first.say))
 
     def _windows(self) -> Iterator[Window]:
         """Pieces of the slide that hold all pending cells."""

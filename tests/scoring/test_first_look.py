@@ -16,7 +16,7 @@ from histoslide.errors import HistoslideError, StoreError
 from histoslide.geometry import Box, CellRange
 from histoslide.grid.status import Status
 from histoslide.model import Model
-from histoslide.model.first_look import ONE_SCALE, Scale
+from histoslide.model.first_look import ONE_SCALE, Scale, with_again
 from histoslide.scoring.block import score_block
 from histoslide.scoring.cascade import Cascade
 from histoslide.scoring.lazy import make_grid, make_heatmap
@@ -87,7 +87,7 @@ def test_a_cell_has_the_value_of_those_who_looked(
 def test_of_three_classes_the_others_keep_their_shares() -> None:
     look = Cascade(model=area_model(), first=area_model(), threshold=0.4, weight=0.5).first_look
     again = np.array([[0.2, 0.3, 0.5]], dtype=np.float32)
-    found = look.with_again(np.array([0.8], dtype=np.float32), again, 2)
+    found = with_again(np.array([0.8], dtype=np.float32), again, 2, look.say)
     np.testing.assert_allclose(found, [[2 / 15, 0.2, 2 / 3]], atol=1e-6)
 
 
